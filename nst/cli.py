@@ -1,0 +1,117 @@
+"""The command line's manners: one message for a user's mistake, a non-zero exit, and no traceback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TextIO
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from nst.errors import UserError, nearest
+
+HELP_HINT = "See python run.py --help."
+
+
+def launch(main: Callable[[], Any]) -> NoReturn:
+    """Run a Hydra program and exit: 0 when done, 1 after a mistake, 130 or 143 after Ctrl-C or a termination signal."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them its own way
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "signal_number", 2)
+        sys.exit(128 + number)
+    except Exception as error:
+        if wants_traceback:
+            raise
+        if not getattr(error, "reported", False):
+            print(describe(error), file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def reject(error: Exception) -> NoReturn:
+    """Print what is wrong and exit with 1, from where an exception would not get through."""
+    print(describe(error), file=sys.stderr)
+    sys.exit(1)
+
+
+def describe(error: BaseException) -> str:
+    """Return one message for an error, that says what to do."""
+    if isinstance(error, UserError):
+        return f"Error: {error}"
+    if isinstance(error, MissingConfigException):
+        return f"Error: {_missing_option(error)}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"Error: {error.override!r} cannot be read as NAME=VALUE ({_first_line(error)}). "
+            f"Quote values with spaces, commas or brackets: \"content='my photo.jpg'\". {HELP_HINT}"
+        )
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return f"Error: {_composition(error)}"
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"Error: {error.strerror or error}:{where}. Check the path, its permissions and the free space."
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate" in str(error):
+        return "Error: out of memory. Lower size, or choose a smaller backbone."
+    return (
+        f"Error: {type(error).__name__}: {_first_line(error)}\n"
+        "This is not a mistake of yours that is known; the traceback is in the run's run.log, and "
+        "HYDRA_FULL_ERROR=1 shows it here."
+    )
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    """Tell which option of a group does not exist, and the nearest that does."""
+    wanted = error.missing_cfg_file or ""
+    group, _, option = wanted.rpartition("/")
+    if not error.options:
+        return f"{_first_line(error)} {HELP_HINT}"
+    known = ", ".join(error.options)
+    return f"There is no {group}={option}.{nearest(option, error.options)} Known: {known}."
+
+
+def _composition(error: BaseException) -> str:
+    """Tell what Hydra or OmegaConf found while composing, with the nearest valid name."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
+        name = str(cause.full_key or cause.key)
+        parent = cause.parent_node
+        known = [str(key) for key in parent] if OmegaConf.is_dict(parent) else []
+        prefix = name.rpartition(".")[0]
+        if known:
+            guess = nearest(str(cause.key), known)
+            within = f" in {prefix}" if prefix else ""
+            new = f" To pass a new argument, put a + in front: +{name}=VALUE." if prefix else ""
+            return f"There is no knob '{name}'.{guess} Known{within}: {', '.join(known)}.{new}"
+    lines = [line for line in f"{error}\n{cause if cause is not error else ''}".splitlines() if line.strip()]
+    text = " ".join(line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith("object_type"))
+    return f"{text} {HELP_HINT}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Messages only: a traceback belongs in run.log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message without its traceback."""
+        return record.getMessage()
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes to standard error without tearing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record above the bar, if there is one."""
+        from tqdm import tqdm
+
+        stream: TextIO = sys.stderr
+        tqdm.write(self.format(record), file=stream)

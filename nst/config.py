@@ -1,0 +1,381 @@
+"""The configuration: its typed schema, the check of everything before anything is loaded, and building components."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from nst.errors import ConfigError, UserError, nearest, unknown
+
+
+def _knob(text: str) -> Any:
+    """Declare a knob whose value stands in ``conf/``; ``text`` is what ``--help`` says of it."""
+    return field(default=MISSING, metadata={"help": text})  # type: ignore[call-overload]
+
+
+@dataclass
+class Config:
+    """Every knob there is; values and group defaults stand in ``conf/config.yaml``."""
+
+    content: str = _knob("content image: a path, or the name of a sample")
+    style: str = _knob("style image: a path, or the name of a sample")
+    size: int = _knob("pixels of the side that `fit` names, for content and style alike")
+    fit: str = _knob("long | short | height: keep the aspect ratio and set that side; square: squeeze to size x size")
+    resample: str = _knob("bilinear | bicubic | lanczos, each antialiased")
+    background: str = _knob("colour behind transparent pixels: a name or '#rrggbb'")
+
+    alpha: float = _knob("weight of the content loss")
+    beta: float = _knob("weight of the style loss: 0.001 subtle, 0.01 balanced, 0.1 strong, 1 abstract")
+    tv: float = _knob("weight of the total variation, which smooths")
+    tv_kind: str = _knob("squared | absolute differences of neighbouring pixels")
+    tv_reduction: str = _knob("mean | sum over the differences")
+
+    steps: int = _knob("iterations of the optimiser")
+    clamp: str = _knob("keep pixels between black and white: never | step | end")
+    jitter: int = _knob("shift the picture by up to this many pixels less one at random each step; 0 is off")
+    pixel_space: str = _knob("where the optimiser works: unit (RGB in [0, 1]) | network (its own input)")
+    pooling: str = _knob("max | avg: how the network shrinks its maps")
+    seed: int = _knob("of noise and jitter")
+
+    device: str = _knob("auto | cpu | cuda | cuda:<n> | mps")
+    precision: str = _knob("float32 | float64")
+
+    log_every: int = _knob("steps between two rows of metrics.csv and two points in TensorBoard")
+    save_every: int = _knob("steps between two pictures in frames/; 0 saves none")
+    output_format: str = _knob("png | jpeg: format of the result")
+    jpeg_quality: int = _knob("1 to 100, for output_format=jpeg")
+
+    backbone: Any = _knob("network: which one, its weights, its preprocessing")
+    layers: Any = _knob("content and style layers, each with a weight; follows the backbone")
+    content_loss: Any = _knob("how far a map is from the content image's")
+    style_loss: Any = _knob("how far a layer's statistics are from the style image's")
+    init: Any = _knob("the picture to start from")
+    optimizer: Any = _knob("how to descend; also sets clamp and jitter to what suits it")
+
+
+GROUPS = ("backbone", "layers", "content_loss", "style_loss", "init", "optimizer")
+# What the framework itself passes to a component, beside the arguments in the configuration.
+PASSED = {
+    "backbone": ("layers", "pooling"),
+    "content_loss": (),
+    "style_loss": (),
+    "init": ("content", "style", "space", "seed"),
+    "optimizer": ("params",),
+}
+SMALLEST_SIZE, LARGEST_SIZE = 16, 8192
+
+HELP = """\
+Neural style transfer: paint a content image in the manner of a style image.
+
+  python run.py                                        one picture from the bundled samples
+  python run.py content=photo.jpg style=painting.jpg   your own images
+  python run.py -m beta=0.001,0.01,0.1                 a sweep: three runs, subtle to strong
+  python run.py experiment=notebook                    a published recipe
+  tensorboard --logdir outputs                         watch and compare the runs
+
+Outputs go to outputs/DATE/TIME/: result.png, metrics.csv, run.json, status.json, run.log.
+
+== Knobs (NAME=VALUE; the value in use is shown) ==
+{knobs}
+
+== Groups (GROUP=OPTION, GROUP.ARGUMENT=VALUE; a new argument with a + in front) ==
+$APP_CONFIG_GROUPS
+{groups}
+
+== Samples ==
+{samples}
+
+== More ==
+  --cfg job                 show the whole configuration and do nothing
+  -m, --multirun            run every combination of comma-separated values
+  --config-dir FOLDER       options (and Python files) of your own, in folders named like the groups
+  hydra.run.dir=FOLDER      where to write; a sweep: hydra.sweep.dir=FOLDER
+"""
+
+
+def register() -> None:
+    """Make the schema and the help page known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(group="hydra/help", name="nst", node={"app_name": "nst", "header": "", "footer": "", "template": _help()})
+
+
+def _help() -> str:
+    """Return the help page, with an interpolation for each value."""
+    from nst.images import samples
+
+    scalars = [f for f in fields(Config) if f.name not in GROUPS]
+    knobs = "\n".join(f"  {f'{f.name}=${{{f.name}}}':<26} {f.metadata['help']}" for f in scalars)
+    groups = "\n".join(f"  {f.name:<14} {f.metadata['help']}" for f in fields(Config) if f.name in GROUPS)
+    groups += "\n  experiment     a whole recipe, published ones among them; what you type beside it wins"
+    lists: dict[str, list[str]] = {"content": [], "style": []}
+    for name, about in samples().items():
+        lists[about["kind"]].append(name)
+    known = "\n".join(f"  {kind:<9} {', '.join(names)}" for kind, names in lists.items())
+    return HELP.format(knobs=knobs, groups=groups, samples=known)
+
+
+def build(node: Any, **passed: Any) -> Any:
+    """Make what a component's node describes; the only place where configuration becomes objects.
+
+    Args:
+        node: a mapping with ``_target_``.
+        passed: what the framework adds.
+
+    Raises:
+        UserError: the component refuses its arguments.
+    """
+    _import_from_config_folders()
+    try:
+        return hydra.utils.instantiate(node, **passed, _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        cause = error.__cause__ or error
+        while isinstance(cause, hydra.errors.InstantiationException) and cause.__cause__:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"{node.get('_target_')}: {cause}") from error
+
+
+def check(config: DictConfig) -> None:
+    """Find every mistake that can be found without loading weights or decoding images.
+
+    Raises:
+        ConfigError: all of them, in one message.
+    """
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError([f"{name} has no value. Give it one: {name}=VALUE." for name in missing])
+    problems = _check_scalars(config) + _check_images(config)
+    for group in PASSED:
+        problems += _check_component(group, config[group])
+    problems += _check_backbone_and_layers(config)
+    if problems:
+        raise ConfigError(problems)
+
+
+def layer_weights(config: DictConfig, kind: str) -> dict[str, float]:
+    """Return ``{canonical layer name: weight}`` of the content or style layers, as ``layers`` lists them.
+
+    Raises:
+        ConfigError: a layer is unknown or named twice, or a weight is no number from 0 up.
+    """
+    listed = config.layers.get(kind)
+    listed = {} if listed is None else OmegaConf.to_container(listed) if OmegaConf.is_config(listed) else listed
+    if isinstance(listed, str | int):
+        listed = [listed]
+    pairs = list(listed.items()) if isinstance(listed, dict) else [(name, 1.0) for name in listed]
+    problems, weights = [], {}
+    for name, weight in pairs:
+        if isinstance(weight, bool | str) or weight is None or not (math.isfinite(weight) and weight >= 0):
+            problems.append(f"layers.{kind}: the weight of {name} is {weight}; a number from 0 up is needed.")
+            continue
+        try:
+            canonical = _canonical_name(config, str(name))
+        except UserError as error:
+            problems.append(f"layers.{kind}: {error}")
+            continue
+        if canonical in weights:
+            problems.append(f"layers.{kind} names {canonical} twice.")
+        weights[canonical] = float(weight)
+    if not problems and weights and sum(weights.values()) == 0:
+        problems.append(f"layers.{kind}: the weights must not all be 0; layers.{kind}=[] leaves the term out.")
+    if problems:
+        raise ConfigError(problems)
+    return weights
+
+
+def _canonical_name(config: DictConfig, name: str) -> str:
+    """Return a layer's canonical name; a backbone from outside has its own names."""
+    from nst import backbones
+
+    architecture = config.backbone.get("architecture")
+    return backbones.resolve(name, architecture).name if architecture in backbones.ARCHITECTURES else name
+
+
+def _check_scalars(config: DictConfig) -> list[str]:
+    """Check ranges and choices of the top-level knobs."""
+    from nst import backbones, images, optimize, pixels, runtime
+    from nst.losses import functional
+
+    choices = {
+        "fit": images.FITS,
+        "resample": tuple(images.RESAMPLINGS),
+        "tv_kind": functional.TV_KINDS,
+        "tv_reduction": functional.REDUCTIONS,
+        "clamp": optimize.CLAMPS,
+        "pixel_space": pixels.PIXEL_SPACES,
+        "pooling": backbones.POOLINGS,
+        "precision": tuple(runtime.PRECISIONS),
+        "output_format": tuple(images.SUFFIXES),
+    }
+    found = [
+        f"{name}={config[name]} is not one of {', '.join(valid)}.{nearest(config[name], valid)}"
+        for name, valid in choices.items()
+        if config[name] not in valid
+    ]
+    ranges = {
+        "size": (SMALLEST_SIZE, LARGEST_SIZE),
+        "alpha": (0, None),
+        "beta": (0, None),
+        "tv": (0, None),
+        "steps": (1, 10_000_000),
+        "jitter": (0, 64),
+        "seed": (0, 2**63 - 1),
+        "log_every": (1, None),
+        "save_every": (0, None),
+        "jpeg_quality": (1, 100),
+    }
+    for name, (low, high) in ranges.items():
+        value = config[name]
+        if not math.isfinite(value) or value < low or (high is not None and value > high):
+            wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
+            found.append(f"{name}={value} is out of range: it must be {wanted}.")
+    if config.alpha == config.beta == config.tv == 0:
+        found.append("alpha, beta and tv are all 0, so there is nothing to optimise. Raise one of them.")
+    if problem := runtime.device_problem(config.device):
+        found.append(problem)
+    elif config.precision == "float64" and config.device == "mps":
+        found.append("precision=float64 does not exist on device=mps. Use float32, or device=cpu.")
+    try:
+        images.parse_color(config.background)
+    except ValueError:
+        found.append(f"background={config.background} is no colour. Use a name such as white, or '#rrggbb' in quotes.")
+    return found
+
+
+def _check_images(config: DictConfig) -> list[str]:
+    """Check that every image named exists."""
+    from nst import images
+
+    named = {"content": config.content, "style": config.style}
+    if isinstance(config.init, Mapping) and config.init.get("path") is not None:
+        named["init.path"] = config.init["path"]
+    found = []
+    for knob, name in named.items():
+        try:
+            images.locate(str(name))
+        except UserError as error:
+            found.append(f"{knob}={name}: {error}")
+    return found
+
+
+def _check_component(group: str, node: Any) -> list[str]:
+    """Bind a component's arguments to its signature, and make it if that is cheap, to hear what it refuses."""
+    if not isinstance(node, Mapping) or not node.get("_target_"):
+        return [f"{group} has no _target_, so nothing can be built. Choose an option: {group}=NAME (see --help)."]
+    _import_from_config_folders()
+    try:
+        target = hydra.utils.get_object(node["_target_"])
+    except Exception as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        return [f"{group}._target_={node['_target_']} cannot be imported: {reason}"]
+    arguments = {name: value for name, value in node.items() if not str(name).startswith("_")}
+    if problem := _bind(group, target, arguments):
+        return [problem]
+    try:
+        if group in ("content_loss", "style_loss"):
+            build(node)
+        elif group == "init":
+            _try_start(node)
+        elif group == "optimizer":
+            _try_optimizer(node)
+    except UserError as error:
+        return [f"{group}: {error}"]
+    except Exception as error:
+        return [f"{group}: {str(error) or type(error).__name__}"]
+    return []
+
+
+def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
+    """Return what is wrong with a component's argument names, or None."""
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # a built-in without a signature: its own message comes when it is made
+        return None
+    names = [
+        name
+        for name, p in signature.parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in PASSED[group] and name != "self"
+    ]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    strange = [name for name in arguments if name not in names]
+    if strange and not takes_any:
+        return f"{group}: " + unknown(f"argument of {target.__qualname__}", strange[0], names)
+    needed = [n for n in names if signature.parameters[n].default is inspect.Parameter.empty and n not in arguments]
+    if needed:
+        return f"{group}: {target.__qualname__} needs the argument {needed[0]}: {group}.{needed[0]}=VALUE."
+    return None
+
+
+def _try_start(node: Any) -> None:
+    """Make a tiny start image, unless that would read a file."""
+    import torch
+
+    from nst.pixels import PREPROCESSINGS, PixelSpace
+
+    if node.get("path") is None:
+        tiny = torch.zeros(1, 3, 2, 2)
+        build(node)(content=tiny, style=tiny, space=PixelSpace("unit", PREPROCESSINGS["none"]), seed=0)
+
+
+def _try_optimizer(node: Any) -> None:
+    """Make the optimiser for a single number."""
+    import torch
+
+    made = build(node)
+    if callable(made):
+        made([torch.zeros(1, requires_grad=True)])
+
+
+def _check_backbone_and_layers(config: DictConfig) -> list[str]:
+    """Check weights, preprocessing and layer names without loading the network."""
+    from nst import backbones
+    from nst.objective import COMBINATIONS
+
+    found = []
+    backbone = config.backbone
+    if isinstance(backbone, Mapping) and backbone.get("_target_") == "nst.backbones.load":
+        arguments = {key: backbone[key] for key in ("preprocessing", "avg_scale") if key in backbone}
+        found += backbones.problems(str(backbone.get("architecture")), str(backbone.get("weights")), **arguments)
+    if not isinstance(config.layers, Mapping):
+        return [*found, "layers must hold content and style, each a list of layers. Choose layers=NAME (see --help)."]
+    if strange := [key for key in config.layers if key not in ("content", "style", "combine")]:
+        found.append(unknown("setting of layers", strange[0], ("content", "style", "combine")))
+    if config.layers.get("combine", "mean") not in COMBINATIONS:
+        found.append(f"layers.combine={config.layers.combine} is not one of {', '.join(COMBINATIONS)}.")
+    count = 0
+    for kind in ("content", "style"):
+        try:
+            count += len(layer_weights(config, kind))
+        except ConfigError as error:
+            found += error.problems
+            count += 1
+    if count == 0:
+        found.append("layers.content and layers.style are both empty, so the network has nothing to say.")
+    line_search = ("torch.optim.LBFGS", "nst.optimize.ScipyLBFGSB")
+    if config.jitter and isinstance(config.optimizer, Mapping) and config.optimizer.get("_target_") in line_search:
+        found.append(
+            f"jitter={config.jitter} changes the loss at every step, which L-BFGS cannot bear. Use jitter=0, or "
+            "optimizer=adam."
+        )
+    return found
+
+
+def _import_from_config_folders() -> None:
+    """Let Python files beside one's own configuration be imported: the folders of ``--config-dir``."""
+    if not GlobalHydra.instance().is_initialized():
+        return
+    for source in GlobalHydra.instance().config_loader().get_sources():
+        folder = str(Path(source.path)) if source.provider == "command-line" else None
+        if folder and folder not in sys.path:
+            sys.path.insert(0, folder)

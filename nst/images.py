@@ -1,0 +1,212 @@
+"""Image files to RGB tensors in [0, 1] and back: orientation, colour, transparency, sizes, sample names."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from PIL import Image, ImageCms, ImageColor, ImageOps
+from torch import Tensor
+
+from nst.errors import UserError, nearest
+from nst.files import write_atomic
+
+SAMPLES = Path(__file__).parent / "samples"
+FITS = ("long", "short", "height", "square")
+RESAMPLINGS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
+LARGEST_SIDE = 8192
+MAX_SOURCE_PIXELS = 500_000_000
+
+
+def samples() -> dict[str, dict[str, str]]:
+    """Return what is known of each bundled sample: file, kind (content or style), title, author, licence, source."""
+    known: Any = OmegaConf.to_container(OmegaConf.load(SAMPLES / "sources.yaml"))
+    return dict(known)
+
+
+def locate(name: str) -> Path:
+    """Return the file that a path or the name of a bundled sample stands for.
+
+    Raises:
+        UserError: it is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    known = samples()
+    if name in known:
+        return SAMPLES / known[name]["file"]
+    if path.is_dir():
+        raise UserError(f"'{name}' is a folder; an image file or the name of a sample is needed here.")
+    raise UserError(
+        f"There is no image file '{name}' (looked in {Path.cwd()}), nor a sample of that name."
+        f"{nearest(name, known)} Samples: {', '.join(known)}."
+    )
+
+
+def load(name: str, size: int, fit: str = "long", resample: str = "lanczos", background: str = "white") -> Tensor:
+    """Load an image, upright and in sRGB, at the size that the network shall see.
+
+    Args:
+        name: a path, or the name of a bundled sample.
+        size: pixels of the side that ``fit`` names.
+        fit: ``long``, ``short`` or ``height`` keep the aspect ratio and set that side; ``square`` squeezes to
+            ``size x size``.
+        resample: ``bilinear``, ``bicubic`` or ``lanczos``, each antialiased.
+        background: what shows through transparent pixels, as a colour name or ``#rrggbb``.
+
+    Returns:
+        ``(1, 3, H, W)`` float32 in [0, 1].
+
+    Raises:
+        UserError: the file is missing or broken, or the size it would get is absurd.
+    """
+    path = locate(name)
+    image = _open(path, background)
+    width, height = fitted(image.width, image.height, size, fit, path)
+    if (width, height) != image.size:
+        image = image.resize((width, height), RESAMPLINGS[resample])
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous().float() / 255
+
+
+def fitted(width: int, height: int, size: int, fit: str, path: Path) -> tuple[int, int]:
+    """Return the (width, height) in pixels that an image of ``width`` x ``height`` gets.
+
+    Raises:
+        UserError: one side would vanish or exceed ``LARGEST_SIDE``.
+    """
+    if fit == "square":
+        return size, size
+    side = {"long": max(width, height), "short": min(width, height), "height": height}[fit]
+    new = max(round(width * size / side), 0), max(round(height * size / side), 0)
+    if min(new) < 1 or max(new) > LARGEST_SIDE:
+        raise UserError(
+            f"{path} is {width} x {height} pixels and would become {new[0]} x {new[1]} with size={size} fit={fit}: "
+            f"each side must have 1 to {LARGEST_SIDE} pixels. Crop the image, or choose another size or fit."
+        )
+    return new
+
+
+def original_shape(name: str) -> tuple[int, int]:
+    """Return the upright (width, height) of an image file in pixels, read from its header."""
+    with Image.open(locate(name)) as image:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def to_bytes(image: Tensor) -> np.ndarray:
+    """Return ``(3, H, W)`` or ``(1, 3, H, W)`` in [0, 1] as ``(H, W, 3)`` uint8: clamped, rounded to nearest."""
+    pixels = image.detach().reshape(image.shape[-3:]).clamp(0, 1).mul(255).round()
+    return pixels.to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+
+
+def encode(image: Tensor, kind: str = "png", jpeg_quality: int = 95, shape: tuple[int, int] | None = None) -> bytes:
+    """Encode an image as a PNG or JPEG file, the same bytes for the same pixels.
+
+    Args:
+        image: ``(3, H, W)`` or ``(1, 3, H, W)`` in [0, 1]; values outside are clamped.
+        kind: ``png`` or ``jpeg``.
+        jpeg_quality: 1 to 100.
+        shape: (width, height) to stretch the picture to, for one that was optimised squeezed.
+    """
+    picture = Image.fromarray(to_bytes(image))
+    if shape is not None and shape != picture.size:
+        picture = picture.resize(shape, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"quality": jpeg_quality, "subsampling": 0} if kind == "jpeg" else {"compress_level": 6}
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def save(path: Path, data: bytes) -> None:
+    """Write an encoded picture atomically."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(data)
+
+    write_atomic(path, write)
+
+
+def parse_color(color: str) -> tuple[int, int, int]:
+    """Return the (red, green, blue) bytes of a colour name or ``#rrggbb``.
+
+    Raises:
+        ValueError: it is no colour.
+    """
+    red, green, blue = ImageColor.getrgb(color)[:3]
+    return red, green, blue
+
+
+def _open(path: Path, background: str) -> Image.Image:
+    """Read a file as an upright 8-bit sRGB picture."""
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file)
+            if image.width * image.height > MAX_SOURCE_PIXELS:
+                raise UserError(
+                    f"{path} has {image.width} x {image.height} pixels, more than the {MAX_SOURCE_PIXELS:,} that are "
+                    "read. Scale it down first."
+                )
+            image.load()
+            return _srgb(ImageOps.exif_transpose(image), background)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large to read safely ({error}). Scale it down first.") from error
+    except Image.UnidentifiedImageError as error:
+        empty = " (the file is empty)" if path.stat().st_size == 0 else ""
+        raise UserError(
+            f"{path} is not an image that can be read{empty}. JPEG, PNG, WebP, TIFF and BMP work."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}. Is the file complete?") from error
+
+
+def _srgb(image: Image.Image, background: str) -> Image.Image:
+    """Bring any of Pillow's modes to 8-bit RGB: deep greyscale scaled, profile applied, transparency composited."""
+    profile = image.info.get("icc_profile")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _eight_bit(image)
+    if image.mode in ("P", "PA") or (image.mode in ("L", "RGB", "1") and "transparency" in image.info):
+        image = image.convert("RGBA")
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "La", "RGBa") else None
+    if alpha is not None:
+        image = image.convert("RGBA").convert("RGB")
+    image = _apply_profile(image, profile) if profile else image.convert("RGB")
+    if alpha is not None:
+        canvas = Image.new("RGB", image.size, parse_color(background))
+        image = Image.composite(image, canvas, alpha)
+    return image
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit, 32-bit or floating-point greyscale to 8 bits.
+
+    Integers are taken as 16-bit where the mode or a value says so; floats as [0, 1] where no value exceeds 1, else
+    as 0..255. Values that are not finite count as black.
+    """
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    if image.mode == "F":
+        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
+    else:
+        scale = 255 / 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
+    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+
+
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert to sRGB by the embedded ICC profile; a broken or unfitting profile is ignored, as viewers do."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image.convert("RGB")
+    return converted if converted is not None else image.convert("RGB")

@@ -1,0 +1,123 @@
+"""The formulas, as pure functions of feature maps; each returns one value per image of the batch.
+
+F is the feature map of the image being optimised, P the content image's, S the style image's. All are
+``(B, C, H, W)``; a target's batch size may be 1, for one target shared by the whole batch. N = H * W positions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("mean", "sum")
+GRAM_NORMS = ("none", "N", "CN")
+TERM_NORMS = ("none", "CN", "4C2", "4C2N2", "relative")
+TV_KINDS = ("squared", "absolute")
+
+
+def gram_matrix(features: Tensor, norm: str = "N") -> Tensor:
+    """Gram matrix of a feature map, the channel correlations G = F F^T / n (Gatys 2016, eq. 3).
+
+    Args:
+        features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
+        norm: what n is: ``none`` 1, ``N`` the positions H * W, ``CN`` channels times positions.
+
+    Returns:
+        ``(B, C, C)``, symmetric.
+    """
+    batch, channels, height, width = features.shape
+    rows = at_least_float32(features).reshape(batch, channels, height * width)
+    divisor = {"none": 1, "N": height * width, "CN": channels * height * width}[norm]
+    return torch.bmm(rows, rows.transpose(1, 2)) / divisor
+
+
+def squared_error(value: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Sum or mean over all elements of (value - target)^2, one for each image of the batch.
+
+    Args:
+        value: ``(B, ...)``.
+        target: ``(B, ...)`` or ``(1, ...)``.
+        reduction: ``mean`` or ``sum``.
+
+    Returns:
+        ``(B,)``.
+    """
+    difference = (at_least_float32(value) - at_least_float32(target)).flatten(1)
+    total = difference.square().sum(1)
+    return total / difference.shape[1] if reduction == "mean" else total
+
+
+def content_loss(features: Tensor, target: Tensor, norm: str | float = "relative", reduction: str = "mean") -> Tensor:
+    """Squared difference of feature maps, sum or mean of (F - P)^2, divided by a norm (Gatys 2016, eq. 1).
+
+    Args:
+        features: F, ``(B, C, H, W)``.
+        target: P, ``(B or 1, C, H, W)``.
+        norm: ``relative`` divides by the sum (or mean) of P^2, so that 1 means "as far away as an all-zero map";
+            ``none`` does not divide; a number is the divisor (2 for the paper's one half).
+        reduction: ``mean`` or ``sum``.
+
+    Returns:
+        ``(B,)``.
+    """
+    return squared_error(features, target, reduction) / _divisor(norm, target, features, reduction)
+
+
+def gram_loss(
+    features: Tensor,
+    target_gram: Tensor,
+    gram_norm: str = "N",
+    term_norm: str | float = "relative",
+    reduction: str = "mean",
+) -> Tensor:
+    """Squared difference of Gram matrices, sum or mean of (G - A)^2, divided by a norm (Gatys 2016, eq. 4).
+
+    Args:
+        features: F, ``(B, C, H, W)``; its size need not be the style image's.
+        target_gram: A, ``(B or 1, C, C)``, made with the same ``gram_norm``.
+        gram_norm: see ``gram_matrix``.
+        term_norm: ``relative`` divides by the sum (or mean) of A^2; ``CN``, ``4C2`` and ``4C2N2`` by C N, 4 C^2 and
+            4 C^2 N^2, with F's C and N; ``none`` does not divide; a number is the divisor.
+        reduction: ``mean`` or ``sum``, over the C x C elements.
+
+    Returns:
+        ``(B,)``.
+    """
+    gram = gram_matrix(features, gram_norm)
+    return squared_error(gram, target_gram, reduction) / _divisor(term_norm, target_gram, features, reduction)
+
+
+def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean") -> Tensor:
+    """Total variation: differences of neighbouring pixels, down and across.
+
+    Args:
+        image: ``(B, C, H, W)``.
+        kind: ``squared`` takes d^2 of each difference (Johnson 2016 and most code), ``absolute`` takes |d| (the
+            anisotropic variation of Rudin, Osher & Fatemi 1992).
+        reduction: ``sum`` adds all up; ``mean`` adds the mean over vertical and the mean over horizontal differences.
+
+    Returns:
+        ``(B,)``; a direction with a single pixel contributes 0.
+    """
+    total = image.new_zeros(image.shape[0])
+    for axis in (2, 3):
+        difference = image.diff(dim=axis).flatten(1)
+        if difference.shape[1] == 0:
+            continue
+        size = difference.abs() if kind == "absolute" else difference.square()
+        total = total + (size.sum(1) if reduction == "sum" else size.mean(1))
+    return total
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32 if it has fewer digits; float32 and float64 stay what they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _divisor(norm: str | float, target: Tensor, features: Tensor, reduction: str) -> Tensor | float:
+    """Return what a term is divided by; a relative norm never divides by exactly zero."""
+    if norm == "relative":
+        return squared_error(target, torch.zeros_like(target), reduction).clamp_min(torch.finfo(torch.float32).tiny)
+    channels, positions = features.shape[1], features.shape[2] * features.shape[3]
+    named = {"none": 1, "CN": channels * positions, "4C2": 4 * channels**2, "4C2N2": 4 * channels**2 * positions**2}
+    return float(named[norm]) if isinstance(norm, str) else norm

@@ -1,0 +1,28 @@
+"""Terms of the picture itself, without a network."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nst.losses import functional as F
+from nst.losses.settings import check_choice
+
+
+class TotalVariation:
+    """Roughness of the picture; the formula is ``functional.total_variation``.
+
+    Args:
+        kind: ``squared`` or ``absolute``.
+        reduction: ``mean`` or ``sum``.
+
+    Raises:
+        ValueError: an argument is none of these.
+    """
+
+    def __init__(self, kind: str = "squared", reduction: str = "mean") -> None:
+        self.kind = check_choice("tv_kind", kind, F.TV_KINDS)
+        self.reduction = check_choice("tv_reduction", reduction, F.REDUCTIONS)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Measure ``(B, 3, H, W)``; returns ``(B,)``."""
+        return F.total_variation(image, self.kind, self.reduction)

@@ -1,0 +1,314 @@
+"""The loop: gradient descent on pixels, one ``Step`` at a time to whoever watches, for torch and SciPy optimisers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from nst.errors import UserError
+from nst.objective import Losses, Shift
+
+CLAMPS = ("never", "step", "end")
+Evaluate = Callable[[Tensor, Shift], Losses]
+Bounds = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Step:
+    """One picture on the way, with its own losses: step 0 is the start, step n the picture after n updates.
+
+    Attributes:
+        index: n.
+        evaluations: closure evaluations (forward and backward passes) made so far, this picture's included.
+        losses: of exactly this picture, on the device.
+        pixels: the picture ``(B, 3, H, W)`` in pixel space, a copy that stays as it is.
+        seconds: optimisation time so far, without the time of those who watch.
+        last: this is the final picture.
+    """
+
+    index: int
+    evaluations: int
+    losses: Losses
+    pixels: Tensor
+    seconds: float
+    last: bool = False
+
+
+Watch = Callable[[Step], None]
+
+
+class Diverged(UserError):
+    """A loss became NaN or infinite.
+
+    Attributes:
+        best: the picture with the lowest finite loss, ``(B, 3, H, W)``, or None if the start was already bad.
+    """
+
+    def __init__(self, step: int, evaluations: int, best: Tensor | None) -> None:
+        kept = "The best picture so far is kept." if best is not None else "Already the start image gives no number."
+        super().__init__(
+            f"The loss became NaN or infinite at step {step} (evaluation {evaluations}). {kept} "
+            "Lower the learning rate (optimizer.lr) or the weights, use clamp=step, or for L-BFGS "
+            "optimizer.line_search_fn=strong_wolfe."
+        )
+        self.best = best
+
+
+class Progress:
+    """Counts evaluations and remembers the best picture, without waiting for the device.
+
+    The flag and the best picture stay on the device; ``check`` reads the flag, which on a GPU means waiting for it.
+    """
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.evaluations = 0
+        self.step = 0
+        self.seconds = 0.0
+        self.waits = pixels.device.type != "cpu"
+        self.finite = torch.ones((), dtype=torch.bool, device=pixels.device)
+        self.best_loss = torch.full((pixels.shape[0],), torch.inf, dtype=pixels.dtype, device=pixels.device)
+        self.best = pixels.detach().clone()
+
+    def record(self, pixels: Tensor, losses: Losses) -> None:
+        """Take note of an evaluated picture; on a CPU, where looking costs nothing, stop at once if it is bad."""
+        self.evaluations += 1
+        total = losses.total.detach()
+        self.finite &= torch.isfinite(total).all()
+        better = total < self.best_loss
+        self.best_loss = torch.where(better, total, self.best_loss).to(self.best_loss.dtype)
+        self.best = torch.where(better.view(-1, 1, 1, 1), pixels.detach(), self.best)
+        if not self.waits:
+            self.check()
+
+    def check(self) -> None:
+        """Raise ``Diverged`` if any loss so far was not finite."""
+        if not self.finite:
+            seen = bool(torch.isfinite(self.best_loss).all())
+            raise Diverged(self.step, self.evaluations, self.best if seen else None)
+
+
+@dataclass
+class Outcome:
+    """How an optimisation ended.
+
+    Attributes:
+        last: the final picture, with its losses.
+        reason: why it stopped, in words.
+    """
+
+    last: Step
+    reason: str
+
+
+def optimize(
+    pixels: Tensor,
+    evaluate: Evaluate,
+    optimizer: Callable[[list[Tensor]], Any],
+    steps: int,
+    watch: Watch,
+    is_logged: Callable[[int], bool],
+    bounds: Bounds | None = None,
+    clamp: str = "never",
+    jitter: int = 0,
+    seed: int = 0,
+) -> Outcome:
+    """Minimise the total loss over the pixels.
+
+    Args:
+        pixels: the start, ``(B, 3, H, W)`` in pixel space.
+        evaluate: losses of a picture that was rolled by a shift before the network saw it.
+        optimizer: given ``[pixels]``, makes a ``torch.optim.Optimizer``; or a ``ScipyLBFGSB``.
+        steps: iterations of the optimiser at most.
+        watch: is handed every ``Step``, the start and the final picture included.
+        is_logged: the steps at which waiting for the device is allowed.
+        bounds: pixels of black and white, needed unless ``clamp`` is ``never``.
+        clamp: ``never``, every ``step``, or at the ``end``. SciPy's optimiser takes ``step`` as its bounds.
+        jitter: the picture is rolled by 0 to jitter - 1 rows and columns, at random each step; 0 is off.
+        seed: of the jitter.
+
+    Raises:
+        Diverged: a loss became NaN or infinite.
+    """
+    pixels = pixels.detach().clone()
+    progress = Progress(pixels)
+    run = optimizer.minimize if isinstance(optimizer, ScipyLBFGSB) else _minimize_with_torch
+    box = bounds if clamp == "step" else None
+    shifts = _shifts(jitter, seed)
+    reason = run(pixels, evaluate, optimizer, steps, watch, is_logged, box, shifts, progress)
+    if clamp != "never" and bounds is not None:
+        _clamp(pixels, bounds)
+    started = time.perf_counter()
+    with torch.no_grad():
+        losses = evaluate(pixels, (0, 0))
+    progress.record(pixels, losses)
+    progress.check()
+    seconds = progress.seconds + time.perf_counter() - started
+    last = Step(progress.step, progress.evaluations, losses, pixels, seconds, last=True)
+    watch(last)
+    return Outcome(last, reason)
+
+
+def _minimize_with_torch(
+    pixels: Tensor,
+    evaluate: Evaluate,
+    make: Callable[[list[Tensor]], torch.optim.Optimizer],
+    steps: int,
+    watch: Watch,
+    is_logged: Callable[[int], bool],
+    box: Bounds | None,
+    shifts: Iterator[Shift],
+    progress: Progress,
+) -> str:
+    """Run any torch optimiser in place on ``pixels``; returns why it stopped."""
+    pixels.requires_grad_(True)
+    optimizer = make([pixels])
+    is_lbfgs = isinstance(optimizer, torch.optim.LBFGS)
+    for group in optimizer.param_groups if is_lbfgs else ():
+        group["max_iter"] = 1  # one iteration a step; its history carries over, so the path is the same as in one call
+    try:
+        for index in range(steps):
+            started = time.perf_counter()
+            shift = next(shifts)
+            seen: list[Step] = []
+
+            def closure(shift: Shift = shift, index: int = index, seen: list[Step] = seen) -> Tensor:
+                optimizer.zero_grad(set_to_none=True)
+                losses = evaluate(pixels, shift)
+                total = losses.total.sum()
+                total.backward()  # type: ignore[no-untyped-call]
+                progress.record(pixels, losses)
+                if not seen:
+                    seen.append(Step(index, progress.evaluations, losses, pixels.detach().clone(), 0.0))
+                return total.detach()
+
+            optimizer.step(closure)
+            if box is not None:
+                _clamp(pixels, box)
+            if is_logged(index):
+                progress.check()
+            progress.seconds += time.perf_counter() - started
+            seen[0].seconds = progress.seconds
+            watch(seen[0])
+            progress.step = index + 1
+            if is_lbfgs and torch.equal(pixels, seen[0].pixels):
+                largest = float(pixels.grad.abs().max()) if pixels.grad is not None else 0.0
+                return f"L-BFGS found no further step after {index} iterations (largest gradient {largest:.3g})"
+    finally:
+        pixels.requires_grad_(False)
+    return f"all {steps} steps done"
+
+
+class ScipyLBFGSB:
+    """SciPy's L-BFGS-B, the bounded quasi-Newton method that fast.ai's course uses, in restarted blocks.
+
+    SciPy drives its own loop and cannot hand out its state, so it runs in blocks of at most ``block`` evaluations, each
+    starting afresh from where the last one ended. It works in float64 and takes the images of a batch as one problem.
+
+    Args:
+        history: corrections kept to approximate the Hessian (SciPy's ``maxcor``).
+        block: evaluations after which it restarts.
+        ftol: stop when the loss falls by less than this share of itself.
+        gtol: stop when no projected gradient is larger than this.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, history: int = 20, block: int = 100, ftol: float = 1e-9, gtol: float = 0.0) -> None:
+        if history < 1 or block < 2 or ftol < 0 or gtol < 0:
+            raise ValueError("optimizer: history must be at least 1, block at least 2, ftol and gtol not negative")
+        self.history, self.block, self.ftol, self.gtol = history, block, ftol, gtol
+
+    def minimize(
+        self,
+        pixels: Tensor,
+        evaluate: Evaluate,
+        optimizer: ScipyLBFGSB,
+        steps: int,
+        watch: Watch,
+        is_logged: Callable[[int], bool],
+        box: Bounds | None,
+        shifts: Iterator[Shift],
+        progress: Progress,
+    ) -> str:
+        """Run in place on ``pixels``; returns why it stopped."""
+        started = time.perf_counter()
+        current: list[Step] = []
+
+        def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            trial = torch.from_numpy(flat).to(pixels).reshape(pixels.shape).requires_grad_(True)
+            losses = evaluate(trial, (0, 0))
+            total = losses.total.sum()
+            (gradient,) = torch.autograd.grad(total, trial)
+            progress.record(trial, losses)
+            progress.check()
+            current[:] = [Step(progress.step, progress.evaluations, losses, trial.detach(), 0.0)]
+            if progress.evaluations == 1:
+                accepted(flat)
+            return float(total), gradient.double().cpu().numpy().ravel()
+
+        def accepted(flat: np.ndarray) -> None:
+            """Hand out the picture that the line search settled on, which is the one evaluated last."""
+            nonlocal started
+            step = current[0]
+            step.index = progress.step
+            pixels.copy_(step.pixels)
+            progress.seconds += time.perf_counter() - started
+            step.seconds = progress.seconds
+            if step.index < steps:  # the final picture is handed out by ``optimize``
+                watch(step)
+            started = time.perf_counter()
+
+        def iteration(flat: np.ndarray) -> None:
+            progress.step += 1
+            accepted(flat)
+
+        limits = None
+        if box is not None:
+            low, high = (bound.expand(pixels.shape).double().cpu().numpy().ravel() for bound in box)
+            limits = np.stack([low, high], axis=1)
+        while progress.step < steps:
+            before = progress.step
+            result = minimize(
+                value_and_gradient,
+                pixels.double().cpu().numpy().ravel(),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=limits,
+                callback=iteration,
+                options={
+                    "maxcor": self.history,
+                    "maxfun": self.block,
+                    "maxiter": steps - progress.step,
+                    "ftol": self.ftol,
+                    "gtol": self.gtol,
+                },
+            )
+            message = result.message if isinstance(result.message, str) else result.message.decode()
+            if result.success or progress.step == before:
+                return f"L-BFGS-B stopped after {progress.step} iterations: {message}"
+        return f"all {steps} steps done"
+
+
+def _shifts(jitter: int, seed: int) -> Iterator[Shift]:
+    """Yield a shift (rows, columns) for each step."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        if jitter:
+            rows, columns = torch.randint(jitter, (2,), generator=generator).tolist()
+            yield rows, columns
+        else:
+            yield 0, 0
+
+
+@torch.no_grad()
+def _clamp(pixels: Tensor, bounds: Bounds) -> None:
+    """Clamp in place to the pixels of black and white; which of the two is lower does not matter."""
+    torch.clamp(pixels, torch.minimum(*bounds), torch.maximum(*bounds), out=pixels.data)

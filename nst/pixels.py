@@ -1,0 +1,87 @@
+"""The spaces an image lives in: RGB in [0, 1], what the network's weights expect, and where the optimiser works."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PIXEL_SPACES = ("unit", "network")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """An affine map from RGB in [0, 1] to what a network was trained on: ``(image * scale - mean) / std``.
+
+    Args:
+        mean: per channel, in the scaled units, in RGB order.
+        std: per channel, in the scaled units, in RGB order.
+        scale: 1 for networks fed with [0, 1], 255 for those fed with bytes.
+        bgr: the network wants blue first.
+    """
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    scale: float = 1.0
+    bgr: bool = False
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Map ``(B, 3, H, W)`` RGB in [0, 1] to the network's space, differentiably."""
+        if self == Preprocessing():
+            return image
+        weight, bias = self._affine(image.dtype, image.device)
+        mapped = image * weight + bias
+        return mapped.flip(1) if self.bgr else mapped
+
+    def inverse(self, mapped: Tensor) -> Tensor:
+        """Map ``(B, 3, H, W)`` from the network's space back to RGB in [0, 1]."""
+        if self == Preprocessing():
+            return mapped
+        image = mapped.flip(1) if self.bgr else mapped
+        weight, bias = self._affine(image.dtype, image.device)
+        return (image - bias) / weight
+
+    @functools.lru_cache(maxsize=32)  # noqa: B019 - a handful of frozen instances, and no copy to the device in the loop
+    def _affine(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return (self.scale / std).to(device, dtype), (-mean / std).to(device, dtype)
+
+
+PREPROCESSINGS = {
+    "none": Preprocessing(),
+    "imagenet": Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "caffe": Preprocessing(mean=(123.68, 116.779, 103.939), scale=255.0, bgr=True),
+}
+
+
+@dataclass(frozen=True)
+class PixelSpace:
+    """Where the optimiser works: learning rates, noise amplitudes and clamps are in these units.
+
+    Args:
+        name: ``unit`` is RGB in [0, 1]; ``network`` is the network's own input, for instance mean-subtracted
+            0..255 with Caffe weights, as most published recipes have it.
+        preprocessing: the network's own.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Map RGB in [0, 1] to the pixels that are optimised."""
+        return self.preprocessing(image) if self.name == "network" else image
+
+    def decode(self, pixels: Tensor) -> Tensor:
+        """Map optimised pixels to RGB, not clamped."""
+        return self.preprocessing.inverse(pixels) if self.name == "network" else pixels
+
+    def to_network(self, pixels: Tensor) -> Tensor:
+        """Map optimised pixels to the network's input."""
+        return pixels if self.name == "network" else self.preprocessing(pixels)
+
+    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pixels of black and of white, ``(1, 3, 1, 1)`` each, the range that clamping keeps to."""
+        black = torch.zeros(1, 3, 1, 1, dtype=like.dtype, device=like.device)
+        return self.encode(black), self.encode(black + 1)

@@ -1,0 +1,138 @@
+"""The machine a run is on: device, precision, determinism, and a way to stop it politely."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from nst.errors import UserError
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+DEVICES = ("auto", "cpu", "cuda", "cuda:<n>", "mps")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or a termination signal; a KeyboardInterrupt, so that a sweep stops with it.
+
+    Attributes:
+        signal_number: which signal it was.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+
+class PoliteStop:
+    """Turns Ctrl-C and SIGTERM into ``Interrupted``, raised between two steps while a picture is being optimised.
+
+    Used as a context manager around a run. ``hold()`` begins and ``release()`` ends the part in which a first signal
+    only asks; ``poll()`` answers by raising. A second signal is never held back.
+    """
+
+    def __init__(self) -> None:
+        self.holding = False
+        self.asked: int | None = None
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> PoliteStop:
+        """Take over the signals, where this is the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.previous[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread: whoever owns it owns the signals
+                break
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the signals back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def hold(self) -> None:
+        """From here on a first signal waits for ``poll``."""
+        self.holding = True
+
+    def release(self) -> None:
+        """From here on every signal is raised at once."""
+        self.holding = False
+
+    def poll(self) -> None:
+        """Raise ``Interrupted`` if a signal has asked for it."""
+        if self.asked is not None:
+            self.holding = False
+            raise Interrupted(self.asked)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.holding and self.asked is None:
+            self.asked = number
+        else:
+            raise Interrupted(number)
+
+
+def device_problem(name: str) -> str | None:
+    """Return what is wrong with a device name on this machine, or None."""
+    kind, _, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
+        return f"device={name} is not one of {', '.join(DEVICES)}."
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        return f"device={name}: torch sees {torch.cuda.device_count()} CUDA devices here. Use device=auto or device=cpu."
+    if kind == "mps" and not torch.backends.mps.is_available():
+        return "device=mps: torch sees no Apple GPU here. Use device=auto or device=cpu."
+    return None
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for a name; ``auto`` is CUDA, else Apple's GPU, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def prepare(device: str, precision: str) -> torch.device:
+    """Return the device for a run, set up to give the same bits each time, with float32 products in full float32.
+
+    Raises:
+        UserError: the device cannot compute in this precision.
+    """
+    chosen = choose_device(device)
+    if precision == "float64" and chosen.type == "mps":
+        raise UserError("precision=float64 does not exist on this machine's GPU. Use float32, or device=cpu.")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if chosen.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(chosen)
+    return chosen
+
+
+def device_name(device: torch.device) -> str:
+    """Return a name that a reader of a report recognises."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Return the most memory this process has held: on a GPU the tensors', else the whole process'; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

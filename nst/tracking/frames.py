@@ -1,0 +1,31 @@
+"""Intermediate pictures as PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nst import images
+from nst.tracking import Snapshot
+
+
+class Frames:
+    """Saves the picture every so many steps as ``<folder>/<step>.png``.
+
+    Args:
+        folder: made when the first picture comes.
+        every: steps between two pictures; 0 saves none.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder = folder
+        self.every = every
+
+    def step(self, snapshot: Snapshot) -> None:
+        """Save the picture if its turn has come, or if it is the last."""
+        index = snapshot.step.index
+        if self.every and (index % self.every == 0 or snapshot.step.last):
+            self.folder.mkdir(exist_ok=True)
+            images.save(self.folder / f"{index:06d}.png", images.encode(snapshot.image[:1]))
+
+    def close(self, status: str) -> None:
+        """Do nothing: every picture is complete on disk."""

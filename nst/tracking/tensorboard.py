@@ -1,0 +1,110 @@
+"""The run in TensorBoard: curves, pictures, the configuration, and a row in the HParams tab."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summary
+
+from nst import images
+from nst.files import cannot_write
+from nst.tracking import Snapshot
+
+PICTURES = 10  # TensorBoard keeps ten pictures a tag by default (--samples_per_plugin images=N shows more)
+FINAL = {"loss/total": "final/total", "loss/content": "final/content", "loss/style": "final/style"}
+
+
+class TensorBoard:
+    """Writes one TensorBoard run; the HParams row belongs to the same run, so a sweep compares without extra runs.
+
+    Args:
+        folder: of the run.
+        steps: how many there will be, to spread the pictures over.
+        config: the resolved configuration as YAML.
+        hparams: what the HParams tab shows of it: name to number, truth value or text.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, steps: int, config: str, hparams: dict[str, Any]) -> None:
+        self.folder = folder
+        self.turns = picture_steps(steps)
+        self.previous: tuple[int, float] | None = None
+        self.shown: int | None = None
+        try:
+            self.writer = SummaryWriter(str(folder))
+            self.writer.add_text("config", f"```yaml\n{config}\n```", 0)
+            self._write_hparams(hparams)
+            self.writer.flush()
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+
+    def picture(self, tag: str, image: Tensor) -> None:
+        """Show a picture ``(1, 3, H, W)`` in [0, 1] that belongs to the run as a whole, such as the content image."""
+        self.writer.add_image(f"images/{tag}", images.to_bytes(image[:1]), 0, dataformats="HWC")
+
+    def step(self, snapshot: Snapshot) -> None:
+        """Write curves at logged steps and pictures at log-spaced ones."""
+        step = snapshot.step
+        try:
+            if snapshot.logged:
+                self._write_curves(snapshot)
+            if step.index in self.turns or step.last:
+                if step.index != self.shown:
+                    self.writer.add_image(
+                        "images/progress", images.to_bytes(snapshot.image[:1]), step.index, dataformats="HWC"
+                    )
+                self.shown = step.index
+            if snapshot.logged:
+                self.writer.flush()
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def close(self, status: str) -> None:
+        """Close the session of the HParams tab and the file."""
+        codes = {"done": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
+        ended = SessionEndInfo(status=codes.get(status, api_pb2.STATUS_UNKNOWN), end_time_secs=time.time())
+        about = metadata.create_summary_metadata(HParamsPluginData(session_end_info=ended))
+        try:
+            self._add(Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about)]))
+            self.writer.close()
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def _write_curves(self, snapshot: Snapshot) -> None:
+        step = snapshot.step
+        for tag, value in snapshot.values.items():
+            self.writer.add_scalar(tag, value, step.index)
+        if self.previous and step.index > self.previous[0]:
+            pace = (step.seconds - self.previous[1]) / (step.index - self.previous[0])
+            self.writer.add_scalar("time/seconds_per_step", pace, step.index)
+        self.previous = step.index, step.seconds
+        if step.last:
+            for tag, final in FINAL.items():
+                self.writer.add_scalar(final, snapshot.values[tag], step.index)
+            self.writer.add_scalar("final/seconds", step.seconds, step.index)
+
+    def _write_hparams(self, hparams: dict[str, Any]) -> None:
+        """Write the row of the HParams tab through this run's writer; ``add_hparams`` would open a second run."""
+        plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in hparams.items()}
+        experiment, session_start, _ = hparams_summary(plain, dict.fromkeys([*FINAL.values(), "final/seconds"], 0.0))
+        self._add(experiment)
+        self._add(session_start)
+
+    def _add(self, summary: Any) -> None:
+        assert self.writer.file_writer is not None
+        self.writer.file_writer.add_summary(summary)
+
+
+def picture_steps(steps: int) -> set[int]:
+    """Return at most ten steps, log-spaced from 1 to the last; the start has a tag of its own."""
+    ratio = steps ** (1 / (PICTURES - 1))
+    return {max(1, round(ratio**i)) for i in range(PICTURES - 1)} | {steps}

