@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from nst.errors import UserError, nearest
 
@@ -82,16 +83,28 @@ def _composition(error: BaseException) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
         name = str(cause.full_key or cause.key)
         parent = cause.parent_node
-        known = [str(key) for key in parent] if OmegaConf.is_dict(parent) else []
+        hidden = ("hydra", "_target_", "_partial_")
+        known = [str(key) for key in parent if key not in hidden] if OmegaConf.is_dict(parent) else []
         prefix = name.rpartition(".")[0]
         if known:
             guess = nearest(str(cause.key), known)
             within = f" in {prefix}" if prefix else ""
             new = f" To pass a new argument, put a + in front: +{name}=VALUE." if prefix else ""
             return f"There is no knob '{name}'.{guess} Known{within}: {', '.join(known)}.{new}"
+    if isinstance(cause, ValidationError) and cause.full_key:
+        wanted = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
+        needed = next((words for name, words in wanted.items() if name in str(cause)), None)
+        if needed:
+            return f"{cause.full_key} needs {needed}, not {_quoted(cause)}. {HELP_HINT}"
     lines = [line for line in f"{error}\n{cause if cause is not error else ''}".splitlines() if line.strip()]
     text = " ".join(line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith("object_type"))
     return f"{text} {HELP_HINT}"
+
+
+def _quoted(error: BaseException) -> str:
+    """Return the value that OmegaConf quotes in its message, such as ``'oops'``."""
+    found = re.search(r"'([^']*)'", str(error))
+    return found.group(0) if found else "that"
 
 
 def _first_line(error: BaseException) -> str:

@@ -42,7 +42,7 @@ class Config:
 
     steps: int = _knob("iterations of the optimiser")
     clamp: str = _knob("keep pixels between black and white: never | step | end")
-    jitter: int = _knob("shift the picture by up to this many pixels less one at random each step; 0 is off")
+    jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off")
     pixel_space: str = _knob("where the optimiser works: unit (RGB in [0, 1]) | network (its own input)")
     pooling: str = _knob("max | avg: how the network shrinks its maps")
     seed: int = _knob("of noise and jitter")
@@ -85,13 +85,14 @@ Neural style transfer: paint a content image in the manner of a style image.
 
 Outputs go to outputs/DATE/TIME/: result.png, metrics.csv, run.json, status.json, run.log.
 
-== Knobs (NAME=VALUE; the value in use is shown) ==
+== Knobs (NAME=VALUE; the value in use stands in brackets) ==
 {knobs}
 
-== Groups (GROUP=OPTION, GROUP.ARGUMENT=VALUE; a new argument with a + in front) ==
-$APP_CONFIG_GROUPS
+== Groups (GROUP=OPTION, GROUP.ARGUMENT=VALUE; an argument that is not in the YAML with a + in front) ==
 {groups}
 
+Options:
+$APP_CONFIG_GROUPS
 == Samples ==
 {samples}
 
@@ -115,7 +116,7 @@ def _help() -> str:
     from nst.images import samples
 
     scalars = [f for f in fields(Config) if f.name not in GROUPS]
-    knobs = "\n".join(f"  {f'{f.name}=${{{f.name}}}':<26} {f.metadata['help']}" for f in scalars)
+    knobs = "\n".join(f"  {f.name:<14} {f.metadata['help']} [${{{f.name}}}]" for f in scalars)
     groups = "\n".join(f"  {f.name:<14} {f.metadata['help']}" for f in fields(Config) if f.name in GROUPS)
     groups += "\n  experiment     a whole recipe, published ones among them; what you type beside it wins"
     lists: dict[str, list[str]] = {"content": [], "style": []}

@@ -1,0 +1,1 @@
+"""The procedurally drawn style pictures, one module each; every module offers ``SIZE`` and ``draw(rng)``."""
