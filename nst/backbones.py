@@ -13,6 +13,7 @@ from torchvision.models.squeezenet import Fire
 
 from nst import weights as weight_sources
 from nst.errors import ConfigError, UserError, unknown
+from nst.files import existing_file
 from nst.pixels import PREPROCESSINGS, Preprocessing
 
 ARCHITECTURES = ("squeezenet1_1", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn")
@@ -118,7 +119,12 @@ def load(
         UserError: the weights cannot be had.
     """
     wanted = list(layers)
-    if mistakes := problems(architecture, weights, preprocessing, avg_scale, wanted):
+    mistakes = problems(architecture, weights, preprocessing, avg_scale, wanted)
+    if pooling not in POOLINGS:
+        mistakes.append(unknown("pooling", pooling, POOLINGS))
+    if not wanted:
+        mistakes.append("No layer is asked for, so there is nothing to compute.")
+    if mistakes:
         raise ConfigError(mistakes)
     taps = {layer.index: layer.name for layer in (resolve(name, architecture) for name in wanted)}
     features = _skeleton(architecture)[: max(taps) + 1].to_empty(device="cpu")
@@ -139,15 +145,21 @@ def problems(
         return [unknown("architecture", architecture, ARCHITECTURES)]
     found = []
     named = weight_sources.sources(architecture)
-    is_file = weights not in named and not weight_sources.is_url(weights)
-    if is_file and not _is_file(weights):
+    own = weights not in named
+    exists = own and not weight_sources.is_url(weights) and existing_file(weights) is not None
+    if own and weight_sources.is_url(weights) and weight_sources.hash_in_name(weights) is None:
+        found.append(
+            f"backbone.weights={weights}: the address must end in -<the first 8 or more digits of the SHA-256>.pth, so "
+            "that the download can be checked. Or download the file yourself and give its path."
+        )
+    elif own and not weight_sources.is_url(weights) and not exists:
         found.append(
             f"backbone.weights={weights} is neither a file nor a source of weights for {architecture}. "
             f"Sources: {', '.join(named)}, a file (.pth, .safetensors) or a URL."
         )
     if preprocessing not in ("auto", *PREPROCESSINGS):
         found.append(unknown("preprocessing", preprocessing, ("auto", *PREPROCESSINGS)))
-    elif preprocessing == "auto" and weights not in named and not (is_file and not _is_file(weights)):
+    elif preprocessing == "auto" and own and (exists or weight_sources.is_url(weights)):
         found.append(
             "Weights of your own do not say what they were trained on: add backbone.preprocessing=imagenet "
             "(torchvision's training), caffe (the original VGG release) or none."
@@ -222,7 +234,3 @@ def _average(pool: nn.MaxPool2d, scale: float) -> nn.Module:
     average = ScaledAvgPool2d(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
     average.scale = scale
     return average
-
-
-def _is_file(weights: str) -> bool:
-    return weight_sources.Path(weights).expanduser().is_file()

@@ -94,6 +94,8 @@ def _composition(error: BaseException) -> str:
     if isinstance(cause, ValidationError) and cause.full_key:
         wanted = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
         needed = next((words for name, words in wanted.items() if name in str(cause)), None)
+        if "not Optional" in str(cause):
+            return f"{cause.full_key} needs a value, not null. {HELP_HINT}"
         if needed:
             return f"{cause.full_key} needs {needed}, not {_quoted(cause)}. {HELP_HINT}"
     lines = [line for line in f"{error}\n{cause if cause is not error else ''}".splitlines() if line.strip()]

@@ -20,7 +20,7 @@ from nst.errors import ConfigError, UserError, nearest, unknown
 
 def _knob(text: str) -> Any:
     """Declare a knob whose value stands in ``conf/``; ``text`` is what ``--help`` says of it."""
-    return field(default=MISSING, metadata={"help": text})  # type: ignore[call-overload]
+    return field(default=MISSING, metadata={"help": text})
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Config:
     steps: int = _knob("iterations of the optimiser")
     clamp: str = _knob("keep pixels between black and white: never | step | end")
     jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off")
+    margin: int = _knob("pixels of reflection around the picture, so that the network leaves no frame; 0 is off")
     pixel_space: str = _knob("where the optimiser works: unit (RGB in [0, 1]) | network (its own input)")
     pooling: str = _knob("max | avg: how the network shrinks its maps")
     seed: int = _knob("of noise and jitter")
@@ -108,7 +109,9 @@ def register() -> None:
     """Make the schema and the help page known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    store.store(group="hydra/help", name="nst", node={"app_name": "nst", "header": "", "footer": "", "template": _help()})
+    store.store(
+        group="hydra/help", name="nst", node={"app_name": "nst", "header": "", "footer": "", "template": _help()}
+    )
 
 
 def _help() -> str:
@@ -231,6 +234,7 @@ def _check_scalars(config: DictConfig) -> list[str]:
         "tv": (0, None),
         "steps": (1, 10_000_000),
         "jitter": (0, 64),
+        "margin": (0, 256),
         "seed": (0, 2**63 - 1),
         "log_every": (1, None),
         "save_every": (0, None),
@@ -353,7 +357,7 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
     if strange := [key for key in config.layers if key not in ("content", "style", "combine")]:
         found.append(unknown("setting of layers", strange[0], ("content", "style", "combine")))
     if config.layers.get("combine", "mean") not in COMBINATIONS:
-        found.append(f"layers.combine={config.layers.combine} is not one of {', '.join(COMBINATIONS)}.")
+        found.append(f"layers.combine={config.layers.get('combine')} is not one of {', '.join(COMBINATIONS)}.")
     count = 0
     for kind in ("content", "style"):
         try:

@@ -23,8 +23,8 @@ from nst.errors import UserError
 from nst.files import write_json
 from nst.losses import TotalVariation
 from nst.objective import LayerTerm, Losses, Objective, Shift
-from nst.optimize import Diverged, Outcome, Step, optimize
-from nst.pixels import PixelSpace
+from nst.optimize import Diverged, Evaluate, Outcome, Step, optimize
+from nst.pixels import PixelSpace, with_margin
 from nst.tracking import Snapshot, Tracker
 from nst.tracking.frames import Frames
 from nst.tracking.metrics import MetricsFile
@@ -66,6 +66,7 @@ class Problem:
         space: where the optimiser works.
         start: ``(1, 3, H, W)`` in that space.
         evaluate: losses of pixels that are rolled by a shift before the network sees them.
+        shape: (width, height) to save at, if not the pixels' own: a squeezed picture gets its aspect ratio back.
     """
 
     content: Tensor
@@ -73,7 +74,8 @@ class Problem:
     backbone: Backbone
     space: PixelSpace
     start: Tensor
-    evaluate: Any
+    evaluate: Evaluate
+    shape: tuple[int, int] | None
 
 
 def run_job(config: DictConfig) -> None:
@@ -146,7 +148,7 @@ def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
             config.jitter,
             config.seed,
         )
-        _save(job, "result", latest[0].image)
+        _save(job, problem, "result", latest[0].image)
         seconds = {
             "setup": ready - began,
             "optimisation": outcome.last.seconds,
@@ -157,12 +159,12 @@ def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
     except runtime.Interrupted:
         status = "interrupted"
         if latest:
-            path = _save(job, "interrupted", latest[0].image)
+            path = _save(job, problem, "interrupted", latest[0].image)
             log.warning("Interrupted at step %d of %d; the picture is in %s", latest[0].step.index, config.steps, path)
         raise
     except Diverged as error:
         if error.best is not None:
-            path = _save(job, "best", problem.space.decode(error.best).cpu())
+            path = _save(job, problem, "best", problem.space.decode(error.best).cpu())
             log.warning("The best picture so far is in %s", path)
         raise
     finally:
@@ -182,14 +184,17 @@ def pose(config: DictConfig, device: torch.device) -> Problem:
     dtype = runtime.PRECISIONS[config.precision]
     content, style = (_load(config, name).to(device, dtype) for name in (config.content, config.style))
 
+    shape = images.unsqueezed(config.content, config.size) if config.fit == "square" else None
+
     content_weights, style_weights = (configuration.layer_weights(config, kind) for kind in ("content", "style"))
     layers = list(dict.fromkeys([*content_weights, *style_weights]))
     backbone = configuration.build(config.backbone, layers=layers, pooling=config.pooling).to(device, dtype)
     space = PixelSpace(config.pixel_space, backbone.preprocessing)
 
     def features(pixels: Tensor, shift: Shift = (0, 0)) -> dict[str, Tensor]:
-        rolled = pixels.roll(shift, dims=(2, 3)) if shift != (0, 0) else pixels
-        maps: dict[str, Tensor] = backbone(space.to_network(rolled))
+        seen = with_margin(pixels, config.margin)
+        seen = seen.roll(shift, dims=(2, 3)) if shift != (0, 0) else seen
+        maps: dict[str, Tensor] = backbone(space.to_network(seen))
         return maps
 
     combine = config.layers.get("combine", "mean")
@@ -212,7 +217,7 @@ def pose(config: DictConfig, device: torch.device) -> Problem:
         return objective(features(pixels, shift), pixels, shift)
 
     start = configuration.build(config.init)(content=content, style=style, space=space, seed=config.seed)
-    return Problem(content, style, backbone, space, start, evaluate)
+    return Problem(content, style, backbone, space, start, evaluate, shape)
 
 
 def _load(config: DictConfig, name: str) -> Tensor:
@@ -246,20 +251,17 @@ def _hparams(job: Job) -> dict[str, Any]:
 def _headline(job: Job, problem: Problem) -> str:
     height, width = problem.content.shape[2:]
     names = (Path(str(name)).name for name in (job.config.content, job.config.style))
+    chosen = ", ".join(job.choices[group] for group in ("backbone", "optimizer") if group in job.choices)
     return (
-        f"{' in the manner of '.join(names)}: {width} x {height} pixels, {job.choices.get('backbone', 'own backbone')}, "
-        f"{job.choices.get('optimizer', 'own optimizer')}, {job.config.steps} steps on {problem.content.device}"
+        f"{' in the manner of '.join(names)}: {width} x {height} pixels, {chosen}, "
+        f"{job.config.steps} steps on {problem.content.device}"
     )
 
 
-def _save(job: Job, name: str, image: Tensor) -> Path:
-    """Save the first picture of a batch; one that was optimised squeezed gets the content's aspect ratio back."""
-    config, shape = job.config, None
-    if config.fit == "square":
-        width, height = images.original_shape(config.content)
-        shape = images.fitted(width, height, config.size, "long", images.locate(config.content))
+def _save(job: Job, problem: Problem, name: str, image: Tensor) -> Path:
+    """Save the first picture of a batch."""
     path = job.picture(name)
-    images.save(path, images.encode(image[:1], config.output_format, config.jpeg_quality, shape))
+    images.save(path, images.encode(image[:1], job.config.output_format, job.config.jpeg_quality, problem.shape))
     return path
 
 

@@ -43,6 +43,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomic(path, lambda file: file.write(text.encode()))
 
 
+def existing_file(name: str) -> Path | None:
+    """Return the path of a file if there is one of that name; a name that cannot be one counts as none."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
 def cannot_write(path: Path, error: OSError) -> UserError:
     """Return the message for a file that could not be written."""
     return UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from PIL import Image, ImageCms, ImageColor, ImageOps
+from PIL import Image, ImageCms, ImageColor
 from torch import Tensor
 
 from nst.errors import UserError, nearest
-from nst.files import write_atomic
+from nst.files import existing_file, write_atomic
 
 SAMPLES = Path(__file__).parent / "samples"
 FITS = ("long", "short", "height", "square")
@@ -25,7 +26,15 @@ RESAMPLINGS = {
 }
 SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 LARGEST_SIDE = 8192
-MAX_SOURCE_PIXELS = 500_000_000
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation to what turns it upright
 
 
 def samples() -> dict[str, dict[str, str]]:
@@ -40,14 +49,14 @@ def locate(name: str) -> Path:
     Raises:
         UserError: it is neither.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    if (path := existing_file(name)) is not None:
         return path
     known = samples()
     if name in known:
         return SAMPLES / known[name]["file"]
-    if path.is_dir():
-        raise UserError(f"'{name}' is a folder; an image file or the name of a sample is needed here.")
+    with contextlib.suppress(OSError, ValueError):
+        if Path(name).is_dir():
+            raise UserError(f"'{name}' is a folder; an image file or the name of a sample is needed here.")
     raise UserError(
         f"There is no image file '{name}' (looked in {Path.cwd()}), nor a sample of that name."
         f"{nearest(name, known)} Samples: {', '.join(known)}."
@@ -70,9 +79,11 @@ def load(name: str, size: int, fit: str = "long", resample: str = "lanczos", bac
 
     Raises:
         UserError: the file is missing or broken, or the size it would get is absurd.
+        ValueError: ``background`` is no colour.
     """
+    canvas = parse_color(background)
     path = locate(name)
-    image = _open(path, background)
+    image = _open(path, canvas)
     width, height = fitted(image.width, image.height, size, fit, path)
     if (width, height) != image.size:
         image = image.resize((width, height), RESAMPLINGS[resample])
@@ -97,11 +108,14 @@ def fitted(width: int, height: int, size: int, fit: str, path: Path) -> tuple[in
     return new
 
 
-def original_shape(name: str) -> tuple[int, int]:
-    """Return the upright (width, height) of an image file in pixels, read from its header."""
-    with Image.open(locate(name)) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return (image.height, image.width) if turned else (image.width, image.height)
+def unsqueezed(name: str, size: int) -> tuple[int, int]:
+    """Return the (width, height) with an image's own aspect ratio and ``size`` as the long side.
+
+    Raises:
+        UserError: the file is missing or broken, or one side would vanish.
+    """
+    path = locate(name)
+    return fitted(*_open(path, (0, 0, 0)).size, size, "long", path)
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
@@ -147,49 +161,61 @@ def parse_color(color: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _open(path: Path, background: str) -> Image.Image:
+def _open(path: Path, background: tuple[int, int, int]) -> Image.Image:
     """Read a file as an upright 8-bit sRGB picture."""
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             image = Image.open(file)
-            if image.width * image.height > MAX_SOURCE_PIXELS:
-                raise UserError(
-                    f"{path} has {image.width} x {image.height} pixels, more than the {MAX_SOURCE_PIXELS:,} that are "
-                    "read. Scale it down first."
-                )
             image.load()
-            return _srgb(ImageOps.exif_transpose(image), background)
+            return _srgb(_upright(image), background)
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large to read safely ({error}). Scale it down first.") from error
+        raise UserError(f"{path} is too large to be read safely ({error}). Scale it down first.") from error
     except Image.UnidentifiedImageError as error:
         empty = " (the file is empty)" if path.stat().st_size == 0 else ""
         raise UserError(
             f"{path} is not an image that can be read{empty}. JPEG, PNG, WebP, TIFF and BMP work."
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except Exception as error:  # decoders raise whatever a broken file drives them to
         raise UserError(f"{path} cannot be read as an image: {error}. Is the file complete?") from error
 
 
-def _srgb(image: Image.Image, background: str) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture by its EXIF orientation; the rest of the EXIF data, often malformed, is not touched."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # unreadable EXIF data turns no picture
+        orientation = 1
+    turn = TURNS.get(orientation)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = image.info
+    return turned
+
+
+def _srgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Bring any of Pillow's modes to 8-bit RGB: deep greyscale scaled, profile applied, transparency composited."""
     profile = image.info.get("icc_profile")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _eight_bit(image)
-    if image.mode in ("P", "PA") or (image.mode in ("L", "RGB", "1") and "transparency" in image.info):
+    if image.mode == "L" and "transparency" in image.info:
+        image = image.convert("LA")
+    elif image.mode in ("P", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "La", "RGBa") else None
-    if alpha is not None:
-        image = image.convert("RGBA").convert("RGB")
+    alpha = None
+    if image.mode in ("RGBA", "LA", "La", "RGBa"):
+        image = image.convert("RGBA" if image.mode.startswith("RGB") else "LA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB") if image.mode == "RGBA" else image.getchannel("L")
     image = _apply_profile(image, profile) if profile else image.convert("RGB")
     if alpha is not None:
-        canvas = Image.new("RGB", image.size, parse_color(background))
-        image = Image.composite(image, canvas, alpha)
+        image = Image.composite(image, Image.new("RGB", image.size, background), alpha)
     return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit or floating-point greyscale to 8 bits.
+    """Scale 16-bit, 32-bit or floating-point greyscale to 8 bits, with transparency if one value stands for it.
 
     Integers are taken as 16-bit where the mode or a value says so; floats as [0, 1] where no value exceeds 1, else
     as 0..255. Values that are not finite count as black.
@@ -199,7 +225,11 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         scale = 255.0 if values.max(initial=0) <= 1 else 1.0
     else:
         scale = 255 / 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
-    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+    grey = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:

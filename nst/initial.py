@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nst.images import load
-from nst.losses.settings import check_choice, check_positive
+from nst.losses.settings import check_choice, check_finite, check_positive
 from nst.pixels import PixelSpace
 
 DISTRIBUTIONS = ("uniform", "normal")
@@ -52,6 +52,7 @@ def from_noise(
         ValueError: there is no such distribution, or the amplitude is not above 0.
     """
     check_choice("init.distribution", distribution, DISTRIBUTIONS)
+    check_finite("init.center", center)
     check_positive("init.amplitude", amplitude)
     generator = torch.Generator().manual_seed(seed)
     if distribution == "uniform":
@@ -93,7 +94,7 @@ def from_blend(
 
 
 def from_file(content: Tensor, style: Tensor, space: PixelSpace, seed: int, path: str) -> Tensor:
-    """Start from an image file (or sample), stretched to the content's size, for instance an earlier result.
+    """Start from an image file (or sample), for instance an earlier result, stretched to the content's size.
 
     Raises:
         UserError: the file is missing or broken.

@@ -135,7 +135,10 @@ def optimize(
 
     Raises:
         Diverged: a loss became NaN or infinite.
+        ValueError: there is no such clamp, or it has no bounds.
     """
+    if clamp not in CLAMPS or (clamp != "never" and bounds is None):
+        raise ValueError(f"clamp={clamp} must be one of {', '.join(CLAMPS)}, and needs bounds unless it is never")
     pixels = pixels.detach().clone()
     progress = Progress(pixels)
     run = optimizer.minimize if isinstance(optimizer, ScipyLBFGSB) else _minimize_with_torch
@@ -182,24 +185,24 @@ def _minimize_with_torch(
                 optimizer.zero_grad(set_to_none=True)
                 losses = evaluate(pixels, shift)
                 total = losses.total.sum()
-                total.backward()  # type: ignore[no-untyped-call]
+                total.backward()
                 progress.record(pixels, losses)
                 if not seen:
                     seen.append(Step(index, progress.evaluations, losses, pixels.detach().clone(), 0.0))
                 return total.detach()
 
-            optimizer.step(closure)
+            optimizer.step(closure)  # type: ignore[arg-type]
             if box is not None:
                 _clamp(pixels, box)
             if is_logged(index):
                 progress.check()
             progress.seconds += time.perf_counter() - started
-            seen[0].seconds = progress.seconds
-            watch(seen[0])
-            progress.step = index + 1
             if is_lbfgs and torch.equal(pixels, seen[0].pixels):
                 largest = float(pixels.grad.abs().max()) if pixels.grad is not None else 0.0
                 return f"L-BFGS found no further step after {index} iterations (largest gradient {largest:.3g})"
+            seen[0].seconds = progress.seconds
+            watch(seen[0])
+            progress.step = index + 1
     finally:
         pixels.requires_grad_(False)
     return f"all {steps} steps done"
@@ -240,7 +243,10 @@ class ScipyLBFGSB:
     ) -> str:
         """Run in place on ``pixels``; returns why it stopped."""
         started = time.perf_counter()
-        current: list[Step] = []
+        current: list[Step] = []  # evaluated last
+        pending: list[
+            Step
+        ] = []  # accepted last; handed out when the next one is, since the last is not ours to hand out
 
         def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
             trial = torch.from_numpy(flat).to(pixels).reshape(pixels.shape).requires_grad_(True)
@@ -251,24 +257,25 @@ class ScipyLBFGSB:
             progress.check()
             current[:] = [Step(progress.step, progress.evaluations, losses, trial.detach(), 0.0)]
             if progress.evaluations == 1:
-                accepted(flat)
-            return float(total), gradient.double().cpu().numpy().ravel()
+                accept()
+            return float(total.detach()), gradient.double().cpu().numpy().ravel()
 
-        def accepted(flat: np.ndarray) -> None:
-            """Hand out the picture that the line search settled on, which is the one evaluated last."""
+        def accept() -> None:
+            """Take over the picture that the line search settled on, which is the one evaluated last."""
             nonlocal started
             step = current[0]
             step.index = progress.step
             pixels.copy_(step.pixels)
             progress.seconds += time.perf_counter() - started
             step.seconds = progress.seconds
-            if step.index < steps:  # the final picture is handed out by ``optimize``
-                watch(step)
+            for earlier in pending:
+                watch(earlier)
+            pending[:] = [step]
             started = time.perf_counter()
 
         def iteration(flat: np.ndarray) -> None:
             progress.step += 1
-            accepted(flat)
+            accept()
 
         limits = None
         if box is not None:
@@ -293,7 +300,8 @@ class ScipyLBFGSB:
             )
             message = result.message if isinstance(result.message, str) else result.message.decode()
             if result.success or progress.step == before:
-                return f"L-BFGS-B stopped after {progress.step} iterations: {message}"
+                why = message if result.success else "the line search found no lower loss"
+                return f"L-BFGS-B stopped after {progress.step} iterations: {why}"
         return f"all {steps} steps done"
 
 

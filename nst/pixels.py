@@ -85,3 +85,25 @@ class PixelSpace:
         """Return the pixels of black and of white, ``(1, 3, 1, 1)`` each, the range that clamping keeps to."""
         black = torch.zeros(1, 3, 1, 1, dtype=like.dtype, device=like.device)
         return self.encode(black), self.encode(black + 1)
+
+
+def with_margin(pixels: Tensor, margin: int) -> Tensor:
+    """Continue a picture beyond its border by reflection, so that the network's zero padding leaves no frame on it.
+
+    Built from flips, since the backward pass of torch's own reflection padding gives different bits each time on a GPU.
+
+    Args:
+        pixels: ``(B, 3, H, W)``.
+        margin: pixels on each side, at most H - 1 and W - 1 of which are used.
+
+    Returns:
+        ``(B, 3, H + 2 margin, W + 2 margin)``.
+    """
+    for axis in (2, 3):
+        size = pixels.shape[axis]
+        width = min(margin, size - 1)
+        if width:
+            before = pixels.narrow(axis, 1, width).flip(axis)
+            after = pixels.narrow(axis, size - 1 - width, width).flip(axis)
+            pixels = torch.cat([before, pixels, after], axis)
+    return pixels

@@ -84,7 +84,9 @@ def device_problem(name: str) -> str | None:
     if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
         return f"device={name} is not one of {', '.join(DEVICES)}."
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        return f"device={name}: torch sees {torch.cuda.device_count()} CUDA devices here. Use device=auto or device=cpu."
+        return (
+            f"device={name}: torch sees {torch.cuda.device_count()} CUDA devices here. Use device=auto or device=cpu."
+        )
     if kind == "mps" and not torch.backends.mps.is_available():
         return "device=mps: torch sees no Apple GPU here. Use device=auto or device=cpu."
     return None
@@ -110,7 +112,7 @@ def prepare(device: str, precision: str) -> torch.device:
         raise UserError("precision=float64 does not exist on this machine's GPU. Use float32, or device=cpu.")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

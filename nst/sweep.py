@@ -78,7 +78,7 @@ def _sweep_overrides(config: DictConfig) -> list[Any] | None:
     if not str(sweeper.get("_target_")).endswith("BasicSweeper"):
         return None
     lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    lines += OmegaConf.to_container(config.hydra.overrides.task)  # type: ignore[operator]
+    lines += [str(line) for line in config.hydra.overrides.task]
     loader = GlobalHydra.instance().config_loader()
     return list(OverridesParser.create(config_loader=loader).parse_overrides(lines))
 

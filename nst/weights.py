@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import importlib.util
 import io
 import math
 import pickle
-import socket
+import re
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import safetensors
@@ -26,6 +27,7 @@ from nst.files import sha256
 CAFFE_URL = "https://web.eecs.umich.edu/~justincj/models/"
 CAFFE_FILES = {"vgg16": "vgg16-00b39a1b.pth", "vgg19": "vgg19-d01eb7cb.pth"}
 NDF_SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
+NO_DOWNLOAD = "use weights that need no download: backbone=squeezenet, or backbone.weights=random."
 PREPROCESSING_OF = {"torchvision": "imagenet", "caffe": "caffe", "ndf": "caffe", "random": "imagenet"}
 
 
@@ -47,7 +49,13 @@ def sources(architecture: str) -> list[str]:
 
 def is_url(weights: str) -> bool:
     """Tell whether ``weights`` is an address to download from."""
-    return urlparse(weights).scheme in ("http", "https")
+    return weights.startswith(("http://", "https://"))
+
+
+def hash_in_name(url: str) -> str | None:
+    """Return the start of the SHA-256 that a file name carries, as in ``vgg19-dcbb9e9d.pth``, or None."""
+    found = re.search(r"[^/]-([0-9a-f]{8,64})\.[A-Za-z]+$", url.partition("?")[0])
+    return found.group(1) if found else None
 
 
 def load(features: nn.Module, architecture: str, weights: str, seed: int) -> Source:
@@ -70,8 +78,8 @@ def load(features: nn.Module, architecture: str, weights: str, seed: int) -> Sou
         path = _ndf_file()
         state = _read_ndf(path)
     else:
-        path = _download(architecture, weights) if weights in ("torchvision", "caffe") or is_url(weights) else None
-        path = path or Path(weights).expanduser()
+        downloads = weights in ("torchvision", "caffe") or is_url(weights)
+        path = _download(architecture, weights) if downloads else Path(weights).expanduser()
         state = _read(path)
     _fill(features, state, path, architecture)
     return Source(weights, str(path), sha256(path))
@@ -98,21 +106,20 @@ def _download(architecture: str, weights: str) -> Path:
     """Return the cached file of a download; fetched with a progress bar and checked against its hash if missing."""
     url = _url(architecture, weights)
     cache = Path(torch.hub.get_dir()) / "checkpoints"
-    path = cache / Path(urlparse(url).path).name
+    path = cache / url.partition("?")[0].rpartition("/")[2]
     ways_out = (
         f"Ways out: (1) download {url} elsewhere and put it at {path}; "
         "(2) give a file with torchvision's key names: backbone.weights=FILE backbone.preprocessing=imagenet|caffe; "
-        "(3) use weights that need no download: backbone=squeezenet, or backbone.weights=random."
+        f"(3) {NO_DOWNLOAD}"
     )
     if path.is_file():
         return path
-    suffix = path.stem.rpartition("-")[2]
-    prefix = suffix if len(suffix) >= 8 and all(c in "0123456789abcdef" for c in suffix) else None
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=True)
-    except (urllib.error.URLError, socket.timeout, ConnectionError, TimeoutError) as error:
-        raise UserError(f"The weights could not be downloaded: {error}. {ways_out}") from error
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=hash_in_name(url), progress=True)
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"The weights could not be downloaded: {reason}. {ways_out}") from error
     except RuntimeError as error:
         raise UserError(f"The downloaded weights are damaged: {error}. Try again. {ways_out}") from error
     except OSError as error:
@@ -134,28 +141,34 @@ def _url(architecture: str, weights: str) -> str:
 def _read(path: Path) -> dict[str, Tensor]:
     """Read a state dict, running no code from the file."""
     if not path.is_file():
-        raise UserError(f"There is no weight file {path}. Check backbone.weights, or use backbone=squeezenet.")
+        raise UserError(f"There is no weight file {path}. Check backbone.weights, or {NO_DOWNLOAD}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise _damaged(path, error) from error
-    except safetensors.SafetensorError as error:
-        raise _damaged(path, error) from error
+    except PermissionError as error:
+        raise UserError(f"The weights {path} may not be read. Check the file's permissions.") from error
+    except Exception as error:  # the readers raise whatever a broken file drives them to
+        raise UserError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as weights: it is damaged, or holds something else "
+            "than tensors, such as a whole model. A state dict saved as .pth, or a .safetensors file, is needed; fetch "
+            f"or save it again, or {NO_DOWNLOAD}"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path} does not hold a state dict (layer name to tensor), so it cannot be used as weights.")
-    return state
+    if not isinstance(state, dict) or not all(_is_parameter(key, value) for key, value in state.items()):
+        raise UserError(
+            f"{path} does not hold a state dict (layer name to floating-point tensor), so it cannot be used as "
+            f"weights. Save a model's state_dict(), or {NO_DOWNLOAD}"
+        )
+    return dict(state)
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(
-        f"{path} cannot be read as weights ({path.stat().st_size:,} bytes): {first_line[:200]}. "
-        "A .pth file saved as a state dict, or a .safetensors file, is needed; if it was a download, delete it and "
-        "fetch it again."
-    )
+def _is_parameter(key: object, value: object) -> bool:
+    """Tell whether an entry of a file is a named, dense, floating-point tensor, or a count that is not needed."""
+    if not isinstance(key, str) or not isinstance(value, Tensor):
+        return False
+    is_count = key.endswith("num_batches_tracked")
+    return is_count or (value.layout == torch.strided and value.is_floating_point())
 
 
 def _fill(features: nn.Module, state: dict[str, Tensor], path: Path, architecture: str) -> None:
@@ -168,8 +181,7 @@ def _fill(features: nn.Module, state: dict[str, Tensor], path: Path, architectur
         f"{name} ({'missing' if f'features.{name}' not in state else tuple(state[f'features.{name}'].shape)},"
         f" needed {tuple(value.shape)})"
         for name, value in own.items()
-        if name not in optional
-        and (f"features.{name}" not in state or state[f"features.{name}"].shape != value.shape)
+        if name not in optional and (f"features.{name}" not in state or state[f"features.{name}"].shape != value.shape)
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -180,7 +192,9 @@ def _fill(features: nn.Module, state: dict[str, Tensor], path: Path, architectur
     given = {name: state[f"features.{name}"].float() for name in own if f"features.{name}" in state}
     bad = [name for name, value in given.items() if not torch.isfinite(value).all()]
     if bad:
-        raise UserError(f"The weights in {path} hold values that are not finite, in features.{bad[0]}. Fetch them again.")
+        raise UserError(
+            f"The weights in {path} hold values that are not finite, in features.{bad[0]}. Fetch them again."
+        )
     features.load_state_dict(given, strict=False)
 
 
@@ -221,7 +235,7 @@ def _read_ndf(path: Path) -> dict[str, Tensor]:
         UserError: the file is not, byte for byte, the one whose SHA-256 is known; nothing of it is unpickled then.
     """
     data = path.read_bytes()
-    found = sha256(path)
+    found = hashlib.sha256(data).hexdigest()
     if found != NDF_SHA256:
         raise UserError(
             f"{path} is not the file that ndf 0.1.4 ships (SHA-256 {found[:16]}..., expected {NDF_SHA256[:16]}...), so "

@@ -99,11 +99,12 @@ def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean
     Returns:
         ``(B,)``; a direction with a single pixel contributes 0.
     """
-    total = image.new_zeros(image.shape[0])
+    total = at_least_float32(image.new_zeros(image.shape[0]))
     for axis in (2, 3):
         difference = image.diff(dim=axis).flatten(1)
         if difference.shape[1] == 0:
             continue
+        difference = at_least_float32(difference)
         size = difference.abs() if kind == "absolute" else difference.square()
         total = total + (size.sum(1) if reduction == "sum" else size.mean(1))
     return total
@@ -115,9 +116,10 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def _divisor(norm: str | float, target: Tensor, features: Tensor, reduction: str) -> Tensor | float:
-    """Return what a term is divided by; a relative norm never divides by exactly zero."""
+    """Return what a term is divided by; relative to an all-zero target means not divided."""
     if norm == "relative":
-        return squared_error(target, torch.zeros_like(target), reduction).clamp_min(torch.finfo(torch.float32).tiny)
+        size = squared_error(target, torch.zeros_like(target), reduction)
+        return torch.where(size > 0, size, torch.ones_like(size))
     channels, positions = features.shape[1], features.shape[2] * features.shape[3]
     named = {"none": 1, "CN": channels * positions, "4C2": 4 * channels**2, "4C2N2": 4 * channels**2 * positions**2}
     return float(named[norm]) if isinstance(norm, str) else norm

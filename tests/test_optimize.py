@@ -1,0 +1,451 @@
+"""The loop: what a step is, and that every optimiser does what the library it comes from does."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from nst.objective import Losses
+from nst.optimize import Diverged, ScipyLBFGSB, optimize
+
+SHAPE = (1, 3, 2, 2)
+OPTIMIZERS = {
+    "adam": functools.partial(torch.optim.Adam, lr=0.02),
+    "sgd": functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9),
+    "lbfgs": functools.partial(torch.optim.LBFGS, lr=0.1, tolerance_grad=0.0, tolerance_change=0.0),
+    "wolfe": functools.partial(
+        torch.optim.LBFGS, max_eval=1000, tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe"
+    ),
+    "scipy": ScipyLBFGSB(block=7),
+}
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def start(shape=SHAPE, seed=0, dtype=torch.float64):
+    return torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, shape)).to(dtype)
+
+
+def rosenbrock(pixels):
+    """One value per image; its only minimum is at all ones."""
+    x = pixels.flatten(1)
+    return (100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2).sum(1)
+
+
+def rosenbrock_numpy(pixels):
+    x = pixels.reshape(len(pixels), -1)
+    return (100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2).sum(1)
+
+
+def parabola(pixels):
+    """One value per image; stretched, with its minimum at 0.5."""
+    weights = torch.linspace(0.5, 3.0, pixels[0].numel(), dtype=pixels.dtype)
+    return (weights * (pixels.flatten(1) - 0.5) ** 2).sum(1)
+
+
+def as_losses(total):
+    return Losses(total, total, torch.zeros_like(total), torch.zeros_like(total))
+
+
+class Recorder:
+    """An evaluate callback that remembers every picture, shift and loss it was asked for."""
+
+    def __init__(self, function, bad_from=None, bad=float("nan")):
+        self.function, self.bad_from, self.bad = function, bad_from, bad
+        self.pixels, self.shifts, self.totals = [], [], []
+
+    def __call__(self, pixels, shift):
+        total = self.function(pixels)
+        if self.bad_from is not None and len(self.pixels) + 1 >= self.bad_from:
+            total = total * self.bad
+        self.pixels.append(pixels.detach().clone())
+        self.shifts.append(shift)
+        self.totals.append(total.detach().clone())
+        return as_losses(total)
+
+
+def descend(make, function, steps, pixels=None, **options):
+    """Return the outcome, the steps handed out, and the recorder."""
+    evaluate = function if isinstance(function, Recorder) else Recorder(function)
+    seen = []
+    outcome = optimize(start() if pixels is None else pixels, evaluate, make, steps, seen.append, lambda i: True,
+                       **options)  # fmt: skip
+    return outcome, seen, evaluate
+
+
+# ---------------------------------------------------------------- what a step is
+
+
+@every_optimizer
+def test_steps_run_from_the_start_to_n_and_the_last_is_marked(name):
+    outcome, seen, _ = descend(OPTIMIZERS[name], rosenbrock, 9)
+    assert [step.index for step in seen] == list(range(10))
+    assert [step.last for step in seen] == [False] * 9 + [True]
+    assert torch.equal(seen[0].pixels, start())
+    assert outcome.last is seen[-1]
+    assert outcome.reason == "all 9 steps done"
+
+
+@every_optimizer
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_the_losses_of_a_step_are_those_of_its_own_picture(name, dtype, tolerance):
+    _, seen, _ = descend(OPTIMIZERS[name], rosenbrock, 9, start((1, 3, 2, 3), dtype=dtype))
+    for step in seen:
+        np.testing.assert_allclose(
+            step.losses.total.detach(), rosenbrock_numpy(step.pixels.double().numpy()), rtol=tolerance
+        )
+    for before, after in itertools.pairwise(seen):
+        assert not torch.equal(before.pixels, after.pixels)
+
+
+@every_optimizer
+def test_evaluations_count_every_call_up_to_the_step_and_the_final_one(name):
+    _, seen, evaluate = descend(OPTIMIZERS[name], rosenbrock, 9)
+    for step in seen:
+        assert torch.equal(evaluate.pixels[step.evaluations - 1], step.pixels)
+    assert seen[0].evaluations == 1
+    assert seen[-1].evaluations == len(evaluate.pixels)
+    if name in ("adam", "sgd", "lbfgs"):
+        assert [step.evaluations for step in seen] == list(range(1, 11))
+
+
+@every_optimizer
+def test_the_start_is_not_touched_and_pictures_handed_out_stay_as_they_were(name):
+    pixels, copies = start(), []
+    seen = []
+
+    def watch(step):
+        seen.append(step)
+        copies.append(step.pixels.clone())
+
+    optimize(pixels, Recorder(rosenbrock), OPTIMIZERS[name], 9, watch, lambda i: True)
+    assert torch.equal(pixels, start())
+    assert not pixels.requires_grad
+    assert all(torch.equal(step.pixels, copy) for step, copy in zip(seen, copies, strict=True))
+    assert not any(step.pixels.requires_grad for step in seen)
+
+
+@every_optimizer
+def test_every_optimizer_brings_the_loss_down(name):
+    outcome, seen, _ = descend(OPTIMIZERS[name], parabola, 15)
+    assert outcome.last.losses.total < 0.9 * seen[0].losses.total
+
+
+@every_optimizer
+@pytest.mark.filterwarnings("error")
+def test_no_optimizer_warns_the_user(name):
+    torch.set_warn_always(True)  # else torch warns only once in a process, perhaps in another test
+    try:
+        descend(OPTIMIZERS[name], rosenbrock, 3)
+    finally:
+        torch.set_warn_always(False)
+
+
+@every_optimizer
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_watch_raises_comes_out(name, error):
+    indices = []
+
+    def watch(step):
+        indices.append(step.index)
+        if step.index == 2:
+            raise error("enough")
+
+    with pytest.raises(error, match="enough"):
+        optimize(start(), Recorder(rosenbrock), OPTIMIZERS[name], 9, watch, lambda i: True)
+    assert indices == [0, 1, 2]
+
+
+@every_optimizer
+def test_what_evaluate_raises_comes_out(name):
+    def evaluate(pixels, shift):
+        raise KeyError("no such layer")
+
+    with pytest.raises(KeyError, match="no such layer"):
+        optimize(start(), evaluate, OPTIMIZERS[name], 9, lambda step: None, lambda i: True)
+
+
+# ---------------------------------------------------------------- the same as the library's own loop
+
+
+def test_adam_is_a_plain_torch_loop():
+    pixels = start().requires_grad_()
+    optimizer = torch.optim.Adam([pixels], lr=0.02)
+    path = [pixels.detach().clone()]
+    for _ in range(12):
+        optimizer.zero_grad()
+        rosenbrock(pixels).sum().backward()
+        optimizer.step()
+        path.append(pixels.detach().clone())
+    _, seen, _ = descend(OPTIMIZERS["adam"], rosenbrock, 12)
+    assert len(seen) == len(path)
+    assert all(torch.equal(step.pixels, expected) for step, expected in zip(seen, path, strict=True))
+
+
+def test_elementwise_optimizers_do_not_couple_the_images_of_a_batch():
+    pixels = start((3, 3, 2, 2))
+    outcome, _, _ = descend(OPTIMIZERS["adam"], rosenbrock, 8, pixels)
+    for i in range(3):
+        alone, _, _ = descend(OPTIMIZERS["adam"], rosenbrock, 8, pixels[i : i + 1])
+        torch.testing.assert_close(outcome.last.pixels[i : i + 1], alone.last.pixels, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "function"), [("lbfgs", parabola), ("wolfe", parabola), ("wolfe", rosenbrock)])
+def test_lbfgs_step_by_step_is_one_call_of_torch_with_max_iter_20(name, function):
+    pixels = start().requires_grad_()
+    optimizer = OPTIMIZERS[name]([pixels], max_iter=20)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = function(pixels).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert optimizer.state[pixels]["n_iter"] == 20
+    outcome, seen, _ = descend(OPTIMIZERS[name], function, 20)
+    assert len(seen) == 21
+    torch.testing.assert_close(outcome.last.pixels, pixels.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_line_search_counts_more_evaluations_than_iterations():
+    outcome, _, _ = descend(OPTIMIZERS["wolfe"], rosenbrock, 12)
+    assert outcome.last.index == 12
+    assert outcome.last.evaluations > 13
+
+
+def scipy_path(x0, bounds=None, **options):
+    """Return SciPy's own iterates, the start included, and its result."""
+
+    def value_and_gradient(flat):
+        pixels = torch.from_numpy(flat.copy()).reshape(x0.shape).requires_grad_()
+        total = rosenbrock(pixels).sum()
+        total.backward()
+        return total.item(), pixels.grad.numpy().ravel()
+
+    path = [x0.numpy().ravel()]
+    options = {"maxcor": 20, "ftol": 1e-9, "gtol": 0.0, "maxfun": 10_000} | options
+    result = minimize(value_and_gradient, x0.numpy().ravel(), jac=True, method="L-BFGS-B", bounds=bounds,
+                      callback=lambda x: path.append(x.copy()), options=options)  # fmt: skip
+    return path, result
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_scipy_within_a_block_is_scipy_called_directly(bounded):
+    bounds = (torch.full((1, 3, 1, 1), -0.5, dtype=torch.float64), torch.full((1, 3, 1, 1), 0.6, dtype=torch.float64))
+    x0 = start().clamp(-0.5, 0.6)
+    path, _ = scipy_path(x0, [(-0.5, 0.6)] * 12 if bounded else None, maxiter=12)
+    _, seen, _ = descend(ScipyLBFGSB(block=10_000), rosenbrock, 12, x0, bounds=bounds,
+                         clamp="step" if bounded else "never")  # fmt: skip
+    assert len(path) == len(seen) == 13
+    for step, expected in zip(seen, path, strict=True):
+        np.testing.assert_allclose(step.pixels.numpy().ravel(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_scipy_history_and_tolerances_reach_scipy():
+    path, result = scipy_path(start(), maxcor=3, ftol=1e-4, gtol=1e-3)
+    outcome, seen, _ = descend(ScipyLBFGSB(history=3, block=10_000, ftol=1e-4, gtol=1e-3), rosenbrock, 500)
+    assert result.success
+    assert outcome.last.index == len(path) - 1 < 500
+    np.testing.assert_allclose(seen[-1].pixels.numpy().ravel(), path[-1], rtol=1e-12, atol=1e-12)
+    assert f"after {len(path) - 1} iterations" in outcome.reason
+    assert "CONVERGENCE" in outcome.reason
+
+
+def test_scipy_hands_out_every_index_once_when_it_stops_early():
+    outcome, seen, _ = descend(ScipyLBFGSB(block=10_000, ftol=1e-4), rosenbrock, 500)
+    assert outcome.last.index < 500
+    assert [step.index for step in seen] == list(range(outcome.last.index + 1))
+
+
+def test_scipy_in_restarted_blocks_still_converges():
+    outcome, seen, evaluate = descend(ScipyLBFGSB(block=20, ftol=0.0), rosenbrock, 400)
+    assert len(evaluate.pixels) > 20 * 8
+    assert sorted({step.index for step in seen}) == list(range(outcome.last.index + 1))
+    torch.testing.assert_close(outcome.last.pixels, torch.ones(SHAPE, dtype=torch.float64), rtol=0, atol=1e-6)
+    losses = [step.losses.total.item() for step in seen]
+    assert all(after <= before for before, after in itertools.pairwise(losses))
+
+
+def test_scipy_keeps_its_bounds_at_every_evaluation():
+    black, white = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in ([-0.9, -0.5, 0], [0.2, 0.6, 0.4]))
+    x0 = torch.maximum(torch.minimum(start(), white), black)
+    outcome, _, evaluate = descend(ScipyLBFGSB(), rosenbrock, 30, x0, bounds=(black, white), clamp="step")
+    assert all(((p >= black) & (p <= white)).all() for p in evaluate.pixels)
+    assert ((outcome.last.pixels == white) | (outcome.last.pixels == black)).any()
+
+
+def test_scipy_moves_a_start_outside_its_bounds_inside():
+    bounds = torch.zeros(1, 3, 1, 1, dtype=torch.float64), torch.ones(1, 3, 1, 1, dtype=torch.float64)
+    _, _, evaluate = descend(ScipyLBFGSB(), rosenbrock, 3, start() * 3, bounds=bounds, clamp="step")
+    assert all(((p >= 0) & (p <= 1)).all() for p in evaluate.pixels)
+
+
+@pytest.mark.parametrize("options", [{"history": 0}, {"block": 1}, {"ftol": -1e-9}, {"gtol": -1.0}])
+def test_scipy_refuses_arguments_out_of_range(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        ScipyLBFGSB(**options)
+
+
+# ---------------------------------------------------------------- when it cannot go on
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "wolfe", "scipy"])
+def test_a_stalled_quasi_newton_method_stops_with_a_reason(name):
+    minimum = torch.full(SHAPE, 0.5, dtype=torch.float64)
+    outcome, seen, _ = descend(OPTIMIZERS[name], parabola, 50, minimum)
+    assert "after 0 iterations" in outcome.reason
+    assert "L-BFGS" in outcome.reason
+    assert len(seen) <= 2
+    assert seen[-1].last
+    assert torch.equal(outcome.last.pixels, minimum)
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "wolfe", "scipy"])
+def test_a_stop_without_any_update_ends_at_step_zero(name):
+    outcome, _, _ = descend(OPTIMIZERS[name], parabola, 50, torch.full(SHAPE, 0.5, dtype=torch.float64))
+    assert outcome.last.index == 0
+
+
+@every_optimizer
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_raises_with_the_best_picture_so_far(name, bad):
+    evaluate = Recorder(rosenbrock, bad_from=6, bad=bad)
+    with pytest.raises(Diverged, match=r"NaN or infinite at step \d+ \(evaluation 6\)") as raised:
+        descend(OPTIMIZERS[name], evaluate, 30)
+    assert len(evaluate.pixels) == 6
+    best = int(torch.cat(evaluate.totals[:5]).argmin())
+    assert torch.equal(raised.value.best, evaluate.pixels[best])
+
+
+def test_the_best_picture_need_not_be_the_latest():
+    evaluate = Recorder(parabola, bad_from=8)
+    with pytest.raises(Diverged) as raised:
+        descend(functools.partial(torch.optim.Adam, lr=0.9), evaluate, 30)
+    best = int(torch.cat(evaluate.totals[:7]).argmin())
+    assert best < 6
+    assert torch.equal(raised.value.best, evaluate.pixels[best])
+
+
+def test_the_best_picture_is_kept_for_each_image_of_a_batch():
+    evaluate = Recorder(parabola, bad_from=9)
+    pixels = torch.cat([start(), torch.full(SHAPE, 0.5, dtype=torch.float64), 9 + start()])
+    with pytest.raises(Diverged) as raised:
+        descend(functools.partial(torch.optim.Adam, lr=0.4), evaluate, 30, pixels)
+    best = torch.stack(evaluate.totals[:8]).argmin(0).tolist()
+    assert len(set(best)) == 3
+    for image, index in enumerate(best):
+        assert torch.equal(raised.value.best[image], evaluate.pixels[index][image])
+
+
+@every_optimizer
+def test_a_start_that_gives_no_number_has_no_best_picture(name):
+    with pytest.raises(Diverged, match="start image") as raised:
+        descend(OPTIMIZERS[name], Recorder(rosenbrock, bad_from=1), 30)
+    assert raised.value.best is None
+
+
+def test_one_bad_image_of_a_batch_is_enough_to_stop():
+    pixels = start((3, 3, 2, 2))
+    pixels[1, 0, 0, 0] = float("nan")
+    with pytest.raises(Diverged):
+        descend(OPTIMIZERS["adam"], rosenbrock, 3, pixels)
+
+
+@every_optimizer
+def test_a_final_picture_that_gives_no_number_is_noticed_too(name):
+    count = len(descend(OPTIMIZERS[name], rosenbrock, 5)[2].pixels)
+    evaluate = Recorder(rosenbrock, bad_from=count)
+    with pytest.raises(Diverged) as raised:
+        descend(OPTIMIZERS[name], evaluate, 5)
+    assert raised.value.best is not None
+
+
+# ---------------------------------------------------------------- clamping
+
+
+def box(dtype=torch.float64):
+    return torch.zeros(1, 3, 1, 1, dtype=dtype), torch.full((1, 3, 1, 1), 0.3, dtype=dtype)
+
+
+def is_inside(pixels):
+    return bool(((pixels >= 0) & (pixels <= 0.3)).all())
+
+
+@every_optimizer
+def test_clamp_never_leaves_the_bounds_alone(name):
+    outcome, _, _ = descend(OPTIMIZERS[name], parabola, 60, start() * 0.1 + 0.15, bounds=box(), clamp="never")
+    assert not is_inside(outcome.last.pixels)
+
+
+@every_optimizer
+def test_clamp_step_keeps_every_picture_inside(name):
+    _, seen, _ = descend(OPTIMIZERS[name], parabola, 60, start() * 0.1 + 0.15, bounds=box(), clamp="step")
+    assert all(is_inside(step.pixels) for step in seen)
+    np.testing.assert_allclose(seen[-1].pixels, 0.3, atol=0.02)
+
+
+@every_optimizer
+def test_clamp_end_touches_the_final_picture_only_and_evaluates_it(name):
+    options = {"bounds": box(), "pixels": start() * 0.1 + 0.15}
+    _, free, _ = descend(OPTIMIZERS[name], parabola, 60, clamp="never", **options)
+    _, seen, _ = descend(OPTIMIZERS[name], parabola, 60, clamp="end", **options)
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(free[:-1], seen[:-1], strict=True))
+    assert any(not is_inside(step.pixels) for step in seen[:-1])
+    final = seen[-1].pixels.numpy()
+    np.testing.assert_array_equal(final, np.clip(free[-1].pixels.numpy(), 0, 0.3))
+    weights = np.linspace(0.5, 3.0, 12)
+    np.testing.assert_allclose(seen[-1].losses.total, (weights * (final.ravel() - 0.5) ** 2).sum(), rtol=1e-12)
+
+
+def test_clamping_uses_each_channels_own_bounds_in_either_order():
+    black = torch.tensor([0.0, 0.4, -0.2], dtype=torch.float64).view(1, 3, 1, 1)
+    white = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64).view(1, 3, 1, 1)
+    low, high = np.array([0.0, 0.2, -0.2]), np.array([0.1, 0.4, 0.3])
+    outcome, _, _ = descend(
+        functools.partial(torch.optim.Adam, lr=1e-9), parabola, 1, start(), bounds=(black, white), clamp="end"
+    )
+    expected = np.clip(start().numpy(), low.reshape(1, 3, 1, 1), high.reshape(1, 3, 1, 1))
+    np.testing.assert_allclose(outcome.last.pixels, expected, atol=1e-8)
+
+
+# ---------------------------------------------------------------- jitter
+
+
+def shifts(jitter, seed, steps=200):
+    _, _, evaluate = descend(OPTIMIZERS["adam"], parabola, steps, jitter=jitter, seed=seed)
+    return evaluate.shifts
+
+
+def test_jitter_shifts_every_step_within_its_range_and_not_the_final_picture():
+    drawn = shifts(4, seed=0)
+    assert drawn[-1] == (0, 0)
+    assert len(drawn) == 201
+    assert {rows for rows, _ in drawn[:-1]} == {columns for _, columns in drawn[:-1]} == {0, 1, 2, 3}
+    assert len(set(drawn)) == 16
+
+
+def test_jitter_is_seeded_and_does_not_touch_the_global_generator():
+    torch.manual_seed(1)
+    first = shifts(4, seed=7, steps=20)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    assert shifts(4, seed=7, steps=20) == first
+    assert torch.equal(torch.rand(3), expected)
+    assert shifts(4, seed=8, steps=20) != first
+
+
+@every_optimizer
+def test_without_jitter_nothing_is_shifted(name):
+    _, _, evaluate = descend(OPTIMIZERS[name], parabola, 5)
+    assert set(evaluate.shifts) == {(0, 0)}
+
+
+def test_a_step_is_evaluated_with_one_shift_even_in_a_line_search():
+    _, seen, evaluate = descend(OPTIMIZERS["wolfe"], rosenbrock, 4, jitter=30)
+    starts = [step.evaluations - 1 for step in seen]
+    for begin, end in itertools.pairwise(starts):
+        assert len(set(evaluate.shifts[begin:end])) == 1
