@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
@@ -21,6 +22,7 @@ HELP_HINT = "See python run.py --help."
 def launch(main: Callable[[], Any]) -> NoReturn:
     """Run a Hydra program and exit: 0 when done, 1 after a mistake, 130 or 143 after Ctrl-C or a termination signal."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    threading.excepthook = _thread_error
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them its own way
     try:
         main()
@@ -101,6 +103,12 @@ def _composition(error: BaseException) -> str:
     lines = [line for line in f"{error}\n{cause if cause is not error else ''}".splitlines() if line.strip()]
     text = " ".join(line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith("object_type"))
     return f"{text} {HELP_HINT}"
+
+
+def _thread_error(failure: threading.ExceptHookArgs) -> None:
+    """Keep quiet when TensorBoard's writing thread cannot write: the run itself hears of it and tells."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _quoted(error: BaseException) -> str:

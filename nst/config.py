@@ -170,21 +170,19 @@ def check(config: DictConfig) -> None:
 def layer_weights(config: DictConfig, kind: str) -> dict[str, float]:
     """Return ``{canonical layer name: weight}`` of the content or style layers, as ``layers`` lists them.
 
+    An entry is a name (weight 1), ``name:weight`` as typed on the command line, or ``name: weight`` as YAML has it.
+
     Raises:
         ConfigError: a layer is unknown or named twice, or a weight is no number from 0 up.
     """
-    listed = config.layers.get(kind)
-    listed = {} if listed is None else OmegaConf.to_container(listed) if OmegaConf.is_config(listed) else listed
-    if isinstance(listed, str | int):
-        listed = [listed]
-    pairs = list(listed.items()) if isinstance(listed, dict) else [(name, 1.0) for name in listed]
-    problems, weights = [], {}
-    for name, weight in pairs:
+    problems: list[str] = []
+    weights: dict[str, float] = {}
+    for name, weight in _pairs(config.layers.get(kind)):
         if isinstance(weight, bool | str) or weight is None or not (math.isfinite(weight) and weight >= 0):
             problems.append(f"layers.{kind}: the weight of {name} is {weight}; a number from 0 up is needed.")
             continue
         try:
-            canonical = _canonical_name(config, str(name))
+            canonical = _canonical_name(config, name)
         except UserError as error:
             problems.append(f"layers.{kind}: {error}")
             continue
@@ -196,6 +194,24 @@ def layer_weights(config: DictConfig, kind: str) -> dict[str, float]:
     if problems:
         raise ConfigError(problems)
     return weights
+
+
+def _pairs(listed: Any) -> list[tuple[str, Any]]:
+    """Return the (name, weight) pairs of a list of layers, neither of them checked."""
+    listed = OmegaConf.to_container(listed) if OmegaConf.is_config(listed) else listed
+    if isinstance(listed, dict):
+        return [(str(name), weight) for name, weight in listed.items()]
+    pairs: list[tuple[str, Any]] = []
+    for entry in listed if isinstance(listed, list) else [] if listed is None else [listed]:
+        if isinstance(entry, dict):
+            pairs += _pairs(entry)
+        else:
+            name, colon, weight = str(entry).partition(":")
+            try:
+                pairs.append((name.strip(), float(weight) if colon else 1.0))
+            except ValueError:
+                pairs.append((name.strip(), weight.strip()))
+    return pairs
 
 
 def _canonical_name(config: DictConfig, name: str) -> str:

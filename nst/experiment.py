@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -82,7 +83,8 @@ def run_job(config: DictConfig) -> None:
     """Run one job under Hydra: in its output folder, with its status written whatever happens.
 
     Raises:
-        UserError: a mistake the user can mend; it has been reported then.
+        SystemExit: the only run failed, and has been reported.
+        Exception: a run of a sweep failed, and has been reported; the others go on.
         Interrupted: Ctrl-C or a termination signal; the current picture has been saved then.
     """
     hydra = HydraConfig.get()
@@ -102,6 +104,8 @@ def run_job(config: DictConfig) -> None:
             log.error("%s", message, exc_info=True)
             error.reported = True  # type: ignore[attr-defined]
             _write_status(job.folder, status | {"status": "failed", "ended": _now(), "error": message})
+            if hydra.mode == RunMode.RUN:
+                raise SystemExit(1) from error  # an exception would make Hydra add lines of its own
             raise
     _write_status(job.folder, status | {"status": "done", "ended": _now()})
 
@@ -301,8 +305,7 @@ def _record(
 def _refuse_used_folder(folder: Path) -> None:
     """Refuse a folder that already holds a run, so that nothing is overwritten."""
     if any((folder / name).exists() for name in ("status.json", "metrics.csv", "run.json")):
-        error = UserError(f"{folder} already holds a run. Choose another folder with hydra.run.dir=FOLDER.")
-        raise error
+        raise UserError(f"{folder} already holds a run. Choose another folder with hydra.run.dir=FOLDER.")
 
 
 def _write_status(folder: Path, status: dict[str, Any]) -> None:

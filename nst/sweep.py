@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nst import cli, config
-from nst.errors import ConfigError
+from nst.errors import ConfigError, UserError
 
 LONGEST_SLUG = 80
 _swept: set[str] | None = None
@@ -30,12 +31,14 @@ class CheckFirst(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the only job."""
+        """Check the only job, and that its folder is not taken."""
+        _refuse_used(Path(config.hydra.run.dir) / "status.json", "a run", "hydra.run.dir")
         _check_or_exit([_job_config(config)])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every job of a grid; a sweeper that chooses as it goes has its jobs checked one by one later."""
         global _swept
+        _refuse_used(Path(config.hydra.sweep.dir) / "multirun.yaml", "a sweep", "hydra.sweep.dir")
         try:
             overrides = _sweep_overrides(config)
             if overrides is None:
@@ -91,6 +94,12 @@ def _own(overrides: list[str]) -> list[str]:
 def _job_config(full: DictConfig) -> DictConfig:
     """Return the configuration without Hydra's part."""
     return OmegaConf.masked_copy(full, [str(key) for key in full if key != "hydra"])
+
+
+def _refuse_used(trace: Path, what: str, knob: str) -> None:
+    """Exit if a folder already holds results: Hydra would write over part of them before our code runs."""
+    if trace.exists():
+        cli.reject(UserError(f"{trace.parent} already holds {what}. Choose another folder with {knob}=FOLDER."))
 
 
 def _check_or_exit(jobs: list[DictConfig]) -> None:

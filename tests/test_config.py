@@ -1,0 +1,201 @@
+"""The configuration: what composes, what is refused, and what the message says. In process, so that it is quick."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from nst import config, sweep
+from nst.errors import ConfigError
+
+CONF = Path(__file__).parent.parent / "conf"
+RANDOM = "backbone.weights=random"
+
+
+def composed(*overrides: str) -> DictConfig:
+    config.register()
+    sweep.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", list(overrides))
+
+
+def mistakes(*overrides: str) -> list[str]:
+    try:
+        config.check(composed(*overrides))
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def test_the_defaults_pass() -> None:
+    assert mistakes() == []
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{g}={o}" for g in config.GROUPS if g not in ("layers", "backbone") for o in options(g) if o != "file"]
+)
+def test_every_option_of_every_group_passes(choice: str) -> None:
+    assert mistakes(choice) == []
+
+
+@pytest.mark.parametrize("backbone", options("backbone"))
+def test_every_backbone_passes_with_the_layers_of_its_name(backbone: str) -> None:
+    assert mistakes(f"backbone={backbone}") == []
+    assert composed(f"backbone={backbone}").layers == OmegaConf.load(CONF / "layers" / f"{backbone}.yaml")
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_passes_and_opens_with_its_command_expectation_and_source(experiment: str) -> None:
+    assert mistakes(f"experiment={experiment}") == []
+    text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    assert text.startswith("# @package _global_\n")
+    assert f"python run.py experiment={experiment}" in text
+    assert "# Expect" in text
+    assert "# Source:" in text
+
+
+def test_what_is_typed_beats_an_experiment() -> None:
+    job = composed("experiment=notebook", "beta=5", "optimizer.lr=0.5", "backbone=vgg16", "layers.style=[conv1_2]")
+    assert (job.beta, job.optimizer.lr, job.backbone.architecture) == (5, 0.5, "vgg16")
+    assert config.layer_weights(job, "style") == {"conv1_2": 1.0}
+
+
+def test_an_optimizer_brings_the_clamp_and_jitter_that_suit_it_and_they_can_be_overridden() -> None:
+    assert (composed().clamp, composed().jitter) == ("step", 4)
+    lbfgs = composed("optimizer=lbfgs")
+    assert (lbfgs.clamp, lbfgs.jitter) == ("end", 0)
+    assert composed("optimizer=lbfgs", "clamp=never").clamp == "never"
+
+
+def test_any_optimizer_of_torch_goes_by_its_target() -> None:
+    base = ("optimizer=sgd", "~optimizer.momentum")
+    assert mistakes(*base, "optimizer._target_=torch.optim.Adagrad", "+optimizer.eps=1e-8") == []
+    assert "eps" not in str(mistakes(*base, "optimizer._target_=torch.optim.RMSprop", "+optimizer.alpha=0.9"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("alpha=-1", r"alpha=-1.0 is out of range"),
+        ("beta=nan", r"beta=nan is out of range"),
+        ("tv=inf", r"tv=inf is out of range"),
+        ("steps=0", r"steps=0 is out of range"),
+        ("size=0", r"size=0 is out of range: it must be from 16 to 8192"),
+        ("size=1000000", r"size=1000000 is out of range"),
+        ("seed=-1", r"seed=-1 is out of range"),
+        ("jpeg_quality=0", r"jpeg_quality=0 is out of range"),
+        ("log_every=0", r"log_every=0 is out of range"),
+        ("margin=-1", r"margin=-1 is out of range"),
+        ("pooling=average", r"pooling=average is not one of max, avg\. Did you mean 'avg'"),
+        ("fit=sqare", r"Did you mean 'square'"),
+        ("clamp=always", r"clamp=always is not one of never, step, end"),
+        ("precision=float16", r"Did you mean 'float"),
+        ("output_format=gif", r"output_format=gif is not one of png, jpeg"),
+        ("device=gpu", r"device=gpu is not one of auto"),
+        ("device=cuda:99", r"torch sees \d+ CUDA devices"),
+        ("background=reddish", r"background=reddish is no colour"),
+        ("content=chelse", r"no image file 'chelse'.*Did you mean 'chelsea'.*astronaut"),
+        ("style=.", r"'\.' is a folder"),
+        ("layers.content=[fire10]", r"layers\.content: There is no layer in squeezenet1_1 'fire10'\. Did you mean 'fire"),
+        ("layers.style=[conv1,features.0]", r"layers\.style names conv1 twice"),
+        ("layers.style=[conv1:-1]", r"the weight of conv1 is -1"),
+        ("layers.style=[{conv1:0}]", r"must not all be 0"),
+        ("layers.style=[conv1:heavy]", r"the weight of conv1 is heavy; a number"),
+        ("layers.combine=product", r"layers\.combine=product is not one of mean, sum"),
+        ("+layers.contnt=[conv1]", r"There is no setting of layers 'contnt'\. Did you mean 'content'"),
+        ("backbone.architecture=vgg20", r"There is no architecture 'vgg20'\. Did you mean 'vgg"),
+        ("backbone.weights=w.pth", r"neither a file nor a source of weights"),
+        ("backbone.preprocessing=cafe", r"Did you mean 'caffe'"),
+        ("backbone.avg_scale=0", r"avg_scale=0 must be a positive number"),
+        ("+backbone.pretrained=true", r"backbone: There is no argument of load 'pretrained'"),
+        ("+style_loss.gram=N", r"There is no argument of GramLoss 'gram'\. Did you mean 'gram_norm'"),
+        ("style_loss.gram_norm=NC", r"style_loss: .*gram_norm=NC is not one of none, N, CN"),
+        ("style_loss.term_norm=-3", r"term_norm=-3 must be a number above 0"),
+        ("content_loss.scale=0", r"scale=0 must be a number above 0"),
+        ("style_loss._target_=nst.losses.GramLos", r"style_loss\._target_=nst\.losses\.GramLos cannot be imported"),
+        ("optimizer.lr=-1", r"optimizer: .*Invalid learning rate"),
+        ("+optimizer.learning_rate=1", r"There is no argument of Adam 'learning_rate'"),
+        ("optimizer._target_=torch.optim.SGD", r"There is no argument of SGD 'betas'"),
+        ("init.amplitude=0 init=noise", r"init: .*amplitude=0 must be a number above 0"),
+        ("init=file init.path=nothing.png", r"init\.path=nothing\.png: There is no image file"),
+        ("optimizer=lbfgs jitter=4", r"jitter=4 changes the loss at every step"),
+        ("alpha=0 beta=0", r"alpha, beta and tv are all 0"),
+        ("layers.content=[] layers.style=[]", r"both empty"),
+    ],
+)
+def test_a_mistake_is_named_with_what_to_do(override: str, message: str) -> None:
+    parts = re.split(r" (?=[a-z_.]+=)", override)
+    found = mistakes(*sorted(parts, key=lambda part: "." in part.partition("=")[0]))
+    assert len(found) == 1, found
+    assert re.search(message, found[0]), found[0]
+
+
+def test_all_mistakes_come_together() -> None:
+    found = mistakes("alpha=-1", "content=nope", "layers.style=[relu9]", "optimizer.lr=-1", "pooling=none")
+    assert len(found) == 5
+    with pytest.raises(ConfigError, match=r"(?s)5 mistakes.*1\. .*5\. "):
+        config.check(composed("alpha=-1", "content=nope", "layers.style=[relu9]", "optimizer.lr=-1", "pooling=none"))
+
+
+def test_a_missing_value_is_named() -> None:
+    assert mistakes("init=file") == ["init.path has no value. Give it one: init.path=VALUE."]
+
+
+def test_layers_are_a_list_or_weights_by_name_under_any_alias() -> None:
+    vgg = ("backbone=vgg19", RANDOM)
+    assert config.layer_weights(composed(*vgg, "layers.content=[features.21,conv4_3]"), "content") == {
+        "conv4_2": 1.0,
+        "conv4_3": 1.0,
+    }
+    job = composed(*vgg, "layers.style=[features.19:0.5,{relu1_1:2}]")
+    assert config.layer_weights(job, "style") == {"conv4_1": 0.5, "relu1_1": 2.0}
+
+
+def test_a_term_can_be_left_out() -> None:
+    assert mistakes("layers.content=[]") == []
+
+
+def test_every_knob_has_a_default_and_a_line_of_help() -> None:
+    job = composed()
+    for knob in dataclasses.fields(config.Config):
+        assert knob.name in job
+        assert knob.metadata["help"]
+    scalars = set(OmegaConf.load(CONF / "config.yaml")) - {"defaults", "hydra"}
+    known = {knob.name for knob in dataclasses.fields(config.Config)}
+    assert scalars == known - set(config.GROUPS) - {"clamp", "jitter"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "swept", "expected"),
+    [
+        (["beta=0.1", "size=64"], {"beta"}, "_beta=0.1"),
+        (["content=/home/me/my photo.jpg"], {"content"}, "_content=my-photo.jpg"),
+        ([r"content=C:\pictures\a.png"], {"content"}, "_content=a.png"),
+        (["optimizer=lbfgs", "beta=1"], {"optimizer", "beta"}, "_optimizer=lbfgs,beta=1"),
+        (["layers.style=[conv1,fire2]"], {"layers.style"}, "_layers.style=-conv1,fire2"),
+        (["beta=1"], set(), ""),
+        (["content=..", "style=  "], {"content", "style"}, "_content=..,style="),
+    ],
+)
+def test_a_folder_is_named_by_what_differs(
+    monkeypatch: pytest.MonkeyPatch, overrides: list[str], swept: set[str], expected: str
+) -> None:
+    monkeypatch.setattr(sweep, "_swept", swept)
+    assert sweep.slug(overrides) == expected
+
+
+def test_a_folder_name_is_safe_whatever_the_override(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_swept", {"x"})
+    for value in ("a" * 500, 'q"<>|?*:', "äöü✓", "../../etc", "con\nrol", "'" * 9, "a/b\\c"):
+        name = sweep.slug([f"x={value}"])
+        assert len(name) <= 81
+        assert re.fullmatch(r"[A-Za-z0-9.,=+_-]*", name)
+        assert not name.endswith((".", " "))
+    assert sweep.slug(["x=" + "a" * 500]) != sweep.slug(["x=" + "a" * 499 + "b"])
