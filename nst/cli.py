@@ -58,8 +58,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return f"Error: {_composition(error)}"
     if isinstance(error, OSError):
-        where = f" {error.filename}" if error.filename else ""
-        return f"Error: {error.strerror or error}:{where}. Check the path, its permissions and the free space."
+        where = f": {error.filename}" if error.filename else ""
+        return f"Error: {error.strerror or error}{where}. Check the path, its permissions and the free space."
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate" in str(error):
         return "Error: out of memory. Lower size, or choose a smaller backbone."
     return (

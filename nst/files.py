@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,13 +25,12 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        with writing(path):
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -52,12 +51,20 @@ def existing_file(name: str) -> Path | None:
         return None
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """Return the message for a file that could not be written."""
-    return UserError(
-        f"Cannot write {path}: {error.strerror or error}. "
-        "Free some space or choose another folder with hydra.run.dir=FOLDER (a sweep: hydra.sweep.dir=FOLDER)."
-    )
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into one message that names ``path`` and says what to do.
+
+    Raises:
+        UserError: the block could not write.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. "
+            "Free some space or choose another folder with hydra.run.dir=FOLDER (a sweep: hydra.sweep.dir=FOLDER)."
+        ) from error
 
 
 def sha256(path: Path) -> str:

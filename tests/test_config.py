@@ -103,7 +103,10 @@ def test_any_optimizer_of_torch_goes_by_its_target() -> None:
         ("background=reddish", r"background=reddish is no colour"),
         ("content=chelse", r"no image file 'chelse'.*Did you mean 'chelsea'.*astronaut"),
         ("style=.", r"'\.' is a folder"),
-        ("layers.content=[fire10]", r"layers\.content: There is no layer in squeezenet1_1 'fire10'\. Did you mean 'fire"),
+        (
+            "layers.content=[fire10]",
+            r"layers\.content: There is no layer in squeezenet1_1 'fire10'\. Did you mean 'fire",
+        ),
         ("layers.style=[conv1,features.0]", r"layers\.style names conv1 twice"),
         ("layers.style=[conv1:-1]", r"the weight of conv1 is -1"),
         ("layers.style=[{conv1:0}]", r"must not all be 0"),

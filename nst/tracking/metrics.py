@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from nst.files import cannot_write
+from nst.files import writing
 from nst.tracking import Snapshot
 
 
@@ -22,10 +22,8 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with writing(path):
             self.file = path.open("x", newline="", encoding="utf-8")
-        except OSError as error:
-            raise cannot_write(path, error) from error
         self.has_header = False
 
     def step(self, snapshot: Snapshot) -> None:
@@ -40,15 +38,11 @@ class MetricsFile:
             writer.writeheader()
             self.has_header = True
         writer.writerow(row | snapshot.values)
-        try:
+        with writing(self.path):
             self.file.write(text.getvalue())
             self.file.flush()
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
 
     def close(self, status: str) -> None:
         """Close the file."""
-        try:
+        with writing(self.path):
             self.file.close()
-        except OSError as error:
-            raise cannot_write(self.path, error) from error

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
 from nst import images
-from nst.files import cannot_write
+from nst.files import writing
 from nst.tracking import Snapshot
 
 PICTURES = 10  # TensorBoard keeps ten pictures a tag by default (--samples_per_plugin images=N shows more)
@@ -38,46 +38,39 @@ class TensorBoard:
         self.folder = folder
         self.turns = picture_steps(steps)
         self.previous: tuple[int, float] | None = None
-        self.shown: int | None = None
-        try:
+        with writing(folder):
             self.writer = SummaryWriter(str(folder))
             self.writer.add_text("config", f"```yaml\n{config}\n```", 0)
             self._write_hparams(hparams)
             self.writer.flush()
-        except OSError as error:
-            raise cannot_write(folder, error) from error
 
     def picture(self, tag: str, image: Tensor) -> None:
         """Show a picture ``(1, 3, H, W)`` in [0, 1] that belongs to the run as a whole, such as the content image."""
-        self.writer.add_image(f"images/{tag}", images.to_bytes(image[:1]), 0, dataformats="HWC")
+        with writing(self.folder):
+            self._add_picture(tag, image, 0)
 
     def step(self, snapshot: Snapshot) -> None:
         """Write curves at logged steps and pictures at log-spaced ones."""
         step = snapshot.step
-        try:
+        with writing(self.folder):
             if snapshot.logged:
                 self._write_curves(snapshot)
             if step.index in self.turns or step.last:
-                if step.index != self.shown:
-                    self.writer.add_image(
-                        "images/progress", images.to_bytes(snapshot.image[:1]), step.index, dataformats="HWC"
-                    )
-                self.shown = step.index
+                self._add_picture("progress", snapshot.image, step.index)
             if snapshot.logged:
                 self.writer.flush()
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
 
     def close(self, status: str) -> None:
         """Close the session of the HParams tab and the file."""
         codes = {"done": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
         ended = SessionEndInfo(status=codes.get(status, api_pb2.STATUS_UNKNOWN), end_time_secs=time.time())
         about = metadata.create_summary_metadata(HParamsPluginData(session_end_info=ended))
-        try:
+        with writing(self.folder):
             self._add(Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about)]))
             self.writer.close()
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
+
+    def _add_picture(self, tag: str, image: Tensor, step: int) -> None:
+        self.writer.add_image(f"images/{tag}", images.to_bytes(image[:1]), step, dataformats="HWC")
 
     def _write_curves(self, snapshot: Snapshot) -> None:
         step = snapshot.step

@@ -1,0 +1,84 @@
+"""On a GPU: losses of the CPU to rounding, the same bytes twice, a bad loss stopped. Skipped without one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from nst import config, experiment, runtime, sweep
+from nst.optimize import Diverged
+
+CONF = Path(__file__).parent.parent / "conf"
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def job(folder: Path, *overrides: str) -> experiment.Job:
+    config.register()
+    sweep.register()
+    folder.mkdir(exist_ok=True)
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return experiment.Job(compose("config", list(overrides)), folder, {}, list(overrides))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ["backbone=squeezenet"],
+        ["backbone=vgg19", "backbone.weights=random"],
+        ["experiment=notebook", "backbone.weights=random"],
+    ],
+)
+def test_losses_and_gradient_are_those_of_the_cpu(tmp_path: Path, choice: list[str]) -> None:
+    found = {}
+    for device in ("cpu", "cuda"):
+        settings = job(tmp_path, *choice, "size=96", "init=blend", f"device={device}").config
+        problem = experiment.pose(settings, runtime.prepare(device, "float32"))
+        pixels = problem.start.clone().requires_grad_(True)
+        losses = problem.evaluate(pixels, (1, 2) if settings.jitter else (0, 0))
+        (gradient,) = torch.autograd.grad(losses.total.sum(), pixels)
+        found[device] = {tag: float(value) for tag, value in losses.named().items()}, gradient.cpu()
+    (cpu, gradient), (cuda, other) = found["cpu"], found["cuda"]
+    for tag, value in cpu.items():
+        assert cuda[tag] == pytest.approx(value, rel=1e-4, abs=1e-12), tag
+    assert float((gradient - other).norm() / gradient.norm()) < 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "lbfgsb"])
+def test_the_same_bytes_twice(tmp_path: Path, optimizer: str) -> None:
+    pictures = []
+    for name in ("first", "second"):
+        task = job(tmp_path / name, f"optimizer={optimizer}", "size=96", "steps=20", "device=cuda")
+        experiment.run(task, runtime.PoliteStop())
+        pictures.append((tmp_path / name / "result.png").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_a_bad_loss_is_noticed_at_the_next_logged_step_and_the_best_picture_is_kept(tmp_path: Path) -> None:
+    task = job(
+        tmp_path / "run", "size=64", "steps=40", "optimizer=sgd", "optimizer.lr=1e30", "clamp=never", "device=cuda"
+    )
+    with pytest.raises(Diverged, match="at step 10"):
+        experiment.run(task, runtime.PoliteStop())
+    assert np.asarray(Image.open(tmp_path / "run" / "best.png")).std() > 10
+
+
+def test_no_waiting_for_the_device_between_logged_steps(tmp_path: Path) -> None:
+    settings = job(tmp_path, "size=64", "device=cuda").config
+    problem = experiment.pose(settings, runtime.prepare("cuda", "float32"))
+    seen = []
+
+    def watch(step) -> None:  # type: ignore[no-untyped-def]
+        torch.cuda.set_sync_debug_mode("error" if 2 <= step.index < 8 else "default")
+        seen.append(step.index)
+
+    try:
+        experiment.optimize(
+            problem.start, problem.evaluate, config.build(settings.optimizer), 10, watch, lambda index: False,
+            problem.space.bounds(problem.start), settings.clamp, 0, 0,
+        )  # fmt: skip
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert seen == list(range(11))

@@ -1,0 +1,184 @@
+"""Broken inputs, full disks and signals: one message, a non-zero exit, nothing half-written under a final name."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import TINY, refused, run, start
+from PIL import Image
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
+
+
+def limit_files(size: int) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def status(folder: Path) -> str:
+    return str(json.loads((folder / "status.json").read_text())["status"])
+
+
+def nothing_half_written(folder: Path) -> None:
+    assert not (folder / "result.png").exists()
+    assert not (folder / "run.json").exists()
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_a_broken_image_fails_with_a_message_and_the_traceback_is_in_the_log(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    text = refused(run("content=broken.png", *TINY, "hydra.run.dir=out", cwd=tmp_path))
+    assert "broken.png" in text
+    assert status(tmp_path / "out") == "failed"
+    assert "Traceback" in (tmp_path / "out" / "run.log").read_text()
+    nothing_half_written(tmp_path / "out")
+
+
+def test_a_failing_job_does_not_spoil_the_others(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    result = run("-m", "content=broken.png,chelsea", *TINY, "hydra.sweep.dir=out", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "broken.png is not an image that can be read" in result.stderr
+    assert status(tmp_path / "out" / "0_content=broken.png") == "failed"
+    assert status(tmp_path / "out" / "1_content=chelsea") == "done"
+    assert (tmp_path / "out" / "1_content=chelsea" / "result.png").exists()
+
+
+def test_a_diverging_run_keeps_the_best_picture(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    text = refused(
+        run("size=32", "steps=9", "optimizer=sgd", "optimizer.lr=1e30", "clamp=never", f"hydra.run.dir={out}")
+    )
+    assert "NaN or infinite" in text
+    assert "Lower the learning rate" in text
+    assert status(out) == "failed"
+    with Image.open(out / "best.png") as picture:
+        assert np.asarray(picture).std() > 10
+    nothing_half_written(out)
+
+
+def test_an_image_too_small_for_the_network_is_one_message(tmp_path: Path) -> None:
+    Image.new("RGB", (400, 4), "red").save(tmp_path / "thin.png")
+    text = refused(
+        run(
+            "content=thin.png",
+            "backbone=vgg19",
+            "backbone.weights=random",
+            "size=32",
+            "margin=0",
+            "hydra.run.dir=out",
+            cwd=tmp_path,
+        )
+    )
+    assert "pixels" in text
+    assert "size" in text
+
+
+def test_weights_that_cannot_be_downloaded_are_one_message_with_the_ways_out(tmp_path: Path) -> None:
+    address = "http://127.0.0.1:9/vgg19-dcbb9e9d.pth"
+    os.environ["TORCH_HOME"] = str(tmp_path / "cache")
+    try:
+        text = refused(
+            run(
+                "backbone=vgg19",
+                f"backbone.weights='{address}'",
+                "backbone.preprocessing=imagenet",
+                "hydra.run.dir=out",
+                cwd=tmp_path,
+            )
+        )
+    finally:
+        del os.environ["TORCH_HOME"]
+    for way_out in ("(1) download", "(2) give a file", "(3) use weights that need no download"):
+        assert way_out in text
+
+
+def test_a_folder_that_is_a_file_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    assert "out" in refused(run(*TINY, "hydra.run.dir=out/run", cwd=tmp_path))
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_a_sweep_folder_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "multirun.yaml").write_text("kept")
+    assert "already holds a sweep" in refused(run("-m", *TINY, "beta=1,2", f"hydra.sweep.dir={tmp_path}"))
+    assert [path.name for path in tmp_path.iterdir()] == ["multirun.yaml"]
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_one_message(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        assert "ermission" in refused(run(*TINY, f"hydra.run.dir={tmp_path}/out"))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@posix
+@pytest.mark.parametrize("limit", [9_000, 60_000])
+def test_a_disk_that_fills_up_is_one_message(tmp_path: Path, limit: int) -> None:
+    out = tmp_path / "out"
+    text = refused(
+        run("size=96", "steps=30", "log_every=1", f"hydra.run.dir={out}", preexec_fn=lambda: limit_files(limit))
+    )
+    assert "Free some space" in text
+    assert status(out) == "failed"
+    nothing_half_written(out)
+
+
+def wait_for_steps(folder: Path) -> None:
+    for _ in range(600):
+        metrics = folder / "metrics.csv"
+        if metrics.exists() and metrics.read_text().count("\n") > 3:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the run did not get going")
+
+
+@posix
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_current_picture_and_says_so(tmp_path: Path, number: int, code: int) -> None:
+    out = tmp_path / "out"
+    process = start("size=32", "steps=1000000", "log_every=1", f"hydra.run.dir={out}")
+    wait_for_steps(out)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert "interrupted.png" in err
+    assert status(out) == "interrupted"
+    with Image.open(out / "interrupted.png") as picture:
+        picture.load()
+    nothing_half_written(out)
+
+
+@posix
+def test_an_interrupted_sweep_stops_as_a_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("-m", "size=32", "steps=1000000", "log_every=1", "beta=1,2", f"hydra.sweep.dir={out}")
+    wait_for_steps(out / "0_beta=1")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert not (out / "1_beta=2").exists()
+
+
+@posix
+def test_a_killed_run_leaves_no_result_and_readable_metrics(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("size=32", "steps=1000000", "log_every=1", f"hydra.run.dir={out}")
+    wait_for_steps(out)
+    process.kill()
+    process.communicate(timeout=60)
+    assert status(out) == "running"
+    nothing_half_written(out)
+    header, *rows = (out / "metrics.csv").read_text().splitlines()
+    assert all(row.count(",") == header.count(",") for row in rows[:-1])

@@ -1,0 +1,123 @@
+"""What watches a run: TensorBoard, metrics.csv, progress. In process, on a tiny run."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from nst import config, runtime, sweep
+from nst.experiment import Job, run
+from nst.tracking.tensorboard import picture_steps
+
+CONF = Path(__file__).parent.parent / "conf"
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    overrides = ["size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03"]
+    config.register()
+    sweep.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        job = Job(compose("config", overrides), folder, {"backbone": "squeezenet", "optimizer": "adam"}, overrides)
+    run(job, runtime.PoliteStop())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def events(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_one_event_file_in_the_run_folder_itself(folder: Path) -> None:
+    assert [path.parent for path in folder.rglob("events.out.tfevents*")] == [folder]
+
+
+def test_curves_are_the_numbers_of_metrics_csv(folder: Path, events: EventAccumulator) -> None:
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    steps = [int(row["step"]) for row in rows]
+    assert steps == list(range(0, STEPS + 1, 5))
+    tags = [tag for tag in rows[0] if "/" in tag]
+    assert {"loss/total", "loss/content", "loss/style", "loss/tv", "content_layers/fire4"} <= set(tags)
+    for tag in tags:
+        curve = events.Scalars(tag)
+        assert [point.step for point in curve] == steps
+        np.testing.assert_allclose([p.value for p in curve], [float(row[tag]) for row in rows], rtol=1e-6)
+    assert all(point.value > 0 for point in events.Scalars("time/seconds_per_step"))
+
+
+def test_pictures_are_ten_at_most_a_tag_and_the_last_is_the_result(folder: Path, events: EventAccumulator) -> None:
+    assert set(events.Tags()["images"]) == {f"images/{name}" for name in ("content", "style", "start", "progress")}
+    shown = events.Images("images/progress")
+    steps = [picture.step for picture in shown]
+    assert len(steps) <= 10
+    assert steps == sorted(set(steps))
+    assert steps[-1] == STEPS
+    last = np.asarray(Image.open(io.BytesIO(shown[-1].encoded_image_string)))
+    np.testing.assert_array_equal(last, np.asarray(Image.open(folder / "result.png")))
+    start = np.asarray(Image.open(io.BytesIO(events.Images("images/start")[0].encoded_image_string)))
+    content = np.asarray(Image.open(io.BytesIO(events.Images("images/content")[0].encoded_image_string)))
+    np.testing.assert_array_equal(start, content)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 11, 300, 2000, 10**7])
+def test_picture_steps_are_log_spaced_ten_at_most_and_end_with_the_last(steps: int) -> None:
+    chosen = sorted(picture_steps(steps))
+    assert len(chosen) <= 10
+    assert chosen[-1] == steps
+    assert chosen[0] == 1
+    if steps >= 300:
+        ratios = np.diff(np.log(chosen))
+        assert ratios.max() < 3 * np.log(steps) / 9
+
+
+def test_the_config_is_there_as_text(events: EventAccumulator) -> None:
+    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "architecture: squeezenet1_1" in text
+    assert "lr: 0.03" in text
+
+
+def test_the_hparams_row_is_in_the_same_run_with_its_final_metrics(folder: Path, events: EventAccumulator) -> None:
+    def part(tag: str) -> HParamsPluginData:
+        return HParamsPluginData.FromString(events.summary_metadata[tag].plugin_data.content)
+
+    session = part(metadata.SESSION_START_INFO_TAG).session_start_info
+    assert session.hparams["beta"].number_value == 0.01
+    assert session.hparams["backbone"].string_value == "squeezenet"
+    assert session.hparams["optimizer.lr"].number_value == 0.03
+    experiment = part(metadata.EXPERIMENT_TAG).experiment
+    metrics = [metric.name.tag for metric in experiment.metric_infos]
+    assert "final/total" in metrics
+    for tag in metrics:
+        assert [point.step for point in events.Scalars(tag)] == [STEPS]
+    assert part(metadata.SESSION_END_INFO_TAG).session_end_info.status == api_pb2.STATUS_SUCCESS
+    last = list(csv.DictReader((folder / "metrics.csv").open()))[-1]
+    assert events.Scalars("final/total")[0].value == pytest.approx(float(last["loss/total"]), rel=1e-6)
+
+
+def test_total_variation_in_the_metrics_is_that_of_the_saved_picture(folder: Path) -> None:
+    pixels = np.asarray(Image.open(folder / "result.png"), dtype=np.float64) / 255
+    by_hand = (np.diff(pixels, axis=0) ** 2).mean() + (np.diff(pixels, axis=1) ** 2).mean()
+    last = list(csv.DictReader((folder / "metrics.csv").open()))[-1]
+    assert float(last["loss/tv"]) == pytest.approx(0.1 * by_hand, rel=0.01)  # the file has 8 bits
+
+
+def test_the_run_does_not_depend_on_or_change_the_global_random_state(tmp_path: Path, folder: Path) -> None:
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    overrides = ["size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        run(Job(compose("config", overrides), tmp_path, {}, overrides), runtime.PoliteStop())
+    assert (tmp_path / "result.png").read_bytes() == (folder / "result.png").read_bytes()
+    assert torch.equal(torch.get_rng_state(), before)
