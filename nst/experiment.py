@@ -26,6 +26,7 @@ from nst.losses import TotalVariation
 from nst.objective import LayerTerm, Losses, Objective, Shift
 from nst.optimize import Diverged, Evaluate, Outcome, Step, optimize
 from nst.pixels import PixelSpace, with_margin
+from nst.sweep import swept_keys
 from nst.tracking import Snapshot, Tracker
 from nst.tracking.frames import Frames
 from nst.tracking.metrics import MetricsFile
@@ -240,7 +241,13 @@ def _trackers(job: Job, problem: Problem) -> list[Tracker]:
 
 
 def _hparams(job: Job) -> dict[str, Any]:
-    """Return what the HParams tab compares: everyday knobs, groups, and whatever else was typed."""
+    """Return what the HParams tab compares: what a sweep varies, else everyday knobs, groups and whatever was typed.
+
+    The tab shows only five columns unasked, so that fewer are better.
+    """
+    if keys := swept_keys():
+        found = {key: job.choices.get(key, OmegaConf.select(job.config, key, default=None)) for key in sorted(keys)}
+        return {key: value for key, value in found.items() if value is not None}
     everyday = ("content", "style", "alpha", "beta", "tv", "steps", "size", "pooling", "seed")
     hparams = {name: job.config[name] for name in everyday}
     hparams |= {group: job.choices[group] for group in configuration.GROUPS if group in job.choices}

@@ -21,15 +21,16 @@ COMBINATIONS = ("mean", "sum")
 class Losses:
     """What one evaluation gives; every tensor is ``(B,)``, one value per image.
 
-    ``content``, ``style`` and ``tv`` are weighted, so that they add up to ``total``. ``layers`` holds each layer's own
-    value, unweighted, under ``content_layers/<name>`` and ``style_layers/<name>``.
+    ``content``, ``style`` and ``tv`` are weighted, so that they add up to ``total``. ``unweighted`` holds the terms
+    before alpha, beta and tv, which can be compared between runs, and each layer's own value, under the tags
+    ``unweighted/<term>``, ``content_layers/<name>`` and ``style_layers/<name>``.
     """
 
     total: Tensor
     content: Tensor
     style: Tensor
     tv: Tensor
-    layers: dict[str, Tensor] = field(default_factory=dict)
+    unweighted: dict[str, Tensor] = field(default_factory=dict)
 
     def named(self) -> dict[str, Tensor]:
         """Return every value, detached, under its tag."""
@@ -38,7 +39,7 @@ class Losses:
             "loss/content": self.content,
             "loss/style": self.style,
             "loss/tv": self.tv,
-            **self.layers,
+            **self.unweighted,
         }
         return {tag: value.detach() for tag, value in terms.items()}
 
@@ -123,9 +124,17 @@ class Objective:
             pixels: ``(B, 3, H, W)``, not shifted, for the total variation.
             shift: rows and columns by which the picture was rolled before the network saw it.
         """
-        content, content_layers = self.content(features, self.content_targets(shift), pixels)
-        style, style_layers = self.style(features, self.style_targets, pixels)
-        variation = self.total_variation(pixels) if self.tv else pixels.new_zeros(pixels.shape[0])
+        content, content_layers = self.content(_for(self.alpha, features), self.content_targets(shift), pixels)
+        style, style_layers = self.style(_for(self.beta, features), self.style_targets, pixels)
+        variation = self.total_variation(pixels if self.tv else pixels.detach())
 
-        content, style, variation = self.alpha * content, self.beta * style, self.tv * variation
-        return Losses(content + style + variation, content, style, variation, content_layers | style_layers)
+        total = self.alpha * content + self.beta * style + self.tv * variation
+
+        terms = {"unweighted/content": content, "unweighted/style": style, "unweighted/tv": variation}
+        weighted = (self.alpha * content, self.beta * style, self.tv * variation)
+        return Losses(total, *weighted, terms | content_layers | style_layers)
+
+
+def _for(weight: float, features: Features) -> Features:
+    """Return the maps for a term: without gradient if its weight is 0, so that it is watched but costs no backward."""
+    return features if weight else {layer: activation.detach() for layer, activation in features.items()}

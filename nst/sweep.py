@@ -62,12 +62,17 @@ def slug(overrides: Sequence[str]) -> str:
     for override in overrides:
         key, _, value = override.partition("=")
         if _swept is None or key in _swept:
-            value = re.split(r"[/\\]", value)[-1]
+            value = re.split(r"[/\\]", value.strip("[]{} "))[-1]
             parts.append(f"{key.lstrip('+~').rpartition('/')[2]}={value}")
-    text = re.sub(r"[^A-Za-z0-9.,=+-]+", "-", ",".join(parts)).strip("-. ")
+    text = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", ",".join(parts)).strip("-. ")
     if len(text) > LONGEST_SLUG:
         text = f"{text[: LONGEST_SLUG - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return f"_{text}" if text else ""
+
+
+def swept_keys() -> set[str]:
+    """Return the names of what the multirun of this process varies; empty for a single run."""
+    return set(_swept or ())
 
 
 def register() -> None:

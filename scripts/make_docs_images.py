@@ -19,7 +19,7 @@ from nst import images
 
 GAP = 12
 CAPTION = 44
-CELL = (480, 320)
+CELL = (384, 256)
 
 
 def read(folder: Path) -> tuple[Image.Image, dict[str, Any]]:
@@ -67,7 +67,7 @@ def compose_gallery(folders: list[Path], columns: int = 3) -> Image.Image:
     sheet = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
     for number, folder in enumerate(folders):
         picture, config = read(folder)
-        cell = ImageOps.fit(picture, CELL, Image.Resampling.LANCZOS, centering=(0.5, 0.25))
+        cell = ImageOps.fit(picture, CELL, Image.Resampling.LANCZOS, centering=(0.5, 0.0))
         row, column = divmod(number, columns)
         place = (column * (width + GAP), row * (height + GAP))
         sheet.paste(with_inset(cell, open_input(config["style"])), place)

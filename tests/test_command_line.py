@@ -41,9 +41,9 @@ def test_a_run_leaves_everything_in_its_folder(single: Path) -> None:
 
 def test_the_result_has_the_contents_shape_and_is_not_the_content(single: Path) -> None:
     with Image.open(single / "result.png") as picture:
-        assert picture.size == (32, 21)  # chelsea is 451 x 300
+        assert picture.size == (32, 21)  # coffee is 600 x 400
         pixels = np.asarray(picture, dtype=float) / 255
-    content = images.load("chelsea", 32)[0].permute(1, 2, 0).numpy()
+    content = images.load("coffee", 32)[0].permute(1, 2, 0).numpy()
     assert 0.005 < np.abs(pixels - content).mean() < 0.3
 
 
@@ -54,8 +54,12 @@ def test_metrics_have_a_row_for_every_logged_step_and_add_up(single: Path) -> No
     for row in rows:
         parts = sum(float(row[f"loss/{term}"]) for term in ("content", "style", "tv"))
         assert float(row["loss/total"]) == pytest.approx(parts, rel=1e-6)
-        layers = [float(row[key]) for key in row if key.startswith("style_layers/")]
-        assert float(row["loss/style"]) == pytest.approx(0.01 * 300 * np.mean(layers), rel=1e-5)
+        layers = {key: float(row[key]) for key in row if key.startswith("style_layers/")}
+        weights = [5 if key.endswith(("conv1", "relu1")) else 1 for key in layers]
+        assert float(row["loss/style"]) == pytest.approx(
+            0.01 * 300 * np.average([*layers.values()], weights=weights), rel=1e-5
+        )
+        assert float(row["unweighted/style"]) == pytest.approx(100 * float(row["loss/style"]), rel=1e-5)
     assert float(rows[0]["loss/content"]) == 0
     assert float(rows[-1]["loss/total"]) < float(rows[0]["loss/total"])
 
@@ -68,7 +72,7 @@ def test_run_json_records_what_is_needed_to_repeat_the_run(single: Path) -> None
     assert record["precision"] == "float32"
     assert record["versions"]["torch"]
     assert record["weights"]["sha256"].startswith("f286bbf4")
-    assert record["content"]["sha256"] == _sha256(ROOT / "nst" / "samples" / "chelsea.jpg")
+    assert record["content"]["sha256"] == _sha256(ROOT / "nst" / "samples" / "coffee.jpg")
     assert record["result"]["sha256"] == _sha256(single / "result.png")
     assert (record["steps"], record["evaluations"]) == (3, 4)
     assert record["stopped_because"] == "all 3 steps done"

@@ -68,7 +68,7 @@ def test_what_is_typed_beats_an_experiment() -> None:
 
 
 def test_an_optimizer_brings_the_clamp_and_jitter_that_suit_it_and_they_can_be_overridden() -> None:
-    assert (composed().clamp, composed().jitter) == ("step", 4)
+    assert (composed().clamp, composed().jitter) == ("step", 8)
     lbfgs = composed("optimizer=lbfgs")
     assert (lbfgs.clamp, lbfgs.jitter) == ("end", 0)
     assert composed("optimizer=lbfgs", "clamp=never").clamp == "never"
@@ -182,7 +182,7 @@ def test_every_knob_has_a_default_and_a_line_of_help() -> None:
         (["content=/home/me/my photo.jpg"], {"content"}, "_content=my-photo.jpg"),
         ([r"content=C:\pictures\a.png"], {"content"}, "_content=a.png"),
         (["optimizer=lbfgs", "beta=1"], {"optimizer", "beta"}, "_optimizer=lbfgs,beta=1"),
-        (["layers.style=[conv1,fire2]"], {"layers.style"}, "_layers.style=-conv1,fire2"),
+        (["layers.style=[conv1,fire2]"], {"layers.style"}, "_layers.style=conv1,fire2"),
         (["beta=1"], set(), ""),
         (["content=..", "style=  "], {"content", "style"}, "_content=..,style="),
     ],

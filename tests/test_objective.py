@@ -72,9 +72,12 @@ def test_layers_are_reported_unweighted_under_their_names():
         "content_layers/b": mse(f["b"], p["b"]),
         "style_layers/b": gram_mse(f["b"], s["b"]),
     }
-    assert losses.layers.keys() == expected.keys()
+    terms = {"content": 5 * (expected["content_layers/a"] + 3 * expected["content_layers/b"])}
+    terms["style"] = 300 * 2 * expected["style_layers/b"]
+    expected |= {f"unweighted/{name}": value for name, value in terms.items()}
+    assert losses.unweighted.keys() == {*expected, "unweighted/tv"}
     for tag, value in expected.items():
-        np.testing.assert_allclose(losses.layers[tag], value, rtol=1e-12)
+        np.testing.assert_allclose(losses.unweighted[tag], value, rtol=1e-12)
 
 
 def test_named_gives_every_value_once_and_detached():
@@ -97,7 +100,7 @@ def test_a_term_without_layers_is_zero_for_every_image(combine):
     losses = objective({}, {"c": 2.0}, combine)(f, picture(3))
     weight = 1.0 if combine == "mean" else 2.0
     assert losses.content.tolist() == [0.0] * 3
-    assert list(losses.layers) == ["style_layers/c"]
+    assert [tag for tag in losses.unweighted if "layers/" in tag] == ["style_layers/c"]
     np.testing.assert_allclose(losses.total, weight * gram_mse(f["c"], s["c"]), rtol=1e-12)
 
 
@@ -110,7 +113,7 @@ def test_without_tv_the_variation_is_zero_for_every_image():
 def test_a_layer_with_weight_zero_is_reported_but_does_not_count():
     losses = objective({"a": 1.0, "b": 0.0}, {})(maps(2), picture(2))
     np.testing.assert_allclose(losses.total, mse(maps(2)["a"], maps(1, 1)["a"]), rtol=1e-12)
-    np.testing.assert_allclose(losses.layers["content_layers/b"], mse(maps(2)["b"], maps(1, 1)["b"]), rtol=1e-12)
+    np.testing.assert_allclose(losses.unweighted["content_layers/b"], mse(maps(2)["b"], maps(1, 1)["b"]), rtol=1e-12)
 
 
 def test_the_content_targets_of_the_shift_are_taken_and_the_style_targets_stay():
@@ -166,3 +169,13 @@ def test_a_loss_without_a_scale_counts_once():
     term = LayerTerm("style", Returns(torch.tensor([2.0, 3.0])), {"x": 4.0}, "sum")
     value, _ = term({"x": torch.ones(2, 1, 1, 1)}, {"x": None}, torch.ones(2, 3, 4, 4))
     assert value.tolist() == [8.0, 12.0]
+
+
+def test_a_term_with_weight_zero_is_watched_but_gives_no_gradient():
+    features = {name: value.requires_grad_(True) for name, value in maps(3).items()}
+    losses = objective({"a": 1.0}, {"b": 1.0}, alpha=0.0, beta=2.0)(features, picture(3))
+    losses.total.sum().backward()
+    assert features["a"].grad is None
+    assert features["b"].grad.abs().max() > 0
+    np.testing.assert_allclose(losses.unweighted["unweighted/content"], mse(maps(3)["a"], maps(1, 1)["a"]), rtol=1e-12)
+    assert losses.content.tolist() == [0.0] * 3

@@ -18,7 +18,7 @@ from nst.files import writing
 from nst.tracking import Snapshot
 
 PICTURES = 10  # TensorBoard keeps ten pictures a tag by default (--samples_per_plugin images=N shows more)
-FINAL = {"loss/total": "final/total", "loss/content": "final/content", "loss/style": "final/style"}
+FINAL = {"loss/total": "final/total", "unweighted/content": "final/content", "unweighted/style": "final/style"}
 
 
 class TensorBoard:

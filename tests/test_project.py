@@ -1,0 +1,80 @@
+"""The project itself: clean for the linters, no circular import, and a README that tells the truth."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nst import config, images
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "nst").rglob("*.py")
+)
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]])
+def test_the_linters_are_content(command: list[str]) -> None:
+    result = python("-m", *command)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_module_can_be_imported_first() -> None:
+    code = (
+        "import importlib, sys\n"
+        "import torch, hydra, tensorboard, torchvision, scipy.optimize  # slow, and not ours\n"
+        f"for name in {MODULES!r}:\n"
+        "    for loaded in [m for m in sys.modules if m.split('.')[0] == 'nst']:\n"
+        "        del sys.modules[loaded]\n"
+        "    importlib.import_module(name)\n"
+    )
+    result = python("-c", code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_formulas_and_the_network_know_nothing_of_files_configs_and_trackers() -> None:
+    for folder, forbidden in {
+        "losses": r"from nst\.(images|config|experiment|tracking|optimize|backbones)|hydra|omegaconf",
+        "tracking": r"from nst\.losses",
+    }.items():
+        for path in (ROOT / "nst" / folder).glob("*.py"):
+            imports = [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
+            assert not re.search(forbidden, "\n".join(imports)), path
+    assert "torch" not in (ROOT / "run.py").read_text().replace("for torch", "")
+
+
+def test_the_readme_lists_every_knob_with_its_default() -> None:
+    text = (ROOT / "README.md").read_text()
+    defaults = re.findall(r"^([a-z_]+): (.+)$", (ROOT / "conf" / "config.yaml").read_text(), re.MULTILINE)
+    for name, value in defaults:
+        assert f"| `{name}` | `{value}` |" in text, name
+    for knob in dataclasses.fields(config.Config):
+        assert f"`{knob.name}`" in text, knob.name
+
+
+def test_the_readme_names_every_sample_and_every_file_it_links_to_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    for sample in images.samples():
+        assert f"`{sample}`" in text
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)|src=\"([^\"]+)\"", page.read_text()):
+            name = "".join(target)
+            assert (page.parent / name).exists(), f"{page.name} links to {name}"
+
+
+def test_every_sample_is_there_with_its_author_and_licence() -> None:
+    for name, about in images.samples().items():
+        picture = images.load(name, 64)
+        assert picture.shape[0:2] == (1, 3)
+        assert {"kind", "title", "author", "licence", "source"} <= about.keys()
+    kinds = [about["kind"] for about in images.samples().values()]
+    assert kinds.count("content") >= 3
+    assert kinds.count("style") >= 4
