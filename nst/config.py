@@ -1,11 +1,9 @@
-"""The configuration: its typed schema, the check of everything before anything is loaded, and building components."""
+"""The configuration: its typed schema, the help page made of it, and building the components it names."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from nst.errors import ConfigError, UserError, nearest, unknown
+from nst.errors import ConfigError, UserError
+from nst.samples import samples
 
 
 def _knob(text: str) -> Any:
@@ -65,15 +64,6 @@ class Config:
 
 
 GROUPS = ("backbone", "layers", "content_loss", "style_loss", "init", "optimizer")
-# What the framework itself passes to a component, beside the arguments in the configuration.
-PASSED = {
-    "backbone": ("layers", "pooling"),
-    "content_loss": (),
-    "style_loss": (),
-    "init": ("content", "style", "space", "seed"),
-    "optimizer": ("params",),
-}
-SMALLEST_SIZE, LARGEST_SIZE = 16, 8192
 
 HELP = """\
 Neural style transfer: paint a content image in the manner of a style image.
@@ -116,8 +106,6 @@ def register() -> None:
 
 def _help() -> str:
     """Return the help page, with an interpolation for each value."""
-    from nst.images import samples
-
     scalars = [f for f in fields(Config) if f.name not in GROUPS]
     knobs = "\n".join(f"  {f.name:<14} {f.metadata['help']} [${{{f.name}}}]" for f in scalars)
     groups = "\n".join(f"  {f.name:<14} {f.metadata['help']}" for f in fields(Config) if f.name in GROUPS)
@@ -139,7 +127,7 @@ def build(node: Any, **passed: Any) -> Any:
     Raises:
         UserError: the component refuses its arguments.
     """
-    _import_from_config_folders()
+    import_from_config_folders()
     try:
         return hydra.utils.instantiate(node, **passed, _convert_="all")
     except hydra.errors.InstantiationException as error:
@@ -149,22 +137,6 @@ def build(node: Any, **passed: Any) -> Any:
         if isinstance(cause, UserError):
             raise cause from None
         raise UserError(f"{node.get('_target_')}: {cause}") from error
-
-
-def check(config: DictConfig) -> None:
-    """Find every mistake that can be found without loading weights or decoding images.
-
-    Raises:
-        ConfigError: all of them, in one message.
-    """
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise ConfigError([f"{name} has no value. Give it one: {name}=VALUE." for name in missing])
-    problems = _check_scalars(config) + _check_images(config)
-    for group in PASSED:
-        problems += _check_component(group, config[group])
-    problems += _check_backbone_and_layers(config)
-    if problems:
-        raise ConfigError(problems)
 
 
 def layer_weights(config: DictConfig, kind: str) -> dict[str, float]:
@@ -222,177 +194,7 @@ def _canonical_name(config: DictConfig, name: str) -> str:
     return backbones.resolve(name, architecture).name if architecture in backbones.ARCHITECTURES else name
 
 
-def _check_scalars(config: DictConfig) -> list[str]:
-    """Check ranges and choices of the top-level knobs."""
-    from nst import backbones, images, optimize, pixels, runtime
-    from nst.losses import functional
-
-    choices = {
-        "fit": images.FITS,
-        "resample": tuple(images.RESAMPLINGS),
-        "tv_kind": functional.TV_KINDS,
-        "tv_reduction": functional.REDUCTIONS,
-        "clamp": optimize.CLAMPS,
-        "pixel_space": pixels.PIXEL_SPACES,
-        "pooling": backbones.POOLINGS,
-        "precision": tuple(runtime.PRECISIONS),
-        "output_format": tuple(images.SUFFIXES),
-    }
-    found = [
-        f"{name}={config[name]} is not one of {', '.join(valid)}.{nearest(config[name], valid)}"
-        for name, valid in choices.items()
-        if config[name] not in valid
-    ]
-    ranges = {
-        "size": (SMALLEST_SIZE, LARGEST_SIZE),
-        "alpha": (0, None),
-        "beta": (0, None),
-        "tv": (0, None),
-        "steps": (1, 10_000_000),
-        "jitter": (0, 64),
-        "margin": (0, 256),
-        "seed": (0, 2**63 - 1),
-        "log_every": (1, None),
-        "save_every": (0, None),
-        "jpeg_quality": (1, 100),
-    }
-    for name, (low, high) in ranges.items():
-        value = config[name]
-        if not math.isfinite(value) or value < low or (high is not None and value > high):
-            wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
-            found.append(f"{name}={value} is out of range: it must be {wanted}.")
-    if config.alpha == config.beta == config.tv == 0:
-        found.append("alpha, beta and tv are all 0, so there is nothing to optimise. Raise one of them.")
-    if problem := runtime.device_problem(config.device):
-        found.append(problem)
-    elif config.precision == "float64" and config.device == "mps":
-        found.append("precision=float64 does not exist on device=mps. Use float32, or device=cpu.")
-    try:
-        images.parse_color(config.background)
-    except ValueError:
-        found.append(f"background={config.background} is no colour. Use a name such as white, or '#rrggbb' in quotes.")
-    return found
-
-
-def _check_images(config: DictConfig) -> list[str]:
-    """Check that every image named exists."""
-    from nst import images
-
-    named = {"content": config.content, "style": config.style}
-    if isinstance(config.init, Mapping) and config.init.get("path") is not None:
-        named["init.path"] = config.init["path"]
-    found = []
-    for knob, name in named.items():
-        try:
-            images.locate(str(name))
-        except UserError as error:
-            found.append(f"{knob}={name}: {error}")
-    return found
-
-
-def _check_component(group: str, node: Any) -> list[str]:
-    """Bind a component's arguments to its signature, and make it if that is cheap, to hear what it refuses."""
-    if not isinstance(node, Mapping) or not node.get("_target_"):
-        return [f"{group} has no _target_, so nothing can be built. Choose an option: {group}=NAME (see --help)."]
-    _import_from_config_folders()
-    try:
-        target = hydra.utils.get_object(node["_target_"])
-    except Exception as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        return [f"{group}._target_={node['_target_']} cannot be imported: {reason}"]
-    arguments = {name: value for name, value in node.items() if not str(name).startswith("_")}
-    if problem := _bind(group, target, arguments):
-        return [problem]
-    try:
-        if group in ("content_loss", "style_loss"):
-            build(node)
-        elif group == "init":
-            _try_start(node)
-        elif group == "optimizer":
-            _try_optimizer(node)
-    except UserError as error:
-        return [f"{group}: {error}"]
-    except Exception as error:
-        return [f"{group}: {str(error) or type(error).__name__}"]
-    return []
-
-
-def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
-    """Return what is wrong with a component's argument names, or None."""
-    try:
-        signature = inspect.signature(target)
-    except (TypeError, ValueError):  # a built-in without a signature: its own message comes when it is made
-        return None
-    names = [
-        name
-        for name, p in signature.parameters.items()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in PASSED[group] and name != "self"
-    ]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    strange = [name for name in arguments if name not in names]
-    if strange and not takes_any:
-        return f"{group}: " + unknown(f"argument of {target.__qualname__}", strange[0], names)
-    needed = [n for n in names if signature.parameters[n].default is inspect.Parameter.empty and n not in arguments]
-    if needed:
-        return f"{group}: {target.__qualname__} needs the argument {needed[0]}: {group}.{needed[0]}=VALUE."
-    return None
-
-
-def _try_start(node: Any) -> None:
-    """Make a tiny start image, unless that would read a file."""
-    import torch
-
-    from nst.pixels import PREPROCESSINGS, PixelSpace
-
-    if node.get("path") is None:
-        tiny = torch.zeros(1, 3, 2, 2)
-        build(node)(content=tiny, style=tiny, space=PixelSpace("unit", PREPROCESSINGS["none"]), seed=0)
-
-
-def _try_optimizer(node: Any) -> None:
-    """Make the optimiser for a single number."""
-    import torch
-
-    made = build(node)
-    if callable(made):
-        made([torch.zeros(1, requires_grad=True)])
-
-
-def _check_backbone_and_layers(config: DictConfig) -> list[str]:
-    """Check weights, preprocessing and layer names without loading the network."""
-    from nst import backbones
-    from nst.objective import COMBINATIONS
-
-    found = []
-    backbone = config.backbone
-    if isinstance(backbone, Mapping) and backbone.get("_target_") == "nst.backbones.load":
-        arguments = {key: backbone[key] for key in ("preprocessing", "avg_scale") if key in backbone}
-        found += backbones.problems(str(backbone.get("architecture")), str(backbone.get("weights")), **arguments)
-    if not isinstance(config.layers, Mapping):
-        return [*found, "layers must hold content and style, each a list of layers. Choose layers=NAME (see --help)."]
-    if strange := [key for key in config.layers if key not in ("content", "style", "combine")]:
-        found.append(unknown("setting of layers", strange[0], ("content", "style", "combine")))
-    if config.layers.get("combine", "mean") not in COMBINATIONS:
-        found.append(f"layers.combine={config.layers.get('combine')} is not one of {', '.join(COMBINATIONS)}.")
-    count = 0
-    for kind in ("content", "style"):
-        try:
-            count += len(layer_weights(config, kind))
-        except ConfigError as error:
-            found += error.problems
-            count += 1
-    if count == 0:
-        found.append("layers.content and layers.style are both empty, so the network has nothing to say.")
-    line_search = ("torch.optim.LBFGS", "nst.optimize.ScipyLBFGSB")
-    if config.jitter and isinstance(config.optimizer, Mapping) and config.optimizer.get("_target_") in line_search:
-        found.append(
-            f"jitter={config.jitter} changes the loss at every step, which L-BFGS cannot bear. Use jitter=0, or "
-            "optimizer=adam."
-        )
-    return found
-
-
-def _import_from_config_folders() -> None:
+def import_from_config_folders() -> None:
     """Let Python files beside one's own configuration be imported: the folders of ``--config-dir``."""
     if not GlobalHydra.instance().is_initialized():
         return

@@ -19,6 +19,7 @@ from torch import Tensor
 from nst import config as configuration
 from nst import images, provenance, runtime
 from nst.backbones import Backbone
+from nst.check import check
 from nst.cli import describe
 from nst.errors import UserError
 from nst.files import write_json
@@ -119,7 +120,7 @@ def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
         Interrupted: a signal came; the current picture has been saved as ``interrupted.png``.
     """
     config, began = job.config, time.perf_counter()
-    configuration.check(config)
+    check(config)
     device = runtime.prepare(config.device, config.precision)
     problem = pose(config, device)
 

@@ -10,14 +10,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from PIL import Image, ImageCms, ImageColor
 from torch import Tensor
 
 from nst.errors import UserError, nearest
 from nst.files import existing_file, write_atomic
+from nst.samples import FOLDER, samples
 
-SAMPLES = Path(__file__).parent / "samples"
 FITS = ("long", "short", "height", "square")
 RESAMPLINGS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -37,12 +36,6 @@ TURNS = {
 }  # EXIF orientation to what turns it upright
 
 
-def samples() -> dict[str, dict[str, str]]:
-    """Return what is known of each bundled sample: file, kind (content or style), title, author, licence, source."""
-    known: Any = OmegaConf.to_container(OmegaConf.load(SAMPLES / "sources.yaml"))
-    return dict(known)
-
-
 def locate(name: str) -> Path:
     """Return the file that a path or the name of a bundled sample stands for.
 
@@ -53,7 +46,7 @@ def locate(name: str) -> Path:
         return path
     known = samples()
     if name in known:
-        return SAMPLES / known[name]["file"]
+        return FOLDER / known[name]["file"]
     with contextlib.suppress(OSError, ValueError):
         if Path(name).is_dir():
             raise UserError(f"'{name}' is a folder; an image file or the name of a sample is needed here.")

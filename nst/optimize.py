@@ -95,6 +95,31 @@ class Progress:
 
 
 @dataclass
+class Descent:
+    """What an optimiser works on, and whom it tells.
+
+    Attributes:
+        pixels: ``(B, 3, H, W)``, changed in place.
+        evaluate: losses of a picture that was rolled by a shift before the network saw it.
+        steps: iterations at most.
+        watch: is handed every ``Step`` but the final picture's.
+        is_logged: the steps at which waiting for the device is allowed.
+        box: pixels of black and white to keep between at every step, or None.
+        shifts: one for each step.
+        progress: counts, and stops a loss that is not finite.
+    """
+
+    pixels: Tensor
+    evaluate: Evaluate
+    steps: int
+    watch: Watch
+    is_logged: Callable[[int], bool]
+    box: Bounds | None
+    shifts: Iterator[Shift]
+    progress: Progress
+
+
+@dataclass
 class Outcome:
     """How an optimisation ended.
 
@@ -141,10 +166,12 @@ def optimize(
         raise ValueError(f"clamp={clamp} must be one of {', '.join(CLAMPS)}, and needs bounds unless it is never")
     pixels = pixels.detach().clone()
     progress = Progress(pixels)
-    run = optimizer.minimize if isinstance(optimizer, ScipyLBFGSB) else _minimize_with_torch
     box = bounds if clamp == "step" else None
-    shifts = _shifts(jitter, seed)
-    reason = run(pixels, evaluate, optimizer, steps, watch, is_logged, box, shifts, progress)
+    descent = Descent(pixels, evaluate, steps, watch, is_logged, box, _shifts(jitter, seed), progress)
+    if isinstance(optimizer, ScipyLBFGSB):
+        reason = optimizer.minimize(descent)
+    else:
+        reason = _minimize_with_torch(descent, optimizer)
     if clamp != "never" and bounds is not None:
         _clamp(pixels, bounds)
     started = time.perf_counter()
@@ -158,32 +185,23 @@ def optimize(
     return Outcome(last, reason)
 
 
-def _minimize_with_torch(
-    pixels: Tensor,
-    evaluate: Evaluate,
-    make: Callable[[list[Tensor]], torch.optim.Optimizer],
-    steps: int,
-    watch: Watch,
-    is_logged: Callable[[int], bool],
-    box: Bounds | None,
-    shifts: Iterator[Shift],
-    progress: Progress,
-) -> str:
-    """Run any torch optimiser in place on ``pixels``; returns why it stopped."""
+def _minimize_with_torch(descent: Descent, make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> str:
+    """Run any torch optimiser in place on the pixels; returns why it stopped."""
+    pixels, progress = descent.pixels, descent.progress
     pixels.requires_grad_(True)
     optimizer = make([pixels])
     is_lbfgs = isinstance(optimizer, torch.optim.LBFGS)
     for group in optimizer.param_groups if is_lbfgs else ():
         group["max_iter"] = 1  # one iteration a step; its history carries over, so the path is the same as in one call
     try:
-        for index in range(steps):
+        for index in range(descent.steps):
             started = time.perf_counter()
-            shift = next(shifts)
+            shift = next(descent.shifts)
             seen: list[Step] = []
 
             def closure(shift: Shift = shift, index: int = index, seen: list[Step] = seen) -> Tensor:
                 optimizer.zero_grad(set_to_none=True)
-                losses = evaluate(pixels, shift)
+                losses = descent.evaluate(pixels, shift)
                 total = losses.total.sum()
                 total.backward()
                 progress.record(pixels, losses)
@@ -192,20 +210,20 @@ def _minimize_with_torch(
                 return total.detach()
 
             optimizer.step(closure)  # type: ignore[arg-type]
-            if box is not None:
-                _clamp(pixels, box)
-            if is_logged(index):
+            if descent.box is not None:
+                _clamp(pixels, descent.box)
+            if descent.is_logged(index):
                 progress.check()
             progress.seconds += time.perf_counter() - started
             if is_lbfgs and torch.equal(pixels, seen[0].pixels):
                 largest = float(pixels.grad.abs().max()) if pixels.grad is not None else 0.0
                 return f"L-BFGS found no further step after {index} iterations (largest gradient {largest:.3g})"
             seen[0].seconds = progress.seconds
-            watch(seen[0])
+            descent.watch(seen[0])
             progress.step = index + 1
     finally:
         pixels.requires_grad_(False)
-    return f"all {steps} steps done"
+    return f"all {descent.steps} steps done"
 
 
 class ScipyLBFGSB:
@@ -229,28 +247,16 @@ class ScipyLBFGSB:
             raise ValueError("optimizer: history must be at least 1, block at least 2, ftol and gtol not negative")
         self.history, self.block, self.ftol, self.gtol = history, block, ftol, gtol
 
-    def minimize(
-        self,
-        pixels: Tensor,
-        evaluate: Evaluate,
-        optimizer: ScipyLBFGSB,
-        steps: int,
-        watch: Watch,
-        is_logged: Callable[[int], bool],
-        box: Bounds | None,
-        shifts: Iterator[Shift],
-        progress: Progress,
-    ) -> str:
-        """Run in place on ``pixels``; returns why it stopped."""
+    def minimize(self, descent: Descent) -> str:
+        """Run in place on the pixels; returns why it stopped."""
+        pixels, progress = descent.pixels, descent.progress
         started = time.perf_counter()
         current: list[Step] = []  # evaluated last
-        pending: list[
-            Step
-        ] = []  # accepted last; handed out when the next one is, since the last is not ours to hand out
+        pending: list[Step] = []  # accepted last; handed out with the next one, since the final picture is not ours
 
         def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
             trial = torch.from_numpy(flat).to(pixels).reshape(pixels.shape).requires_grad_(True)
-            losses = evaluate(trial, (0, 0))
+            losses = descent.evaluate(trial, (0, 0))
             total = losses.total.sum()
             (gradient,) = torch.autograd.grad(total, trial)
             progress.record(trial, losses)
@@ -258,7 +264,7 @@ class ScipyLBFGSB:
             current[:] = [Step(progress.step, progress.evaluations, losses, trial.detach(), 0.0)]
             if progress.evaluations == 1:
                 accept()
-            return float(total.detach()), gradient.double().cpu().numpy().ravel()
+            return float(total.detach()), gradient.cpu().double().numpy().ravel()
 
         def accept() -> None:
             """Take over the picture that the line search settled on, which is the one evaluated last."""
@@ -269,7 +275,7 @@ class ScipyLBFGSB:
             progress.seconds += time.perf_counter() - started
             step.seconds = progress.seconds
             for earlier in pending:
-                watch(earlier)
+                descent.watch(earlier)
             pending[:] = [step]
             started = time.perf_counter()
 
@@ -278,14 +284,14 @@ class ScipyLBFGSB:
             accept()
 
         limits = None
-        if box is not None:
-            low, high = (bound.expand(pixels.shape).double().cpu().numpy().ravel() for bound in box)
+        if descent.box is not None:
+            low, high = (bound.expand(pixels.shape).cpu().double().numpy().ravel() for bound in descent.box)
             limits = np.stack([low, high], axis=1)
-        while progress.step < steps:
+        while progress.step < descent.steps:
             before = progress.step
             result = minimize(
                 value_and_gradient,
-                pixels.double().cpu().numpy().ravel(),
+                pixels.cpu().double().numpy().ravel(),
                 jac=True,
                 method="L-BFGS-B",
                 bounds=limits,
@@ -293,7 +299,7 @@ class ScipyLBFGSB:
                 options={
                     "maxcor": self.history,
                     "maxfun": self.block,
-                    "maxiter": steps - progress.step,
+                    "maxiter": descent.steps - progress.step,
                     "ftol": self.ftol,
                     "gtol": self.gtol,
                 },
@@ -302,7 +308,7 @@ class ScipyLBFGSB:
             if result.success or progress.step == before:
                 why = message if result.success else "the line search found no lower loss"
                 return f"L-BFGS-B stopped after {progress.step} iterations: {why}"
-        return f"all {steps} steps done"
+        return f"all {descent.steps} steps done"
 
 
 def _shifts(jitter: int, seed: int) -> Iterator[Shift]:

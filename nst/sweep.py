@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nst import cli, config
+from nst import cli
 from nst.errors import ConfigError, UserError
 
 LONGEST_SLUG = 80
@@ -109,10 +109,12 @@ def _refuse_used(trace: Path, what: str, knob: str) -> None:
 
 def _check_or_exit(jobs: list[DictConfig]) -> None:
     """Check jobs; print each mistake once and exit if there are any."""
+    from nst.check import check  # here, since it needs torch, which --help need not wait for
+
     found: dict[str, int] = {}
     for job in jobs:
         try:
-            config.check(job)
+            check(job)
         except ConfigError as error:
             for problem in error.problems:
                 found[problem] = found.get(problem, 0) + 1

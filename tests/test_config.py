@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from nst import config, sweep
+from nst.check import check
 from nst.errors import ConfigError
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -24,7 +25,7 @@ def composed(*overrides: str) -> DictConfig:
 
 def mistakes(*overrides: str) -> list[str]:
     try:
-        config.check(composed(*overrides))
+        check(composed(*overrides))
     except ConfigError as error:
         return error.problems
     return []
@@ -144,7 +145,7 @@ def test_all_mistakes_come_together() -> None:
     found = mistakes("alpha=-1", "content=nope", "layers.style=[relu9]", "optimizer.lr=-1", "pooling=none")
     assert len(found) == 5
     with pytest.raises(ConfigError, match=r"(?s)5 mistakes.*1\. .*5\. "):
-        config.check(composed("alpha=-1", "content=nope", "layers.style=[relu9]", "optimizer.lr=-1", "pooling=none"))
+        check(composed("alpha=-1", "content=nope", "layers.style=[relu9]", "optimizer.lr=-1", "pooling=none"))
 
 
 def test_a_missing_value_is_named() -> None:

@@ -17,6 +17,7 @@ from torchvision import transforms
 
 from nst import config as configuration
 from nst import experiment
+from nst.check import check
 from nst.optimize import optimize
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -113,7 +114,7 @@ def ours(files, *overrides, steps):
         "device=cpu",
         *overrides,
     )
-    configuration.check(config)
+    check(config)
     problem = experiment.pose(config, torch.device("cpu"))
     seen = []
     optimize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nst import config, images
+from nst.samples import samples
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(
@@ -62,7 +63,7 @@ def test_the_readme_lists_every_knob_with_its_default() -> None:
 
 def test_the_readme_names_every_sample_and_every_file_it_links_to_exists() -> None:
     text = (ROOT / "README.md").read_text()
-    for sample in images.samples():
+    for sample in samples():
         assert f"`{sample}`" in text
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)|src=\"([^\"]+)\"", page.read_text()):
@@ -71,10 +72,10 @@ def test_the_readme_names_every_sample_and_every_file_it_links_to_exists() -> No
 
 
 def test_every_sample_is_there_with_its_author_and_licence() -> None:
-    for name, about in images.samples().items():
+    for name, about in samples().items():
         picture = images.load(name, 64)
         assert picture.shape[0:2] == (1, 3)
         assert {"kind", "title", "author", "licence", "source"} <= about.keys()
-    kinds = [about["kind"] for about in images.samples().values()]
+    kinds = [about["kind"] for about in samples().values()]
     assert kinds.count("content") >= 3
     assert kinds.count("style") >= 4

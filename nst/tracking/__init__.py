@@ -30,7 +30,7 @@ class Snapshot:
     def values(self) -> dict[str, float]:
         """Losses by tag, as numbers: the mean over the batch."""
         named = self.step.losses.named()
-        numbers = torch.stack([value.double().mean() for value in named.values()]).tolist()
+        numbers = torch.stack([value.mean() for value in named.values()]).tolist()
         return dict(zip(named, numbers, strict=True))
 
     @cached_property
