@@ -119,7 +119,7 @@ def load(
         UserError: the weights cannot be had.
     """
     wanted = list(layers)
-    mistakes = problems(architecture, weights, preprocessing, avg_scale, wanted)
+    mistakes = problems(architecture, weights, preprocessing, avg_scale, wanted, seed)
     if pooling not in POOLINGS:
         mistakes.append(unknown("pooling", pooling, POOLINGS))
     if not wanted:
@@ -138,7 +138,12 @@ def load(
 
 
 def problems(
-    architecture: str, weights: str, preprocessing: str = "auto", avg_scale: float = 1.0, layers: Iterable[str] = ()
+    architecture: str,
+    weights: str,
+    preprocessing: str = "auto",
+    avg_scale: float = 1.0,
+    layers: Iterable[str] = (),
+    seed: int = 0,
 ) -> list[str]:
     """Return what is wrong with the arguments of ``load``, one sentence each, without loading any weight."""
     if architecture not in ARCHITECTURES:
@@ -164,8 +169,10 @@ def problems(
             "Weights of your own do not say what they were trained on: add backbone.preprocessing=imagenet "
             "(torchvision's training), caffe (the original VGG release) or none."
         )
-    if not 0 < avg_scale < float("inf"):
+    if isinstance(avg_scale, bool) or not isinstance(avg_scale, int | float) or not 0 < avg_scale < float("inf"):
         found.append(f"backbone.avg_scale={avg_scale} must be a positive number.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        found.append(f"backbone.seed={seed} must be a whole number from 0 up.")
     for name in layers:
         try:
             resolve(name, architecture)

@@ -80,8 +80,6 @@ def _check_scalars(config: DictConfig) -> list[str]:
         if not math.isfinite(value) or value < low or (high is not None and value > high):
             wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
             found.append(f"{name}={value} is out of range: it must be {wanted}.")
-    if config.alpha == config.beta == config.tv == 0:
-        found.append("alpha, beta and tv are all 0, so there is nothing to optimise. Raise one of them.")
     if problem := runtime.device_problem(config.device):
         found.append(problem)
     elif config.precision == "float64" and config.device == "mps":
@@ -130,7 +128,7 @@ def _check_component(group: str, node: Any) -> list[str]:
     except UserError as error:
         return [f"{group}: {error}"]
     except Exception as error:
-        return [f"{group}: {str(error) or type(error).__name__}"]
+        return [f"{group}: {node['_target_']} refuses its arguments: {str(error) or type(error).__name__}"]
     return []
 
 
@@ -148,7 +146,8 @@ def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     strange = [name for name in arguments if name not in names]
     if strange and not takes_any:
-        return f"{group}: " + unknown(f"argument of {target.__qualname__}", strange[0], names)
+        what = unknown(f"argument of {target.__qualname__}", strange[0], names)
+        return f"{group}: {what} ~{group}.{strange[0]} on the command line leaves it out."
     needed = [n for n in names if signature.parameters[n].default is inspect.Parameter.empty and n not in arguments]
     if needed:
         return f"{group}: {target.__qualname__} needs the argument {needed[0]}: {group}.{needed[0]}=VALUE."
@@ -163,10 +162,22 @@ def _try_start(node: Any) -> None:
 
 
 def _try_optimizer(node: Any) -> None:
-    """Make the optimiser for a single number."""
+    """Make the optimiser for a single number and take one step with it."""
     made = build(node)
-    if callable(made):
-        made([torch.zeros(1, requires_grad=True)])
+    if not callable(made):
+        return
+    if node["_target_"] == "torch.optim.LBFGS" and "max_iter" in node:
+        raise ValueError("max_iter has no meaning here, since one step is one iteration; steps says how many there are")
+    number = torch.ones(1, requires_grad=True)
+    optimizer = made([number])
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = number.square().sum()
+        loss.backward()
+        return float(loss.detach())
+
+    optimizer.step(closure)
 
 
 def _check_backbone_and_layers(config: DictConfig) -> list[str]:
@@ -174,7 +185,7 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
     found = []
     backbone = config.backbone
     if isinstance(backbone, Mapping) and backbone.get("_target_") == "nst.backbones.load":
-        arguments = {key: backbone[key] for key in ("preprocessing", "avg_scale") if key in backbone}
+        arguments = {key: backbone[key] for key in ("preprocessing", "avg_scale", "seed") if key in backbone}
         found += backbones.problems(str(backbone.get("architecture")), str(backbone.get("weights")), **arguments)
     if not isinstance(config.layers, Mapping):
         return [*found, "layers must hold content and style, each a list of layers. Choose layers=NAME (see --help)."]
@@ -182,15 +193,18 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
         found.append(unknown("setting of layers", strange[0], ("content", "style", "combine")))
     if config.layers.get("combine", "mean") not in COMBINATIONS:
         found.append(f"layers.combine={config.layers.get('combine')} is not one of {', '.join(COMBINATIONS)}.")
-    count = 0
+    listed: dict[str, int] = {}
     for kind in ("content", "style"):
         try:
-            count += len(layer_weights(config, kind))
+            listed[kind] = len(layer_weights(config, kind))
         except ConfigError as error:
             found += error.problems
-            count += 1
+            listed[kind] = 1
+    count = sum(listed.values())
     if count == 0:
         found.append("layers.content and layers.style are both empty, so the network has nothing to say.")
+    elif not (config.tv or (config.alpha and listed["content"]) or (config.beta and listed["style"])):
+        found.append("Every term that has layers has the weight 0, so nothing would change. Raise alpha, beta or tv.")
     line_search = ("torch.optim.LBFGS", "nst.optimize.ScipyLBFGSB")
     if config.jitter and isinstance(config.optimizer, Mapping) and config.optimizer.get("_target_") in line_search:
         found.append(

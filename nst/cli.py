@@ -23,6 +23,7 @@ def launch(main: Callable[[], Any]) -> NoReturn:
     """Run a Hydra program and exit: 0 when done, 1 after a mistake, 130 or 143 after Ctrl-C or a termination signal."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     threading.excepthook = _thread_error
+    sys.argv[1:] = _flags_first(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them its own way
     try:
         main()
@@ -57,6 +58,8 @@ def describe(error: BaseException) -> str:
         )
     if isinstance(error, HydraException | OmegaConfBaseException):
         return f"Error: {_composition(error)}"
+    if "Config group override" in str(error):
+        return f"Error: {_first_line(error)} A group needs the name of one of its options. {HELP_HINT}"
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return f"Error: {error.strerror or error}{where}. Check the path, its permissions and the free space."
@@ -64,8 +67,8 @@ def describe(error: BaseException) -> str:
         return "Error: out of memory. Lower size, or choose a smaller backbone."
     return (
         f"Error: {type(error).__name__}: {_first_line(error)}\n"
-        "This is not a mistake of yours that is known; the traceback is in the run's run.log, and "
-        "HYDRA_FULL_ERROR=1 shows it here."
+        "This is no mistake that is known; the environment variable HYDRA_FULL_ERROR=1 shows the traceback, and so "
+        "does run.log if the run has a folder."
     )
 
 
@@ -96,6 +99,8 @@ def _composition(error: BaseException) -> str:
     if isinstance(cause, ValidationError) and cause.full_key:
         wanted = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
         needed = next((words for name, words in wanted.items() if name in str(cause)), None)
+        if "DictConfig with ListConfig" in str(cause):
+            return f"{cause.full_key} needs a list, such as [conv1:2,fire2]. {HELP_HINT}"
         if "not Optional" in str(cause):
             return f"{cause.full_key} needs a value, not null. {HELP_HINT}"
         if needed:
@@ -103,6 +108,12 @@ def _composition(error: BaseException) -> str:
     lines = [line for line in f"{error}\n{cause if cause is not error else ''}".splitlines() if line.strip()]
     text = " ".join(line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith("object_type"))
     return f"{text} {HELP_HINT}"
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Sort flags before overrides, since Hydra's parser stumbles over ``size=64 -m beta=1,2``."""
+    overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
+    return [a for a in arguments if a not in overrides] + overrides
 
 
 def _thread_error(failure: threading.ExceptHookArgs) -> None:

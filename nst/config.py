@@ -43,7 +43,9 @@ class Config:
     clamp: str = _knob("keep pixels between black and white: never | step | end")
     jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off")
     margin: int = _knob("pixels of reflection around the picture, so that the network leaves no frame; 0 is off")
-    pixel_space: str = _knob("where the optimiser works: unit (RGB in [0, 1]) | network (its own input)")
+    pixel_space: str = _knob(
+        "where the optimiser works: unit (RGB in [0, 1]) | network (its own input; rates and noise are in its units)"
+    )
     pooling: str = _knob("max | avg: how the network shrinks its maps")
     seed: int = _knob("of noise and jitter")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +27,7 @@ from nst.errors import UserError
 from nst.files import write_json
 from nst.losses import TotalVariation
 from nst.objective import LayerTerm, Losses, Objective, Shift
-from nst.optimize import Diverged, Evaluate, Outcome, Step, optimize
+from nst.optimize import Diverged, Evaluate, Outcome, Step, Watch, optimize
 from nst.pixels import PixelSpace, with_margin
 from nst.sweep import swept_keys
 from nst.tracking import Snapshot, Tracker
@@ -35,6 +37,7 @@ from nst.tracking.progress import progress
 from nst.tracking.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
+TARGETS_BYTES = 2**29  # content targets of so many shifts are kept; beyond that they are taken anew
 
 
 @dataclass
@@ -95,7 +98,7 @@ def run_job(config: DictConfig) -> None:
     _refuse_used_folder(job.folder)
     status: dict[str, Any] = {"status": "running", "started": _now()}
     _write_status(job.folder, status)
-    with runtime.PoliteStop() as stop:
+    with runtime.PoliteStop() as stop, runtime.seeded(config.seed):
         try:
             run(job, stop)
         except KeyboardInterrupt as error:
@@ -105,11 +108,13 @@ def run_job(config: DictConfig) -> None:
             message = describe(error)
             log.error("%s", message, exc_info=True)
             error.reported = True  # type: ignore[attr-defined]
+            traceback.clear_frames(error.__traceback__)  # a sweep keeps the error, but must not keep this run's tensors
             _write_status(job.folder, status | {"status": "failed", "ended": _now(), "error": message})
             if hydra.mode == RunMode.RUN:
                 raise SystemExit(1) from error  # an exception would make Hydra add lines of its own
             raise
-    _write_status(job.folder, status | {"status": "done", "ended": _now()})
+        _write_status(job.folder, status | {"status": "done", "ended": _now()})
+        stop.poll()  # a signal that came while the result was being saved still ends the sweep
 
 
 def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
@@ -142,18 +147,7 @@ def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
     status, ready = "failed", time.perf_counter()
     stop.hold()
     try:
-        outcome = optimize(
-            problem.start,
-            problem.evaluate,
-            configuration.build(config.optimizer),
-            config.steps,
-            watch,
-            is_logged,
-            problem.space.bounds(problem.start),
-            config.clamp,
-            config.jitter,
-            config.seed,
-        )
+        outcome = descend(config, problem, watch, is_logged)
         _save(job, problem, "result", latest[0].image)
         seconds = {
             "setup": ready - began,
@@ -207,10 +201,13 @@ def pose(config: DictConfig, device: torch.device) -> Problem:
     content_term = LayerTerm("content", configuration.build(config.content_loss), content_weights, combine)
     style_term = LayerTerm("style", configuration.build(config.style_loss), style_weights, combine)
 
-    @functools.cache
     @torch.no_grad()
-    def content_targets(shift: Shift) -> dict[str, Any]:
+    def take_content_targets(shift: Shift) -> dict[str, Any]:
         return content_term.targets(features(space.encode(content), shift))
+
+    kept = [value for value in take_content_targets((0, 0)).values() if isinstance(value, Tensor)]
+    size = sum(value.numel() * value.element_size() for value in kept)
+    content_targets = functools.lru_cache(max(1, TARGETS_BYTES // max(size, 1)))(take_content_targets)
 
     with torch.no_grad():
         style_targets = style_term.targets(features(space.encode(style)))
@@ -226,6 +223,22 @@ def pose(config: DictConfig, device: torch.device) -> Problem:
     return Problem(content, style, backbone, space, start, evaluate, shape)
 
 
+def descend(config: DictConfig, problem: Problem, watch: Watch, is_logged: Callable[[int], bool]) -> Outcome:
+    """Optimise a problem as the configuration says; see ``nst.optimize.optimize``."""
+    return optimize(
+        problem.start,
+        problem.evaluate,
+        configuration.build(config.optimizer),
+        config.steps,
+        watch,
+        is_logged,
+        problem.space.bounds(problem.start),
+        config.clamp,
+        config.jitter,
+        config.seed,
+    )
+
+
 def _load(config: DictConfig, name: str) -> Tensor:
     return images.load(name, config.size, config.fit, config.resample, config.background)
 
@@ -234,11 +247,11 @@ def _trackers(job: Job, problem: Problem) -> list[Tracker]:
     """Make everything that watches the run."""
     config = job.config
     metrics = MetricsFile(job.folder / "metrics.csv")
-    board = TensorBoard(job.folder, config.steps, OmegaConf.to_yaml(config, resolve=True), _hparams(job))
+    board = TensorBoard(job.folder, config.steps, OmegaConf.to_yaml(config, resolve=True), _hparams(job), problem.shape)
     start = problem.space.decode(problem.start)
     for tag, picture in (("content", problem.content), ("style", problem.style), ("start", start)):
         board.picture(tag, picture)
-    return [metrics, board, Frames(job.folder / "frames", config.save_every), progress(config.steps)]
+    return [metrics, board, Frames(job.folder / "frames", config.save_every, problem.shape), progress(config.steps)]
 
 
 def _hparams(job: Job) -> dict[str, Any]:
@@ -298,6 +311,7 @@ def _record(
         "versions": provenance.versions(),
         "content": provenance.image_file(config.content),
         "style": provenance.image_file(config.style),
+        "init": provenance.image_file(str(config.init.path)) if config.init.get("path") else None,
         "weights": asdict(source) if source is not None else None,
         "size": {"width": problem.content.shape[3], "height": problem.content.shape[2]},
         "result": provenance.output_file(job.picture("result")),

@@ -111,10 +111,16 @@ def unsqueezed(name: str, size: int) -> tuple[int, int]:
     return fitted(*_open(path, (0, 0, 0)).size, size, "long", path)
 
 
-def to_bytes(image: Tensor) -> np.ndarray:
-    """Return ``(3, H, W)`` or ``(1, 3, H, W)`` in [0, 1] as ``(H, W, 3)`` uint8: clamped, rounded to nearest."""
+def to_bytes(image: Tensor, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Return ``(3, H, W)`` or ``(1, 3, H, W)`` in [0, 1] as ``(H, W, 3)`` uint8: clamped, rounded to nearest.
+
+    With a ``shape`` (width, height) the picture is stretched to it: one that was optimised squeezed.
+    """
     pixels = image.detach().reshape(image.shape[-3:]).clamp(0, 1).mul(255).round()
-    return pixels.to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+    array = pixels.to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+    if shape is None or shape == (array.shape[1], array.shape[0]):
+        return array
+    return np.asarray(Image.fromarray(array).resize(shape, Image.Resampling.LANCZOS))
 
 
 def encode(image: Tensor, kind: str = "png", jpeg_quality: int = 95, shape: tuple[int, int] | None = None) -> bytes:
@@ -124,11 +130,9 @@ def encode(image: Tensor, kind: str = "png", jpeg_quality: int = 95, shape: tupl
         image: ``(3, H, W)`` or ``(1, 3, H, W)`` in [0, 1]; values outside are clamped.
         kind: ``png`` or ``jpeg``.
         jpeg_quality: 1 to 100.
-        shape: (width, height) to stretch the picture to, for one that was optimised squeezed.
+        shape: see ``to_bytes``.
     """
-    picture = Image.fromarray(to_bytes(image))
-    if shape is not None and shape != picture.size:
-        picture = picture.resize(shape, Image.Resampling.LANCZOS)
+    picture = Image.fromarray(to_bytes(image, shape))
     buffer = io.BytesIO()
     options: dict[str, Any] = {"quality": jpeg_quality, "subsampling": 0} if kind == "jpeg" else {"compress_level": 6}
     picture.save(buffer, kind, **options)

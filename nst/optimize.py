@@ -243,7 +243,7 @@ class ScipyLBFGSB:
     """
 
     def __init__(self, history: int = 20, block: int = 100, ftol: float = 1e-9, gtol: float = 0.0) -> None:
-        if history < 1 or block < 2 or ftol < 0 or gtol < 0:
+        if not (history >= 1 and block >= 2 and ftol >= 0 and gtol >= 0):
             raise ValueError("optimizer: history must be at least 1, block at least 2, ftol and gtol not negative")
         self.history, self.block, self.ftol, self.gtol = history, block, ftol, gtol
 

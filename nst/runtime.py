@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import re
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -81,7 +84,7 @@ class PoliteStop:
 def device_problem(name: str) -> str | None:
     """Return what is wrong with a device name on this machine, or None."""
     kind, _, number = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         return f"device={name} is not one of {', '.join(DEVICES)}."
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         return (
@@ -119,6 +122,17 @@ def prepare(device: str, precision: str) -> torch.device:
     if chosen.type == "cuda":
         torch.cuda.reset_peak_memory_stats(chosen)
     return chosen
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators for a loss or start image of one's own, and put them back afterwards.
+
+    Nothing in this package draws from them: noise and jitter have generators of their own.
+    """
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        torch.manual_seed(seed)
+        yield
 
 
 def device_name(device: torch.device) -> str:

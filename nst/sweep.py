@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from nst import cli
 from nst.errors import ConfigError, UserError
@@ -33,7 +33,10 @@ class CheckFirst(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the only job, and that its folder is not taken."""
         _refuse_used(Path(config.hydra.run.dir) / "status.json", "a run", "hydra.run.dir")
-        _check_or_exit([_job_config(config)])
+        try:
+            _check_or_exit([_job_config(config)])
+        except Exception as error:
+            cli.reject(error)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every job of a grid; a sweeper that chooses as it goes has its jobs checked one by one later."""
@@ -43,13 +46,12 @@ class CheckFirst(Callback):
             overrides = _sweep_overrides(config)
             if overrides is None:
                 return
-            _swept = {o.get_key_element() for o in overrides if o.is_sweep_override()}
+            _swept = {o.get_key_element().lstrip("+~") for o in overrides if o.is_sweep_override()}
             (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
             name = kwargs.get("config_name")
-            composed = [compose(config_name=name, overrides=_own(job)) for job in jobs]
-        except (HydraException, OmegaConfBaseException) as error:
+            _check_or_exit([compose(config_name=name, overrides=_own(job)) for job in jobs])
+        except Exception as error:
             cli.reject(error)
-        _check_or_exit(composed)
 
 
 def slug(overrides: Sequence[str]) -> str:
@@ -60,14 +62,26 @@ def slug(overrides: Sequence[str]) -> str:
     """
     parts = []
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, _, text = override.partition("=")
+        key = key.lstrip("+~")
         if _swept is None or key in _swept:
-            value = re.split(r"[/\\]", value.strip("[]{} "))[-1]
-            parts.append(f"{key.lstrip('+~').rpartition('/')[2]}={value}")
-    text = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", ",".join(parts)).strip("-. ")
-    if len(text) > LONGEST_SLUG:
-        text = f"{text[: LONGEST_SLUG - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return f"_{text}" if text else ""
+            value: Any = text
+            with contextlib.suppress(HydraException):
+                value = OverridesParser.create().parse_override(override).value()
+            parts.append(f"{key.rpartition('/')[2]}={_brief(value)}")
+    name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", ",".join(parts)).strip("-. ")
+    if len(name) > LONGEST_SLUG:
+        name = f"{name[: LONGEST_SLUG - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"_{name}" if name else ""
+
+
+def _brief(value: Any) -> str:
+    """Return a value for a file name: a path by its last part, a list or mapping by its items."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}-{_brief(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ",".join(_brief(item) for item in value)
+    return re.split(r"[/\\]", str(value))[-1]
 
 
 def swept_keys() -> set[str]:

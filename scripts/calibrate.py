@@ -21,7 +21,6 @@ from omegaconf import DictConfig
 
 from nst import config, experiment, runtime, sweep
 from nst.losses import functional
-from nst.optimize import optimize
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 BETAS = (0.001, 0.01, 0.1)
@@ -40,18 +39,7 @@ def overrides_for(backbone: str, vgg16: str | None) -> list[str]:
 def stylise(job: DictConfig, device: torch.device) -> torch.Tensor:
     """Run one job without trackers; returns the picture in [0, 1]."""
     problem = experiment.pose(job, device)
-    outcome = optimize(
-        problem.start,
-        problem.evaluate,
-        config.build(job.optimizer),
-        job.steps,
-        lambda step: None,
-        lambda index: False,
-        problem.space.bounds(problem.start),
-        job.clamp,
-        job.jitter,
-        job.seed,
-    )
+    outcome = experiment.descend(job, problem, lambda step: None, lambda index: False)
     return problem.space.decode(outcome.last.pixels).clamp(0, 1)
 
 

@@ -97,6 +97,21 @@ def test_the_same_config_gives_the_same_bytes_alone_and_in_a_sweep_in_any_order(
     assert len(set(results.values())) == 4  # beta and seed (through jitter) both matter
 
 
+def test_a_sweep_over_lists_and_paths_has_a_folder_name_for_each(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "teal").save(tmp_path / "my photo.png")
+    result = run(
+        "-m", "layers.style=[conv1:5,fire2],[relu1:5,fire2]", "content='my photo.png',coffee", "size=32", "steps=1",
+        "hydra.sweep.dir=out", cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
+        "0_layers.style=conv1-5,fire2,content=my-photo.png",
+        "1_layers.style=conv1-5,fire2,content=coffee",
+        "2_layers.style=relu1-5,fire2,content=my-photo.png",
+        "3_layers.style=relu1-5,fire2,content=coffee",
+    ]
+
+
 def test_a_second_run_into_the_same_folder_is_refused_and_harms_nothing(single: Path) -> None:
     before = {path: path.read_bytes() for path in single.rglob("*") if path.is_file()}
     assert "already holds a run" in refused(run(*TINY, "beta=7", f"hydra.run.dir={single}"))
@@ -136,13 +151,19 @@ def test_quasi_newton_from_noise_with_a_random_vgg(tmp_path: Path, optimizer: st
 
 def test_the_notebook_squeezes_but_gives_the_contents_shape_back(tmp_path: Path) -> None:
     result = run(
-        "experiment=notebook", "backbone.weights=random", "size=32", "steps=2", f"hydra.run.dir={tmp_path}/out"
+        "experiment=notebook",
+        "backbone.weights=random",
+        "size=32",
+        "steps=2",
+        "save_every=2",
+        f"hydra.run.dir={tmp_path}/out",
     )
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["size"] == {"width": 32, "height": 32}
-    with Image.open(tmp_path / "out" / "result.png") as picture:
-        assert picture.size == (32, 21)
+    for name in ("result.png", "frames/000002.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.size == (32, 21)
 
 
 def test_help_reads_like_documentation() -> None:

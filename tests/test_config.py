@@ -68,6 +68,13 @@ def test_what_is_typed_beats_an_experiment() -> None:
     assert config.layer_weights(job, "style") == {"conv1_2": 1.0}
 
 
+@pytest.mark.parametrize("choice", ["optimizer=lbfgs", "optimizer=lbfgsb", "style_loss=gram", "content_loss=mse"])
+def test_a_group_typed_beside_an_experiment_takes_the_place_of_its_own(choice: str) -> None:
+    assert mistakes("experiment=notebook", choice) == []
+    group, _, option = choice.partition("=")
+    assert composed("experiment=notebook", choice)[group] == composed(f"{group}={option}")[group]
+
+
 def test_an_optimizer_brings_the_clamp_and_jitter_that_suit_it_and_they_can_be_overridden() -> None:
     assert (composed().clamp, composed().jitter) == ("step", 8)
     lbfgs = composed("optimizer=lbfgs")
@@ -78,7 +85,7 @@ def test_an_optimizer_brings_the_clamp_and_jitter_that_suit_it_and_they_can_be_o
 def test_any_optimizer_of_torch_goes_by_its_target() -> None:
     base = ("optimizer=sgd", "~optimizer.momentum")
     assert mistakes(*base, "optimizer._target_=torch.optim.Adagrad", "+optimizer.eps=1e-8") == []
-    assert "eps" not in str(mistakes(*base, "optimizer._target_=torch.optim.RMSprop", "+optimizer.alpha=0.9"))
+    assert mistakes("~optimizer.betas", "optimizer._target_=torch.optim.RMSprop", "+optimizer.alpha=0.9") == []
 
 
 @pytest.mark.parametrize(
@@ -130,12 +137,20 @@ def test_any_optimizer_of_torch_goes_by_its_target() -> None:
         ("init.amplitude=0 init=noise", r"init: .*amplitude=0 must be a number above 0"),
         ("init=file init.path=nothing.png", r"init\.path=nothing\.png: There is no image file"),
         ("optimizer=lbfgs jitter=4", r"jitter=4 changes the loss at every step"),
-        ("alpha=0 beta=0", r"alpha, beta and tv are all 0"),
+        ("alpha=0 beta=0", r"Every term that has layers has the weight 0"),
         ("layers.content=[] layers.style=[]", r"both empty"),
+        ("beta=0 layers.content=[]", r"Every term that has layers has the weight 0"),
+        ("device='cpu:'", r"device=cpu: is not one of"),
+        ("optimizer=lbfgs optimizer.line_search_fn=wolfe", r"only 'strong_wolfe' is supported"),
+        ("optimizer=lbfgs +optimizer.max_iter=20", r"max_iter has no meaning here"),
+        ("optimizer=lbfgsb optimizer.ftol=nan", r"ftol and gtol not negative"),
+        ("optimizer.lr=abc", r"optimizer: torch\.optim\.Adam refuses its arguments"),
+        ("backbone.seed=abc", r"backbone\.seed=abc must be a whole number"),
+        ("backbone.avg_scale=abc", r"avg_scale=abc must be a positive number"),
     ],
 )
 def test_a_mistake_is_named_with_what_to_do(override: str, message: str) -> None:
-    parts = re.split(r" (?=[a-z_.]+=)", override)
+    parts = re.split(r" (?=[+a-z_.]+=)", override)
     found = mistakes(*sorted(parts, key=lambda part: "." in part.partition("=")[0]))
     assert len(found) == 1, found
     assert re.search(message, found[0]), found[0]
@@ -180,6 +195,9 @@ def test_every_knob_has_a_default_and_a_line_of_help() -> None:
     ("overrides", "swept", "expected"),
     [
         (["beta=0.1", "size=64"], {"beta"}, "_beta=0.1"),
+        (["content='my photo.jpg'"], {"content"}, "_content=my-photo.jpg"),
+        ([r"layers.style=[conv1\:5,fire2]"], {"layers.style"}, "_layers.style=conv1-5,fire2"),
+        (["+optimizer.eps=1e-8"], {"optimizer.eps"}, "_optimizer.eps=1e-08"),
         (["content=/home/me/my photo.jpg"], {"content"}, "_content=my-photo.jpg"),
         ([r"content=C:\pictures\a.png"], {"content"}, "_content=a.png"),
         (["optimizer=lbfgs", "beta=1"], {"optimizer", "beta"}, "_optimizer=lbfgs,beta=1"),

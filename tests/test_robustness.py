@@ -172,6 +172,50 @@ def test_an_interrupted_sweep_stops_as_a_whole(tmp_path: Path) -> None:
 
 
 @posix
+def test_a_signal_while_the_result_is_saved_still_ends_the_sweep(tmp_path: Path) -> None:
+    (tmp_path / "style_loss").mkdir()
+    (tmp_path / "style_loss" / "late.yaml").write_text("_target_: late.Late\n", encoding="utf-8")
+    (tmp_path / "late.py").write_text(
+        "import os, signal\n"
+        "class Late:\n"
+        "    calls = 0\n"
+        "    def target(self, features): return None\n"
+        "    def __call__(self, features, target):\n"
+        "        self.calls += 1\n"
+        "        if self.calls == 4: os.kill(os.getpid(), signal.SIGINT)  # the evaluation of the final picture\n"
+        "        return features.square().mean((1, 2, 3))\n",
+        encoding="utf-8",
+    )
+    out = tmp_path / "out"
+    result = run(
+        "--config-dir", str(tmp_path), "-m", "style_loss=late", "layers.style=[conv1]", "size=32",
+        "steps=3", "seed=0,1", f"hydra.sweep.dir={out}",
+    )  # fmt: skip
+    assert result.returncode == 130, result.stderr
+    assert status(out / "0_seed=0") == "done"
+    assert not (out / "1_seed=1").exists()
+
+
+def test_a_loss_of_ones_own_that_draws_random_numbers_gives_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "style_loss").mkdir()
+    (tmp_path / "style_loss" / "noisy.yaml").write_text("_target_: noisy.Noisy\n", encoding="utf-8")
+    (tmp_path / "noisy.py").write_text(
+        "import torch\n"
+        "class Noisy:\n"
+        "    def target(self, features): return features.mean((2, 3))\n"
+        "    def __call__(self, features, target):\n"
+        "        noisy = features + torch.randn_like(features)\n"
+        "        return (noisy.mean((2, 3)) - target).square().sum(1)\n",
+        encoding="utf-8",
+    )
+    common = ("--config-dir", str(tmp_path), "style_loss=noisy", *TINY)
+    assert run(*common, "seed=1", f"hydra.run.dir={tmp_path}/one").returncode == 0
+    assert run(*common, "-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}/two").returncode == 0
+    pictures = [(tmp_path / name / "result.png").read_bytes() for name in ("one", "two/1_seed=1", "two/0_seed=0")]
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+@posix
 def test_a_killed_run_leaves_no_result_and_readable_metrics(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start("size=32", "steps=1000000", "log_every=1", f"hydra.run.dir={out}")

@@ -29,13 +29,17 @@ class TensorBoard:
         steps: how many there will be, to spread the pictures over.
         config: the resolved configuration as YAML.
         hparams: what the HParams tab shows of it: name to number, truth value or text.
+        shape: (width, height) to show the picture at, if not its own.
 
     Raises:
         UserError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, steps: int, config: str, hparams: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, steps: int, config: str, hparams: dict[str, Any], shape: tuple[int, int] | None = None
+    ) -> None:
         self.folder = folder
+        self.shape = shape
         self.turns = picture_steps(steps)
         self.previous: tuple[int, float] | None = None
         with writing(folder):
@@ -70,7 +74,8 @@ class TensorBoard:
             self.writer.close()
 
     def _add_picture(self, tag: str, image: Tensor, step: int) -> None:
-        self.writer.add_image(f"images/{tag}", images.to_bytes(image[:1]), step, dataformats="HWC")
+        shape = None if tag == "style" else self.shape
+        self.writer.add_image(f"images/{tag}", images.to_bytes(image[:1], shape), step, dataformats="HWC")
 
     def _write_curves(self, snapshot: Snapshot) -> None:
         step = snapshot.step
