@@ -1,0 +1,55 @@
+"""How a run is posed: the margin, and targets that follow the jitter."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from nst import config, experiment, sweep
+from nst.experiment import Problem
+from nst.pixels import with_margin
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def posed(*overrides: str) -> Problem:
+    config.register()
+    sweep.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return experiment.pose(compose("config", ["size=48", *overrides]), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("margin", [1, 5, 8])
+def test_the_margin_is_torchs_reflection_with_its_gradient(margin: int) -> None:
+    picture = torch.rand(2, 3, 9, 12, dtype=torch.float64, requires_grad=True)
+    ours = with_margin(picture, margin)
+    reference = torch.nn.functional.pad(picture, (margin,) * 4, mode="reflect")
+    assert torch.equal(ours, reference)
+    weights = torch.rand_like(ours)
+    (ours_gradient,) = torch.autograd.grad((ours * weights).sum(), picture)
+    (reference_gradient,) = torch.autograd.grad((reference * weights).sum(), picture)
+    torch.testing.assert_close(ours_gradient, reference_gradient, rtol=1e-12, atol=0)
+
+
+def test_a_margin_wider_than_the_picture_takes_what_there_is() -> None:
+    assert with_margin(torch.rand(1, 3, 4, 20), 8).shape == (1, 3, 4 + 2 * 3, 20 + 2 * 8)
+    assert with_margin(torch.rand(1, 3, 1, 20), 8).shape == (1, 3, 1, 20 + 2 * 8)
+    picture = torch.rand(1, 3, 4, 4)
+    assert torch.equal(with_margin(picture, 0), picture)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (1, 0), (3, 5), (7, 7)])
+def test_the_content_image_is_at_its_own_target_whatever_the_shift(shift: tuple[int, int]) -> None:
+    problem = posed()
+    assert float(problem.evaluate(problem.start, shift).content) == 0
+    other = posed("init=style")
+    assert float(other.evaluate(other.start, shift).content) > 0.1
+
+
+def test_a_shift_moves_what_the_network_sees_and_the_margin_is_seen() -> None:
+    problem = posed("init=style")
+    style = {shift: float(problem.evaluate(problem.start, shift).style) for shift in ((0, 0), (1, 0), (0, 1))}
+    assert len(set(style.values())) == 3
+    bare = posed("init=style", "margin=0")
+    assert float(bare.evaluate(bare.start, (0, 0)).style) != style[0, 0]
