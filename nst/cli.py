@@ -14,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from nst.errors import UserError, nearest
+from nst.errors import Reported, UserError, nearest
 
 HELP_HINT = "See python run.py --help."
 
@@ -33,7 +33,7 @@ def launch(main: Callable[[], Any]) -> NoReturn:
     except Exception as error:
         if wants_traceback:
             raise
-        if not getattr(error, "reported", False):
+        if not isinstance(error, Reported):
             print(describe(error), file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
@@ -67,8 +67,8 @@ def describe(error: BaseException) -> str:
         return "Error: out of memory. Lower size, or choose a smaller backbone."
     return (
         f"Error: {type(error).__name__}: {_first_line(error)}\n"
-        "This is no mistake that is known; the environment variable HYDRA_FULL_ERROR=1 shows the traceback, and so "
-        "does run.log if the run has a folder."
+        "This is no mistake that is known. The traceback is in the run's run.log; if there is none yet, the "
+        "environment variable HYDRA_FULL_ERROR=1 shows it here."
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from nst import images, provenance, runtime
 from nst.backbones import Backbone
 from nst.check import check
 from nst.cli import describe
-from nst.errors import UserError
+from nst.errors import Reported, UserError
 from nst.files import write_json
 from nst.losses import TotalVariation
 from nst.objective import LayerTerm, Losses, Objective, Shift
@@ -89,7 +88,7 @@ def run_job(config: DictConfig) -> None:
 
     Raises:
         SystemExit: the only run failed, and has been reported.
-        Exception: a run of a sweep failed, and has been reported; the others go on.
+        Reported: a run of a sweep failed, and has been reported; the others go on.
         Interrupted: Ctrl-C or a termination signal; the current picture has been saved then.
     """
     hydra = HydraConfig.get()
@@ -98,6 +97,7 @@ def run_job(config: DictConfig) -> None:
     _refuse_used_folder(job.folder)
     status: dict[str, Any] = {"status": "running", "started": _now()}
     _write_status(job.folder, status)
+    failure: str | None = None
     with runtime.PoliteStop() as stop, runtime.seeded(config.seed):
         try:
             run(job, stop)
@@ -107,12 +107,12 @@ def run_job(config: DictConfig) -> None:
         except Exception as error:
             message = describe(error)
             log.error("%s", message, exc_info=True)
-            error.reported = True  # type: ignore[attr-defined]
-            traceback.clear_frames(error.__traceback__)  # a sweep keeps the error, but must not keep this run's tensors
             _write_status(job.folder, status | {"status": "failed", "ended": _now(), "error": message})
-            if hydra.mode == RunMode.RUN:
-                raise SystemExit(1) from error  # an exception would make Hydra add lines of its own
-            raise
+            failure = message
+        if failure is not None:
+            # Raised anew, out of reach of the error itself: a sweep keeps what is raised here until its end, and the
+            # error's traceback would keep this run's network and pictures in memory.
+            raise SystemExit(1) if hydra.mode == RunMode.RUN else Reported(failure)
         _write_status(job.folder, status | {"status": "done", "ended": _now()})
         stop.poll()  # a signal that came while the result was being saved still ends the sweep
 

@@ -171,48 +171,67 @@ def test_an_interrupted_sweep_stops_as_a_whole(tmp_path: Path) -> None:
     assert not (out / "1_beta=2").exists()
 
 
+def own_loss(folder: Path, code: str) -> tuple[str, ...]:
+    """Write a style loss of one's own, class ``Own``; returns what chooses it."""
+    (folder / "style_loss").mkdir()
+    (folder / "style_loss" / "own.yaml").write_text("_target_: own.Own\n", encoding="utf-8")
+    (folder / "own.py").write_text(code, encoding="utf-8")
+    return ("--config-dir", str(folder), "style_loss=own", "layers.style=[conv1]", *TINY)
+
+
 @posix
 def test_a_signal_while_the_result_is_saved_still_ends_the_sweep(tmp_path: Path) -> None:
-    (tmp_path / "style_loss").mkdir()
-    (tmp_path / "style_loss" / "late.yaml").write_text("_target_: late.Late\n", encoding="utf-8")
-    (tmp_path / "late.py").write_text(
+    chosen = own_loss(
+        tmp_path,
         "import os, signal\n"
-        "class Late:\n"
+        "class Own:\n"
         "    calls = 0\n"
         "    def target(self, features): return None\n"
         "    def __call__(self, features, target):\n"
         "        self.calls += 1\n"
         "        if self.calls == 4: os.kill(os.getpid(), signal.SIGINT)  # the evaluation of the final picture\n"
         "        return features.square().mean((1, 2, 3))\n",
-        encoding="utf-8",
     )
     out = tmp_path / "out"
-    result = run(
-        "--config-dir", str(tmp_path), "-m", "style_loss=late", "layers.style=[conv1]", "size=32",
-        "steps=3", "seed=0,1", f"hydra.sweep.dir={out}",
-    )  # fmt: skip
+    result = run(*chosen, "-m", "seed=0,1", f"hydra.sweep.dir={out}")
     assert result.returncode == 130, result.stderr
     assert status(out / "0_seed=0") == "done"
     assert not (out / "1_seed=1").exists()
 
 
 def test_a_loss_of_ones_own_that_draws_random_numbers_gives_the_same_bytes(tmp_path: Path) -> None:
-    (tmp_path / "style_loss").mkdir()
-    (tmp_path / "style_loss" / "noisy.yaml").write_text("_target_: noisy.Noisy\n", encoding="utf-8")
-    (tmp_path / "noisy.py").write_text(
+    chosen = own_loss(
+        tmp_path,
         "import torch\n"
-        "class Noisy:\n"
+        "class Own:\n"
         "    def target(self, features): return features.mean((2, 3))\n"
         "    def __call__(self, features, target):\n"
         "        noisy = features + torch.randn_like(features)\n"
         "        return (noisy.mean((2, 3)) - target).square().sum(1)\n",
-        encoding="utf-8",
     )
-    common = ("--config-dir", str(tmp_path), "style_loss=noisy", *TINY)
-    assert run(*common, "seed=1", f"hydra.run.dir={tmp_path}/one").returncode == 0
-    assert run(*common, "-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}/two").returncode == 0
+    assert run(*chosen, "seed=1", f"hydra.run.dir={tmp_path}/one").returncode == 0
+    assert run(*chosen, "-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}/two").returncode == 0
     pictures = [(tmp_path / name / "result.png").read_bytes() for name in ("one", "two/1_seed=1", "two/0_seed=0")]
     assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_a_failed_job_of_a_sweep_keeps_no_network_in_memory(tmp_path: Path) -> None:
+    chosen = own_loss(
+        tmp_path,
+        "import gc\n"
+        "from nst.backbones import Backbone\n"
+        "class Own:\n"
+        "    def target(self, features): return None\n"
+        "    def __call__(self, features, target):\n"
+        "        gc.collect()\n"
+        "        alive = sum(isinstance(thing, Backbone) for thing in gc.get_objects())\n"
+        "        raise RuntimeError(f'networks alive: {alive}')\n",
+    )
+    result = run(*chosen, "-m", "seed=0,1,2", f"hydra.sweep.dir={tmp_path}/out")
+    assert result.returncode == 1
+    errors = [json.loads(path.read_text(encoding="utf-8"))["error"] for path in tmp_path.glob("out/*/status.json")]
+    assert len(errors) == 3
+    assert all("networks alive: 1\n" in error for error in errors), errors
 
 
 @posix
