@@ -1,0 +1,435 @@
+"""Scores of a finished picture by one fixed evaluator, so that runs of different recipes can be compared.
+
+The losses of two recipes are in different units. A score is computed from the saved picture alone, by a network, layers
+and a size that do not depend on the run, and carries the evaluator's name. What the scores mean and when to distrust
+them: ``docs/evaluator.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nst import backbones, images, perceptual
+from nst.errors import ConfigError, UserError, unknown
+from nst.files import sha256
+from nst.losses import functional
+from nst.weights import NO_DOWNLOAD
+
+log = logging.getLogger(__name__)
+
+FORMULAS = 1  # raised whenever a formula below changes, so that old and new scores have different names
+SMALLEST_SIZE, LARGEST_SIZE = 32, 2048
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in the greyscale pictures of Wang 2004
+BINS = 8  # of a colour histogram, for each channel
+DIGITS = 6  # significant ones that are kept: beyond them machines differ
+WAY_OUT = "take evaluator=squeezenet, whose weights come with the package ndf, or score nothing: evaluator=none."
+
+Scores = dict[str, float | str | None]
+Picture = Tensor | Path | str  # (1, 3, H, W) RGB in [0, 1], a file, or the name of a sample
+
+
+class Evaluator:
+    """A network that scores pictures, always on the CPU in float64 and on one thread: the same bits each time.
+
+    Args:
+        name: first part of the evaluator's name.
+        architecture: torchvision's name of the network, such as ``vgg16``.
+        weights: ``torchvision``, ``caffe``, ``ndf``, ``random`` (for tests), a file or a URL; see ``nst.weights.load``.
+        content_layers: where feature maps are compared with the content image's; each counts alike.
+        style_layers: where Gram matrices are compared with the style image's; each counts alike.
+        preprocessing: ``auto``, ``imagenet``, ``caffe`` or ``none``; see ``nst.backbones.load``.
+        pooling: ``max`` or ``avg``.
+        size: pixels of the content's and the style's long side; the result is stretched to the content's shape.
+        lpips: compute LPIPS as well, see ``nst.perceptual``.
+
+    Attributes:
+        name: ``NAME-SIZE-HASH``, such as ``squeezenet-256-1a2b3c``; the hash is over ``settings``.
+        settings: all that decides a score, the weights by their SHA-256.
+        source: where the weights came from.
+
+    Raises:
+        ConfigError: an argument has a value that does not exist; all mistakes in one message.
+        UserError: the weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        architecture: str,
+        weights: str,
+        content_layers: Sequence[str],
+        style_layers: Sequence[str],
+        preprocessing: str = "auto",
+        pooling: str = "max",
+        size: int = 256,
+        lpips: bool = False,
+    ) -> None:
+        mistakes = problems(
+            name, architecture, weights, content_layers, style_layers, preprocessing, pooling, size, lpips
+        )
+        if mistakes:
+            raise ConfigError(mistakes)
+        self.size = size
+        self.content_layers = _in_order(content_layers, architecture)
+        self.style_layers = _in_order(style_layers, architecture)
+        layers = [*self.content_layers, *self.style_layers]
+        try:
+            backbone = backbones.load(architecture, weights, layers, pooling, preprocessing)
+        except UserError as error:
+            told = str(error).replace(NO_DOWNLOAD, WAY_OUT).replace("backbone", "evaluator")
+            raise UserError(f"The evaluator {name} cannot be made. {told}") from error
+        self.source = backbone.source
+        self.backbone = backbone.double()
+        self.settings: dict[str, Any] = {
+            "formulas": FORMULAS,
+            "architecture": architecture,
+            "weights": self.source.sha256 or self.source.name,
+            "preprocessing": backbones.chosen_preprocessing(weights, preprocessing),
+            "pooling": pooling,
+            "content_layers": self.content_layers,
+            "style_layers": self.style_layers,
+            "size": size,
+        }
+        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        self.name = f"{name}-{size}-{digest[:6]}"
+        self.lpips = perceptual.load_lpips() if lpips else None
+
+    def scores(self, result: Picture, content: Picture, style: Picture, background: str = "white") -> Scores:
+        """Score a picture as it is saved: with 8 bits a channel.
+
+        Files give the same scores on every machine, whatever the size of the run. A tensor is rounded to 8 bits first,
+        so that a result scores as its PNG file does; a content or style tensor that has been scaled scores a little
+        differently from its file.
+
+        Args:
+            result: the picture to score; stretched to the content's shape.
+            content: its content image.
+            style: its style image.
+            background: what shows through transparent pixels of a file.
+
+        Returns:
+            ``evaluator`` (its name), ``content_distance``, ``style_distance``, ``ssim``, ``edge_correlation``,
+            ``color_histogram_distance``, ``total_variation`` and, if asked for, ``lpips``, to six significant digits;
+            None where a score is not defined.
+
+        Raises:
+            UserError: a file is missing or broken, or a side of it would vanish at this size.
+        """
+        original = _fitted(content, self.size, background)
+        shape = original.shape[1], original.shape[0]
+        painted = _stretched(result, shape, background)
+        manner = _fitted(style, self.size, background)
+        over = _stretched(style, shape, background)
+        with _one_thread(), torch.no_grad():
+            distances = self._distances(painted, original, manner, over)
+            found: dict[str, float | None] = {
+                "content_distance": distances[0],
+                "style_distance": distances[1],
+                "ssim": ssim(painted, original),
+                "edge_correlation": edge_correlation(painted, original),
+                "color_histogram_distance": color_histogram_distance(painted, manner),
+                "total_variation": float(functional.total_variation(_tensor(painted), "absolute", "mean")),
+            }
+            if self.lpips is not None:
+                found["lpips"] = self.lpips(_tensor(painted), _tensor(original))
+        return {"evaluator": self.name, **{key: _rounded(value) for key, value in found.items()}}
+
+    def _distances(
+        self, painted: np.ndarray, original: np.ndarray, manner: np.ndarray, over: np.ndarray
+    ) -> tuple[float | None, float | None]:
+        """Return the content and the style distance."""
+        try:
+            result, content, style, baseline = (self._maps(picture) for picture in (painted, original, manner, over))
+        except UserError as error:  # a strip too narrow for the network must not cost the run its other scores
+            log.warning("%s leaves content_distance and style_distance out: %s", self.name, error)
+            return None, None
+        return (
+            _relative(
+                [functional.content_loss(result[layer], content[layer], "none") for layer in self.content_layers],
+                [functional.content_loss(baseline[layer], content[layer], "none") for layer in self.content_layers],
+            ),
+            _relative(
+                [_gram_error(result[layer], style[layer]) for layer in self.style_layers],
+                [_gram_error(content[layer], style[layer]) for layer in self.style_layers],
+            ),
+        )
+
+    def _maps(self, picture: np.ndarray) -> dict[str, Tensor]:
+        """Return the feature maps of an ``(H, W, 3)`` uint8 picture."""
+        maps: dict[str, Tensor] = self.backbone(self.backbone.preprocessing(_tensor(picture)))
+        return maps
+
+
+def nothing() -> None:
+    """Stand in for an evaluator where nothing is to be scored (``evaluator=none``)."""
+
+
+def problems(
+    name: str,
+    architecture: str,
+    weights: str,
+    content_layers: Sequence[str],
+    style_layers: Sequence[str],
+    preprocessing: str = "auto",
+    pooling: str = "max",
+    size: int = 256,
+    lpips: bool = False,
+) -> list[str]:
+    """Return what is wrong with the arguments of ``Evaluator``, one sentence each, without loading any weight."""
+    found = []
+    if not re.fullmatch(r"\w+", str(name)):
+        found.append(f"evaluator.name={name} must be letters, digits and underscores.")
+    for problem in backbones.problems(str(architecture), str(weights), str(preprocessing)):
+        prefix = "" if problem.startswith("backbone.") else "evaluator: "
+        found.append(prefix + problem.replace("backbone.", "evaluator."))
+    if pooling not in backbones.POOLINGS:
+        found.append("evaluator: " + unknown("pooling", pooling, backbones.POOLINGS))
+    if isinstance(size, bool) or not isinstance(size, int) or not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        found.append(f"evaluator.size={size} must be a whole number from {SMALLEST_SIZE} to {LARGEST_SIZE}.")
+    if not isinstance(lpips, bool):
+        found.append(f"evaluator.lpips={lpips} must be true or false.")
+    elif lpips and (way_out := perceptual.missing("lpips")):
+        found.append(way_out)
+    if architecture in backbones.ARCHITECTURES:
+        found += _layer_problems("content_layers", content_layers, architecture)
+        found += _layer_problems("style_layers", style_layers, architecture)
+    return found
+
+
+def _layer_problems(knob: str, layers: Any, architecture: str) -> list[str]:
+    """Return what is wrong with a list of layers."""
+    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
+        return [f"evaluator.{knob}={layers} must be a list of one layer or more, such as [fire4,fire8]."]
+    found, seen = [], set()
+    for layer in layers:
+        try:
+            canonical = backbones.resolve(str(layer), architecture).name
+        except UserError as error:
+            found.append(f"evaluator.{knob}: {error}")
+            continue
+        if canonical in seen:
+            found.append(f"evaluator.{knob} names {canonical} twice.")
+        seen.add(canonical)
+    return found
+
+
+def ssim(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Structural similarity of two pictures' luminance (Wang 2004), computed by scikit-image.
+
+    Gaussian window of 11 x 11 pixels with a standard deviation of 1.5, K1 = 0.01, K2 = 0.03, averaged over all windows
+    that lie within the picture.
+
+    Args:
+        first: ``(H, W, 3)`` uint8.
+        second: ``(H, W, 3)`` uint8.
+
+    Returns:
+        -1 to 1, 1 for equal pictures; None if a side is shorter than the window.
+    """
+    from skimage.metrics import structural_similarity  # here, since only a finished picture needs it
+
+    if min(first.shape[:2]) < 11:
+        return None
+    return float(
+        structural_similarity(
+            _luminance(first),
+            _luminance(second),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1.0,
+        )
+    )
+
+
+def edge_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Pearson correlation of two pictures' edge strengths: magnitudes of the luminance's Sobel gradient.
+
+    Args:
+        first: ``(H, W, 3)`` uint8.
+        second: ``(H, W, 3)`` uint8.
+
+    Returns:
+        -1 to 1, 1 for equal pictures; None if one of them has no edges, or the same strength everywhere.
+    """
+    deviations = []
+    for picture in (first, second):
+        luminance = _luminance(picture)
+        strength = np.hypot(scipy.ndimage.sobel(luminance, 0), scipy.ndimage.sobel(luminance, 1))
+        deviations.append(strength - strength.mean())
+    size = math.sqrt(float((deviations[0] ** 2).sum()) * float((deviations[1] ** 2).sum()))
+    return float((deviations[0] * deviations[1]).sum()) / size if size > 1e-12 else None
+
+
+def color_histogram_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Hellinger distance of two pictures' RGB histograms of 8 x 8 x 8 bins.
+
+    With p and q the shares of pixels in each bin: ``sqrt(sum (sqrt(p) - sqrt(q))^2 / 2)``.
+
+    Args:
+        first: ``(H, W, 3)`` uint8.
+        second: ``(H', W', 3)`` uint8.
+
+    Returns:
+        0 for the same share of pixels in every bin, 1 if no bin holds pixels of both.
+    """
+    roots = []
+    for picture in (first, second):
+        red, green, blue = (picture // (256 // BINS)).reshape(-1, 3).T.astype(np.int64)
+        counts = np.bincount((red * BINS + green) * BINS + blue, minlength=BINS**3)
+        roots.append(np.sqrt(counts / counts.sum()))
+    return math.sqrt(float(((roots[0] - roots[1]) ** 2).sum()) / 2)
+
+
+@dataclass(frozen=True)
+class RunPictures:
+    """What a run folder tells about its pictures.
+
+    Attributes:
+        folder: the run's.
+        result: the picture it painted.
+        content: the content image's file.
+        style: the style image's file.
+        background: what showed through transparent pixels.
+    """
+
+    folder: Path
+    result: Path
+    content: Path
+    style: Path
+    background: str
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return every folder in and below ``folder`` that holds a ``run.json``, sorted by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted((path.parent for path in folder.rglob("run.json")), key=_natural)
+    if not found:
+        raise UserError(f"{folder} holds no run: there is no run.json in it or below it.")
+    return found
+
+
+def run_pictures(folder: Path) -> RunPictures:
+    """Read where a finished run's pictures are, and make sure that they are the run's own.
+
+    Raises:
+        UserError: the run is not finished, or one of its pictures is gone or has changed.
+    """
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        facts, background = {kind: record[kind] for kind in ("content", "style")}, record["config"]["background"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as the record of a run ({type(error).__name__}: {error}).") from error
+    result = record.get("result")
+    if not result:
+        raise UserError(f"{folder} has no result: the run is not finished. Only finished runs can be scored.")
+    found = {"result": _unchanged(folder, "result", folder / result["file"], result["sha256"])}
+    for kind, fact in facts.items():
+        file = Path(fact["file"])
+        if not file.is_file():
+            with contextlib.suppress(UserError):  # a sample lies elsewhere on another machine
+                file = images.locate(fact["name"])
+        found[kind] = _unchanged(folder, kind, file, fact["sha256"])
+    return RunPictures(folder, found["result"], found["content"], found["style"], background)
+
+
+def _unchanged(folder: Path, kind: str, file: Path, digest: str) -> Path:
+    """Return a picture's file if it is the one that was recorded."""
+    if not file.is_file():
+        raise UserError(f"{folder}: the {kind} image {file} is gone, so the run cannot be scored. Put it back there.")
+    if sha256(file) != digest:
+        raise UserError(
+            f"{folder}: {file} is not the {kind} image that the run recorded (its SHA-256 differs), so the run cannot "
+            "be scored. Put the old file back, or run it again."
+        )
+    return file
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts 2 before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _in_order(layers: Sequence[str], architecture: str) -> list[str]:
+    """Return canonical layer names by depth, so that the order in which they are listed makes no difference."""
+    found = sorted((backbones.resolve(str(name), architecture) for name in layers), key=lambda layer: layer.index)
+    return [layer.name for layer in found]
+
+
+def _gram_error(features: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared difference of two maps' Gram matrices; their sizes may differ."""
+    return functional.gram_loss(features, functional.gram_matrix(target, "N"), "N", "none")
+
+
+def _relative(values: Sequence[Tensor], baselines: Sequence[Tensor]) -> float | None:
+    """Return the mean of values, each divided by its own baseline; None if a baseline is 0."""
+    if any(float(baseline) == 0 for baseline in baselines):
+        return None
+    return float(np.mean([float(value / baseline) for value, baseline in zip(values, baselines, strict=True)]))
+
+
+def _rounded(value: float | None) -> float | None:
+    """Return a score to six significant digits, None if it is no number."""
+    return float(f"{value:.{DIGITS}g}") if value is not None and math.isfinite(value) else None
+
+
+def _luminance(picture: np.ndarray) -> np.ndarray:
+    """Return the luminance in [0, 1] of ``(H, W, 3)`` uint8 as ``(H, W)`` float64."""
+    red, green, blue = np.moveaxis(picture.astype(np.float64) / 255, -1, 0)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
+def _tensor(picture: np.ndarray) -> Tensor:
+    """Return ``(H, W, 3)`` uint8 as ``(1, 3, H, W)`` float64 in [0, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].contiguous().double() / 255
+
+
+def _fitted(picture: Picture, size: int, background: str) -> np.ndarray:
+    """Return a picture with ``size`` pixels on its long side, ``(H, W, 3)`` uint8.
+
+    Pillow scales 8-bit pictures in whole numbers, so that every machine gets the same bytes.
+    """
+    if isinstance(picture, Tensor):
+        height, width = picture.shape[-2:]
+        return images.to_bytes(picture, images.fitted(width, height, size, "long", Path("the picture")))
+    return images.to_bytes(images.load(str(picture), size, background=background))
+
+
+def _stretched(picture: Picture, shape: tuple[int, int], background: str) -> np.ndarray:
+    """Return a picture stretched to ``shape`` (width, height) in one go, ``(H, W, 3)`` uint8."""
+    if isinstance(picture, Tensor):
+        return images.to_bytes(picture, shape)
+    long_side = SMALLEST_SIZE
+    with contextlib.suppress(Exception), Image.open(images.locate(str(picture))) as file:
+        long_side = min(max(file.size), images.LARGEST_SIDE)  # else the loading below tells what is wrong
+    return images.to_bytes(images.load(str(picture), long_side, background=background), shape)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread, so that sums are added in the same order whatever the machine; then as before."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
