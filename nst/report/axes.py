@@ -1,0 +1,169 @@
+"""What differs between runs: the axes of a sweep, and the parameters that a table needs a column for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nst.report.runs import Collection, Run, natural, number
+
+# Knobs that say how a run is kept and shown, not what it is. A sweep over them is shown all the same.
+NO_SCIENCE = re.compile(
+    r"(resume|report|title|question|on_failure|log_every|save_every|device|threads|evaluator|checkpoint_\w+|hydra)(\..*)?"
+    r"|(.*\.)?(_partial_|_convert_|_recursive_)"
+)
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing that differs.
+
+    Attributes:
+        key: of the configuration, or the name of a group.
+        values: what it takes, in order, written in one way so that they compare.
+        texts: the same for people: a path by its last part.
+        numbers: the same as numbers, if they all are.
+        log: a logarithmic scale suits them.
+    """
+
+    key: str
+    values: tuple[str, ...]
+    texts: tuple[str, ...]
+    numbers: tuple[float, ...] | None
+    log: bool
+
+    def place(self, run: Run) -> int | None:
+        """Return where a run stands on this axis."""
+        value = value_of(run, self.key)
+        text = None if value is MISSING else canonical(value)
+        return self.values.index(text) if text in self.values else None
+
+
+def find_axes(collection: Collection) -> list[Axis]:
+    """Return what a sweep varies, in the order typed; what differs between runs that no grid lists."""
+    runs = collection.runs
+    swept = collection.sweep.get("swept")
+    listed = {str(k).lstrip("+~"): v for k, v in swept.items()} if isinstance(swept, dict) else {}
+    axes = []
+    for key in listed or differing(runs):
+        values = listed.get(key)
+        typed = {canonical(parse(str(v))): str(v).strip() for v in values} if isinstance(values, list) else {}
+        if key.startswith(("hydra.", "hydra/")):
+            continue
+        axis = _axis(key, typed or {value: value for value in _found(runs, key)})
+        if len(axis.values) > 1:
+            axes.append(axis)
+    return axes
+
+
+def find_parameters(runs: Sequence[Run], axes: Sequence[Axis]) -> list[str]:
+    """Return the keys that a table needs a column for: the axes first, then whatever else differs."""
+    return list(dict.fromkeys([*(axis.key for axis in axes), *differing(runs)]))
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Return the keys whose values differ, groups first, each thing once.
+
+    What only follows from the choice of a group, and was not typed, is left out: with ``optimizer=adam,lbfgs`` the
+    arguments of the two optimisers, and the clamp that comes with each, tell nothing more.
+    """
+    groups = dict.fromkeys(group for run in runs for group in run.choices)
+    leaves = dict.fromkeys(key for run in runs for key in run.config)
+    only_typed = dict.fromkeys(key for run in runs for key in run.typed)
+    keys = [key for key in dict.fromkeys([*groups, *leaves, *only_typed]) if not NO_SCIENCE.fullmatch(key)]
+    keys = [key for key in keys if "/" not in key and len(_found(runs, key)) > 1]
+    typed = {key for run in runs for key in run.typed}
+    chosen = [key for key in keys if key in groups and key in typed]
+
+    def only_follows(key: str) -> bool:
+        if key in typed or not chosen:
+            return False
+        seen: dict[tuple[str, ...], str] = {}
+        for run in runs:
+            if (value := value_of(run, key)) is not MISSING:
+                choice = tuple(canonical(value_of(run, group)) for group in chosen)
+                if seen.setdefault(choice, canonical(value)) != canonical(value):
+                    return False
+        return True
+
+    return [key for key in keys if not only_follows(key)]
+
+
+def value_of(run: Run, key: str) -> Any:
+    """Return a run's value of a key: the option of a group, a value of the configuration, or what was typed."""
+    if key in run.choices:
+        return run.choices[key]
+    if key in run.config:
+        return run.config[key]
+    return parse(run.typed[key]) if run.typed.get(key) else MISSING
+
+
+def parse(text: str) -> Any:
+    """Return what a value on the command line stands for, as far as it matters here."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    known: dict[str, Any] = {"true": True, "false": False, "null": None}
+    if text.lower() in known:
+        return known[text.lower()]
+    if (value := number(text)) is not None:
+        return int(text) if re.fullmatch(r"[+-]?\d+", text) else value
+    return text
+
+
+def canonical(value: Any) -> str:
+    """Return a value as text, the same however an equal one is written: 1e-3 and 0.0010, [a, b] and [a,b]."""
+    if value is MISSING:
+        return ""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value) if isinstance(value, int) else f"{value:.12g}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(canonical(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{canonical(item)}' for key, item in value.items())}}}"
+    text = str(value)
+    return re.sub(r"[\s'\"]", "", text) if re.fullmatch(r"\s*(\[.*\]|\{.*\})\s*", text, re.DOTALL) else text
+
+
+def short_texts(texts: Sequence[str]) -> dict[str, str]:
+    """Return each text as it is shown: a path by its last part, or by as many as tell it from the others."""
+    paths = {text: re.split(r"[/\\]+", text.rstrip("/\\")) for text in texts if _is_path(text)}
+    shown = {text: text for text in texts}
+    for text, parts in paths.items():
+        others = [other for other in shown if other != text]
+        for count in range(1, len(parts) + 1):
+            short = "/".join(parts[-count:])
+            if not any(other == short or "/".join(paths.get(other, [])[-count:]) == short for other in others):
+                shown[text] = short
+                break
+    return shown
+
+
+def _is_path(text: str) -> bool:
+    return bool(re.search(r"[/\\]", text)) and not text.startswith(("[", "{"))
+
+
+def _found(runs: Sequence[Run], key: str) -> list[str]:
+    """Return the values that runs have of a key: numbers by size, else by name."""
+    found = {canonical(value) for run in runs if (value := value_of(run, key)) is not MISSING}
+    if all(number(text) is not None for text in found):
+        return sorted(found, key=float)
+    return sorted(found, key=lambda text: (natural(text), text))
+
+
+def _axis(key: str, values: dict[str, str]) -> Axis:
+    """Return an axis of canonical values, each with the text as typed, which numbers are shown as."""
+    numbers = [found for value in values if (found := number(value)) is not None]
+    shown = short_texts(list(values))
+    texts = tuple(typed if number(value) is not None else shown[value] for value, typed in values.items())
+    if len(numbers) < len(values):
+        return Axis(key, tuple(values), texts, None, False)
+    log = min(numbers) > 0 and max(numbers) >= 10 * min(numbers) and key != "seed"
+    return Axis(key, tuple(values), texts, tuple(numbers), log)

@@ -1,0 +1,142 @@
+"""The bundle: one zip file to hand in, with the report, the full pictures and all that repeats the runs elsewhere."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import yaml
+
+from nst.report.runs import Collection, Run
+from nst.report.view import find_inputs
+
+WHEN = (1980, 1, 1, 0, 0, 0)  # the first moment a zip file knows; every file gets it, so that the bytes are the same
+RUN_FILES = ("run.json", "status.json", "metrics.csv")
+DIFFS = "uncommitted*.diff"
+HYDRA_FILES = (".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml")
+PACKED = {".png", ".jpg", ".jpeg", ".webp"}  # are compressed already
+OWN_CODE = {".py", ".yaml"}
+MOST_OWN_CODE = 5_000_000  # bytes of one --config-dir folder; a larger one holds more than options
+README = """\
+{title}
+{underline}
+
+What is in here:
+
+  report.html         the report; open it in a browser, it needs nothing else
+  report.md           the same as text, with a table for LaTeX and BibTeX
+  summary.csv         every run with its parameters, scores, losses and cost
+  sweep.json          what was typed, and what was planned (if it was a sweep)
+  {example:<18}  one folder for each run:
+    result.png          the picture (a run that did not end may have interrupted.png or best.png)
+    config.yaml         the resolved configuration
+    run.json            the same with versions, machine, SHA-256 of every file, timings, scores
+    status.json         how it ended
+    metrics.csv         every loss at every logged step
+    uncommitted.diff    changes of the code that were not committed, if there were any
+  inputs/             the input images, named by their SHA-256
+  config_folders/     losses and other options of one's own, if there were any
+
+How to reproduce it:
+
+  Install the software in the version (commit) that run.json names, and give it this file, or the folder that it was
+  unzipped to, or one run's folder:
+
+    python scripts/reproduce.py BUNDLE.zip
+    python scripts/reproduce.py FOLDER/{example}
+
+  The commands in the report are to be typed in the folder that holds run.py; paths of images in them are those of the
+  machine where the runs were made. The same images are in inputs/.
+
+What it tells about you:
+
+  run.json, config.yaml, status.json and the report hold file paths, which may contain your user name, and the name of
+  the machine. uncommitted.diff holds code. inputs/ holds the input images in full: make sure that you may pass them on.
+"""
+
+
+def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], title: str) -> list[str]:
+    """Write the zip file; the same runs give the same bytes.
+
+    Args:
+        file: to write to; it must be seekable.
+        collection: the runs.
+        texts: name to content of what was made for the bundle: report.html, report.md, summary.csv.
+        title: of the report.
+
+    Returns:
+        What is missing, one sentence each; it stands in the bundle's README as well.
+    """
+    notes: list[str] = []
+    content: dict[str, bytes | Path] = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
+    if collection.sweep_folder is not None:
+        content["sweep.json"] = collection.sweep_folder / "sweep.json"
+    for run in collection.runs:
+        content |= {f"{run.name}/{name}": found for name, found in _run_files(run)}
+    content |= _inputs(collection, notes)
+    content |= _own_code(collection.runs, notes)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in sorted(content):
+            found = content[name]
+            try:
+                data = found if isinstance(found, bytes) else found.read_bytes()
+            except OSError as error:
+                notes.append(f"{name} is missing: {error.strerror or error}.")
+                continue
+            _add(archive, name, data)
+        example = collection.runs[0].name
+        text = README.format(title=title, underline="=" * len(title), example=f"{example}/")
+        missing = "\nWhat is missing:\n\n" + "".join(f"  * {note}\n" for note in notes) if notes else ""
+        _add(archive, "README.txt", (text + missing).encode("utf-8", "replace"))
+    return notes
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    about = zipfile.ZipInfo(name, WHEN)
+    about.create_system = 3  # whatever system it is made on
+    about.external_attr = 0o644 << 16
+    about.compress_type = zipfile.ZIP_STORED if Path(name).suffix.lower() in PACKED else zipfile.ZIP_DEFLATED
+    archive.writestr(about, data, compresslevel=6)
+
+
+def _run_files(run: Run) -> Iterator[tuple[str, bytes | Path]]:
+    """Yield name and content of what a run has to hand in."""
+    names = [*RUN_FILES, *(() if (run.folder / "run.json").is_file() else HYDRA_FILES)]
+    yield from ((name, run.folder / name) for name in names if (run.folder / name).is_file())
+    yield from ((path.name, path) for path in run.folder.glob(DIFFS))
+    if run.picture is not None:
+        yield run.picture.name, run.picture
+    if isinstance(config := run.record.get("config"), dict):
+        yield "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
+
+
+def _inputs(collection: Collection, notes: list[str]) -> dict[str, bytes | Path]:
+    """Return the input images, named by their SHA-256, and note those that are gone."""
+    found: dict[str, bytes | Path] = {}
+    for image in find_inputs(collection.runs).values():
+        path = image.find(collection.base)
+        if path is None or image.digest is None:
+            why = "is not there any more, or has changed" if image.digest else "was never read"
+            notes.append(f"The {image.kind} image {image.name} {why}.")
+        else:
+            found[f"inputs/{image.digest}{path.suffix.lower()}"] = path
+    return found
+
+
+def _own_code(runs: Iterable[Run], notes: list[str]) -> dict[str, bytes | Path]:
+    """Return the Python and YAML files of the folders given with ``--config-dir``."""
+    found: dict[str, bytes | Path] = {}
+    for place, name in enumerate(dict.fromkeys(folder for run in runs for folder in run.config_folders)):
+        folder = Path(name)
+        files = [path for path in sorted(folder.rglob("*")) if path.suffix in OWN_CODE and path.is_file()]
+        if not files:
+            notes.append(f"The folder of own options {name} is not there any more, or is empty.")
+        elif sum(path.stat().st_size for path in files) > MOST_OWN_CODE:
+            notes.append(f"The folder of own options {name} is too large to be one, and is left out.")
+        else:
+            top = f"config_folders/{place}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder.name)}"
+            found |= {f"{top}/{path.relative_to(folder).as_posix()}": path for path in files}
+    return found

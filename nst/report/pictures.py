@@ -1,0 +1,278 @@
+"""The pictures inside the page: small JPEGs as data URIs, as large as a budget for all of them allows."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image, ImageOps
+
+BUDGET = 12_000_000  # bytes of data URIs by default
+FULL_SIDE = 640
+SPRITE_LEVELS = (  # (pixels of a picture's long side, pictures at most), from the best to the poorest
+    *((side, 24) for side in (256, 224, 192, 160, 144, 128, 112, 96, 80, 64)),
+    *((64, 6), (48, 4), (48, 2), (32, 1)),
+)
+FULL_LEVELS = (FULL_SIDE, 512, 448, 384, 320, 288, 256, 224, 192, 160, 128, 96, 64)
+THUMB_LEVELS = (256, 192, 160, 128, 96, 64, 32)
+THUMBS_SHARE = 0.1  # of the budget at most for the input images,
+FULL_SHARE = 0.45  # and of what is left for the large pictures, until the small ones have what they need
+SAMPLE = 10  # pictures that stand for all when a level is chosen
+MARGIN = 1.05
+QUALITIES = {"sprite": 78, "full": 84, "thumb": 80}
+BLOCK = 16  # pixels: JPEG's colour blocks; pictures side by side do not run into each other at multiples of it
+
+Item = TypeVar("Item")
+Encoded = TypeVar("Encoded")
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A run's small pictures side by side in one JPEG.
+
+    Attributes:
+        src: data URI.
+        steps: of the pictures, from left to right.
+        width: of one picture, in pixels; likewise ``height``.
+    """
+
+    src: str
+    steps: list[int]
+    width: int
+    height: int
+
+
+@dataclass
+class Pictures:
+    """Everything that is drawn in the page.
+
+    Attributes:
+        sprites: one for each run, None where there are no previews.
+        finals: data URI of each run's final picture, or of its last preview; None where there is neither.
+        sizes: (width, height) in pixels of each run's full picture, None where there is none.
+        thumbs: data URI of each input image.
+        notes: what had no room, for people.
+        broken: files that cannot be read as pictures.
+    """
+
+    sprites: list[Sprite | None]
+    finals: list[str | None]
+    sizes: list[tuple[int, int] | None]
+    thumbs: list[str | None]
+    notes: list[str] = field(default_factory=list)
+    broken: set[Path] = field(default_factory=set)
+
+
+def draw(
+    finals: Sequence[Path | None],
+    previews: Sequence[Mapping[int, Path]],
+    inputs: Sequence[Path | None],
+    budget: int = BUDGET,
+) -> Pictures:
+    """Draw the pictures of a report, in one size for all runs, so that they compare.
+
+    Args:
+        finals: the full picture of each run.
+        previews: step to small picture, for each run.
+        inputs: the input images.
+        budget: bytes of all data URIs together, which are never more; 0 draws nothing.
+    """
+    broken: set[Path] = set()
+    sizes = [_size(path, broken) if path else None for path in finals]
+    if budget <= 0:
+        return Pictures([None] * len(finals), [None] * len(finals), sizes, [None] * len(inputs), broken=broken)
+
+    def thumb(path: Path, side: int) -> str | None:
+        image = _open(path, side, broken)
+        return _uri(image, QUALITIES["thumb"]) if image else None
+
+    def final(candidates: Sequence[Path], side: int) -> str | None:
+        images = (_open(path, side, broken) for path in candidates)
+        image = next((image for image in images if image is not None), None)
+        return _uri(image, QUALITIES["full"]) if image else None
+
+    def sprite(steps: Mapping[int, Path], level: tuple[int, int]) -> Sprite | None:
+        return _sprite(steps, *level, broken)
+
+    shown = [
+        [*([path] if path else []), *list(steps.values())[-1:]] for path, steps in zip(finals, previews, strict=True)
+    ]
+    with_picture = [paths or None for paths in shown]
+    with_steps = [steps or None for steps in previews]
+    thumbs = _fill(inputs, THUMB_LEVELS, thumb, len, int(budget * THUMBS_SHARE))
+    rest = budget - _total(thumbs, len)
+    _, reserved = _level(with_picture, FULL_LEVELS, final, len, int(rest * FULL_SHARE))
+    sprites = _fill(with_steps, SPRITE_LEVELS, sprite, _sprite_bytes, rest - reserved)
+    pictures = _fill(with_picture, FULL_LEVELS, final, len, rest - _total(sprites, _sprite_bytes))
+    notes = [
+        f"The budget leaves no room for {what} in the page; raise it with --budget."
+        for what, wanted, made in (
+            ("the input images", inputs, thumbs),
+            ("the steps", with_steps, sprites),
+            ("the final pictures", with_picture, pictures),
+        )
+        if not any(made) and not _all_broken(wanted, broken)
+    ]
+    return Pictures(sprites, pictures, sizes, thumbs, notes, broken)
+
+
+def _fill(
+    items: Sequence[Item | None],
+    levels: Sequence[int] | Sequence[tuple[int, int]],
+    encode: Callable[..., Encoded | None],
+    size: Callable[[Encoded], int],
+    budget: int,
+) -> list[Encoded | None]:
+    """Encode items at the best level at which all of them fit in the budget; all None where none does."""
+    for level in range(_level(items, levels, encode, size, budget)[0], len(levels)):
+        made: list[Encoded | None] = []
+        left = budget
+        for item in items:
+            encoded = encode(item, levels[level]) if item is not None else None
+            made.append(encoded)
+            left -= size(encoded) if encoded is not None else 0
+            if left < 0:
+                break
+        else:
+            return made
+    return [None] * len(items)
+
+
+def _level(
+    items: Sequence[Item | None],
+    levels: Sequence[int] | Sequence[tuple[int, int]],
+    encode: Callable[..., Encoded | None],
+    size: Callable[[Encoded], int],
+    budget: int,
+) -> tuple[int, int]:
+    """Return the first level that should fit, judged by some of the items, and the bytes it takes for all.
+
+    Levels go from large to small, so that it is found by halving.
+    """
+    there = [item for item in items if item is not None]
+    some = [there[i * len(there) // SAMPLE] for i in range(SAMPLE)] if len(there) > SAMPLE else there
+    if not some:
+        return 0, 0
+    factor = len(there) / len(some) * (MARGIN if len(there) > len(some) else 1)
+
+    def needed(level: int) -> int:
+        made = (encode(item, levels[level]) for item in some)
+        return round(factor * sum(size(encoded) for encoded in made if encoded is not None))
+
+    low, high, taken = 0, len(levels), 0
+    while low < high:
+        middle = 0 if low == 0 and high == len(levels) else (low + high) // 2  # most reports fit at once
+        if (bytes_needed := needed(middle)) <= budget:
+            high, taken = middle, bytes_needed
+        else:
+            low = middle + 1
+    return low, taken
+
+
+def _sprite(steps: Mapping[int, Path], side: int, most: int, broken: set[Path]) -> Sprite | None:
+    """Return small pictures side by side; those that cannot be read are left out."""
+    chosen = _spread(steps, most)
+    frames = {step: image for step, path in chosen.items() if (image := _open(path, side, broken)) is not None}
+    if not frames:
+        return None
+    last = frames[max(frames)]
+    width, height = _aligned(last.width, last.height)
+    strip = Image.new("RGB", (width * len(frames), height))
+    for place, image in enumerate(frames.values()):
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        strip.paste(image, (place * width, 0))
+    return Sprite(_uri(strip, QUALITIES["sprite"]), list(frames), width, height)
+
+
+def _spread(steps: Mapping[int, Path], most: int) -> dict[int, Path]:
+    """Return at most so many of the pictures, evenly spread, the last among them."""
+    known = sorted(steps.items())
+    if len(known) <= most:
+        return dict(known)
+    if most == 1:
+        return dict(known[-1:])
+    return dict(known[round(i * (len(known) - 1) / (most - 1))] for i in range(most))
+
+
+def _aligned(width: int, height: int) -> tuple[int, int]:
+    """Return a size of the same shape, no larger, whose width is a multiple of ``BLOCK`` where that costs little."""
+    fitted = width // BLOCK * BLOCK
+    return (fitted, max(1, round(height * fitted / width))) if fitted > width / 2 else (width, height)
+
+
+def _open(path: Path, side: int, broken: set[Path]) -> Image.Image | None:
+    """Read a picture upright as RGB, no larger than ``side`` pixels; None, and noted, if it cannot be read."""
+    if path in broken:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                scale = min(1.0, side / max(image.size))
+                image.draft("RGB", (round(image.width * scale), round(image.height * scale)))
+                upright = ImageOps.exif_transpose(image)
+                return _shrunk(_plain(upright), side)
+    except Exception:  # decoders raise whatever a broken file drives them to
+        broken.add(path)
+        return None
+
+
+def _shrunk(image: Image.Image, side: int) -> Image.Image:
+    scale = side / max(image.size)
+    if scale >= 1:
+        return image
+    shape = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(shape, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return a picture as RGB, transparent pixels on white."""
+    if image.mode in ("RGB", "L"):
+        return image.convert("RGB")
+    if image.mode.startswith("I;16"):
+        return image.point(lambda value: value / 256).convert("L").convert("RGB")
+    layers = image.convert("RGBA")
+    ground = Image.new("RGBA", layers.size, "white")
+    return Image.alpha_composite(ground, layers).convert("RGB")
+
+
+def _size(path: Path, broken: set[Path]) -> tuple[int, int] | None:
+    """Return a picture's (width, height) in pixels from its header; None, and noted, if it cannot be read."""
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            return image.size
+    except Exception:  # as above
+        broken.add(path)
+        return None
+
+
+def _uri(image: Image.Image, quality: int) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", quality=quality, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _all_broken(wanted: Sequence[object], broken: set[Path]) -> bool:
+    """Tell whether there was nothing to draw: none of the files is there, or none can be read."""
+    files: list[Path] = []
+    for item in wanted:
+        if isinstance(item, Mapping):
+            files += item.values()
+        elif item is not None:
+            files += [item] if isinstance(item, Path) else list(item)  # type: ignore[call-overload]
+    return all(path in broken for path in files)
+
+
+def _sprite_bytes(sprite: Sprite) -> int:
+    return len(sprite.src)
+
+
+def _total(made: Sequence[Encoded | None], size: Callable[[Encoded], int]) -> int:
+    return sum(size(encoded) for encoded in made if encoded is not None)

@@ -1,0 +1,369 @@
+"""Reading run folders: whatever a run left, complete, half-written or not even begun. Nothing is changed in them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nst.errors import UserError
+from nst.files import is_claimed
+
+SWEEP_FILE = "sweep.json"
+RUN_FILES = ("status.json", "run.json", "metrics.csv")
+STATUSES = ("done", "running", "interrupted", "failed", "out_of_memory", "skipped", "not started", "unknown")
+PICTURES = ("result", "interrupted", "best")  # the one to show, by preference
+SUFFIXES = (".png", ".jpg")
+NO_RUNS_IN = {"previews", "frames", "inputs", "config_folders"}
+Metrics = dict[str, list[float | None]]  # column name to one value a row; None where it is no finite number
+
+
+@dataclass
+class Run:
+    """One run as its folder tells of it.
+
+    Attributes:
+        folder: where it is, or would be: a job that was planned but never started has none.
+        name: the folder relative to that of the whole collection, with forward slashes.
+        status: one of ``STATUSES``: those of ``status.json``, ``not started`` for a job that was only planned, and
+            ``unknown`` where the files do not tell.
+        reason: why it is not done, in words; empty for a finished run.
+        record: ``run.json``; what is known without it (configuration, choices) if it cannot be read.
+        times: ``status.json``.
+        overrides: what was typed for this run, as ``key=value``.
+        notes: files that could not be read, one sentence each.
+    """
+
+    folder: Path
+    name: str
+    status: str = "not started"
+    reason: str = "The job was planned, and has not been started."
+    record: dict[str, Any] = field(default_factory=dict)
+    times: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, flat: dotted key to value; lists are values."""
+        return dict(_flat(mapping(self.record.get("config"))))
+
+    @cached_property
+    def choices(self) -> dict[str, str]:
+        """The option chosen of each group."""
+        chosen = mapping(self.record.get("choices"))
+        return {str(k): "none" if v in (None, "None", "null") else str(v) for k, v in chosen.items()}
+
+    @cached_property
+    def typed(self) -> dict[str, str]:
+        """The overrides as key to text; a key that was taken away (``~key``) has an empty text."""
+        pairs = (line.partition("=") for line in self.overrides)
+        return {key.lstrip("+~").partition("@")[0]: text for key, _, text in pairs}
+
+    @cached_property
+    def config_folders(self) -> list[str]:
+        """The folders of own options that were given with ``--config-dir``."""
+        listed = self.record.get("config_folders")
+        return [str(folder) for folder in listed] if isinstance(listed, list) else []
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """``metrics.csv`` by column; empty if there is none. What is damaged in it is noted."""
+        return _read_metrics(self.folder / "metrics.csv", self.notes)
+
+    @cached_property
+    def picture(self) -> Path | None:
+        """The picture to show at full size: the result, or what an unfinished run left; None if there is none."""
+        named = self.fact("result", "file")
+        names = [Path(named).name] if isinstance(named, str) and named else []
+        names += [name + suffix for name in PICTURES for suffix in SUFFIXES]
+        return next((path for name in names if _is_file(path := self.folder / name)), None)
+
+    @cached_property
+    def previews(self) -> dict[int, Path]:
+        """Step to small picture, in order."""
+        try:
+            found = {int(path.stem): path for path in (self.folder / "previews").glob("*.jpg") if path.stem.isdecimal()}
+        except OSError:
+            return {}
+        return dict(sorted(found.items()))
+
+    def fact(self, *keys: str) -> Any:
+        """Return what the record holds under nested keys, or None."""
+        return look(self.record, *keys)
+
+
+@dataclass
+class Collection:
+    """The runs of a report.
+
+    Attributes:
+        base: the folder that run names are relative to.
+        runs: by name, numbers in it counted as numbers.
+        sweep: ``sweep.json`` if the runs are those of one sweep, else empty.
+        sweep_folder: of that sweep.
+        notes: what could not be read, beside what the runs tell.
+    """
+
+    base: Path
+    runs: list[Run]
+    sweep: dict[str, Any] = field(default_factory=dict)
+    sweep_folder: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def collect(paths: Sequence[Path]) -> Collection:
+    """Read every run in the given folders, and the jobs that their sweeps planned.
+
+    Args:
+        paths: of sweeps, of single runs, or of folders that hold any of them, however deep.
+
+    Raises:
+        UserError: a path is no folder, or there is no run in any of them.
+    """
+    places: dict[Path, Path] = {}  # resolved folder of a run or planned job to the folder as it was found
+    planned: dict[Path, list[str]] = {}
+    sweeps: dict[Path, dict[str, Any]] = {}
+    notes: list[str] = []
+    for path in paths:
+        _walk(_existing_folder(path), places, planned, sweeps, notes)
+    if not places:
+        raise UserError(
+            f"There is no run in {', '.join(map(str, paths))}. A run's folder holds status.json, run.json or "
+            "metrics.csv; give the folder of a sweep or of runs, such as outputs/multirun/DATE/TIME."
+        )
+    base = _base(paths, list(places))
+    runs = [read_run(folder, _name(folder, base), planned.get(folder, [])) for folder in places]
+    runs.sort(key=lambda run: (natural(run.name), run.name))
+    collection = Collection(base, runs, notes=notes)
+    if len(sweeps) == 1:
+        ((folder, facts),) = sweeps.items()
+        if all(run.folder.is_relative_to(folder) for run in runs):
+            collection.sweep, collection.sweep_folder = facts, folder
+    return collection
+
+
+def read_run(folder: Path, name: str, planned: Iterable[str] = ()) -> Run:
+    """Read what a run's folder holds.
+
+    Args:
+        folder: of the run; it need not exist.
+        name: to call it by.
+        planned: the overrides that its sweep planned for it.
+    """
+    run = Run(folder, name, overrides=list(planned))
+    if not _has_begun(folder):
+        return run
+    run.times = _read_json(folder / "status.json", run.notes)
+    run.record = _read_json(folder / "run.json", run.notes)
+    if "config" not in run.record:
+        run.record = _hydra_record(folder) | run.record
+    lines = run.record.get("overrides")
+    if isinstance(lines, list) and lines:
+        run.overrides = [str(line) for line in lines]
+    run.status, run.reason = _status(run)
+    return run
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, given as one or as text, or None; truth values are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a value if it is a mapping, else an empty one: a damaged file may hold anything."""
+    return value if isinstance(value, dict) else {}
+
+
+def look(value: Any, *keys: str) -> Any:
+    """Return what stands under nested keys, or None."""
+    for key in keys:
+        value = mapping(value).get(key)
+    return value
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Return a sort key that counts the numbers in a text as numbers: 2_b comes before 10_a."""
+    parts = re.split(r"([0-9]+)", text)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def _walk(
+    top: Path,
+    places: dict[Path, Path],
+    planned: dict[Path, list[str]],
+    sweeps: dict[Path, dict[str, Any]],
+    notes: list[str],
+) -> None:
+    """Note the runs, planned jobs and sweeps at and below a folder."""
+    for folder_name, folders, files in os.walk(top):
+        folder = Path(folder_name)
+        if any(name in files for name in RUN_FILES) or (".hydra" in folders and SWEEP_FILE not in files):
+            places[folder] = folder
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NO_RUNS_IN)
+        if SWEEP_FILE in files:
+            facts = _read_json(folder / SWEEP_FILE, notes)
+            sweeps[folder] = facts
+            jobs = facts.get("jobs")
+            for job in jobs if isinstance(jobs, list) else []:
+                name, lines = look(job, "folder"), look(job, "overrides")
+                if isinstance(name, str) and name and ".." not in Path(name).parts and not Path(name).is_absolute():
+                    places.setdefault(folder / name, folder / name)
+                    planned[folder / name] = [str(line) for line in lines] if isinstance(lines, list) else []
+
+
+def _existing_folder(path: Path) -> Path:
+    if path.is_dir():
+        return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and names are for people
+    if path.exists():
+        raise UserError(f"{path} is a file; give the folder of a sweep or of a run.")
+    raise UserError(f"There is no folder {path} (looked in {Path.cwd()}).")
+
+
+def _base(paths: Sequence[Path], runs: list[Path]) -> Path:
+    """Return the folder that run names are relative to: the one given, or the nearest that holds all runs."""
+    if len(paths) == 1:
+        (top,) = (_existing_folder(path) for path in paths)
+        return top.parent if top in runs else top
+    try:
+        return Path(os.path.commonpath([run.parent for run in runs]))
+    except ValueError:  # on several drives
+        return runs[0].parent
+
+
+def _name(folder: Path, base: Path) -> str:
+    """Return a run's name; one on another drive is called by its whole path."""
+    inside = folder.relative_to(base) if folder.is_relative_to(base) else Path(*folder.parts[1:])
+    return inside.as_posix()
+
+
+def _has_begun(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and any(folder.iterdir())
+    except OSError:
+        return True
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
+    """Return the mapping in a JSON file, empty if it is missing or damaged; damage is noted."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read: {error.strerror or error}.")
+        return {}
+    except (ValueError, RecursionError):
+        notes.append(f"{path.name} is damaged: it is not complete JSON.")
+        return {}
+    if not isinstance(content, dict):
+        notes.append(f"{path.name} is damaged: it holds no mapping.")
+    return mapping(content)
+
+
+def _read_metrics(path: Path, notes: list[str]) -> Metrics:
+    """Read a ``metrics.csv``.
+
+    A last line without its end is left out, since its last number may be cut, and so are lines that do not fit the
+    header; what an interrupted run did again counts once.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            notes.append(f"metrics.csv cannot be read: {error.strerror or error}.")
+        return {}
+    whole = text[: text.rfind("\n") + 1].replace("\0", "")
+    rows: list[list[str]] = []
+    skipped = bool(text[len(whole) :].strip()) + text.count("\0")
+    try:
+        for row in csv.reader(io.StringIO(whole)):
+            rows.append(row)
+    except csv.Error:
+        skipped += 1
+    if not rows or "step" not in rows[0]:
+        notes.append("metrics.csv is damaged: it has no header.")
+        return {}
+    header, place = rows[0], rows[0].index("step")
+    kept: list[list[str]] = []
+    for row in rows[1:]:
+        step = number(row[place]) if len(row) == len(header) else None
+        if step is None:
+            skipped += row != header and bool(row)
+            continue
+        while kept and float(kept[-1][place]) >= step:
+            kept.pop()
+        kept.append(row)
+    if skipped:
+        notes.append(f"metrics.csv is damaged: {skipped} line{'s' * (skipped > 1)} of it cannot be read.")
+    return {name: [number(row[i]) for row in kept] for i, name in enumerate(header)}
+
+
+def _hydra_record(folder: Path) -> dict[str, Any]:
+    """Return what Hydra itself wrote down of a run that left no record: configuration, choices and overrides."""
+    config, lines, own = (_read_yaml(folder / ".hydra" / f"{name}.yaml") for name in ("config", "overrides", "hydra"))
+    record: dict[str, Any] = {}
+    if isinstance(config, dict):
+        record["config"] = config
+    if isinstance(lines, list):
+        record["overrides"] = [str(line) for line in lines]
+    if choices := look(own, "hydra", "runtime", "choices"):
+        record["choices"] = {k: v for k, v in mapping(choices).items() if not str(k).startswith("hydra")}
+    return record
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+
+
+def _status(run: Run) -> tuple[str, str]:
+    """Return a begun run's status and the reason why it is not done."""
+    status = run.times.get("status")
+    if status == "done" or (not isinstance(status, str) and "result" in run.record and run.picture is not None):
+        return "done", ""
+    told = run.times.get("reason") or run.times.get("error")
+    reason = str(told).strip() if told else ""
+    if status == "running" and is_claimed(run.folder):
+        return "running", "It was still running when the report was made."
+    if status == "running":
+        return "interrupted", "Its process was killed (by the system if memory ran out, or by hand)."
+    if isinstance(status, str):
+        return (status if status in STATUSES else "unknown"), reason or f"Its status is {status}."
+    return "unknown", "There is no readable status.json: the job was stopped before it began, or a file is damaged."
+
+
+def _flat(config: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in config.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, dict) and value:
+            yield from _flat(value, name)
+        else:
+            yield name, value

@@ -1,0 +1,215 @@
+"""The report as text: ``summary.csv`` for a spreadsheet or pandas, ``report.md`` with a table for LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+LONG_TABLE = 35  # rows; more do not fit on a page
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    '"': "''",
+}
+MARKDOWN = re.compile(r"([\\`*_\[\]|~<>#])")
+
+
+def summary_csv(view: dict[str, Any]) -> str:
+    """Return one line for each run: name, every column of the view in full precision, and why it is not done."""
+    keys = [column["key"] for column in view["columns"]]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", *keys, "reason", "picture"])
+    for run in view["runs"]:
+        values = [run["values"].get(key) for key in keys]
+        writer.writerow([run["name"], *("" if v is None else v for v in values), _line(run["reason"]), run["full"]])
+    return text.getvalue()
+
+
+def report_markdown(view: dict[str, Any]) -> str:
+    """Return the report as Markdown: what was run, the table, the same for LaTeX, sources and citations."""
+    parts = [f"# {markdown(view['title'])}"]
+    if view["question"]:
+        parts.append(markdown(view["question"]))
+    counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in view["counts"].items())
+    parts.append(f"{view['total']} {'run' if view['total'] == 1 else 'runs'}: {counts}.")
+    for axis in view["axes"]:
+        parts.append(f"* {markdown(axis['key'])}: {', '.join(markdown(text) for text in axis['texts'])}")
+    if view["command"]:
+        parts += ["## Command", _fenced(view["command"], "bash")]
+    if view["resume"]:
+        parts += ["What is not done is carried on with:", _fenced(view["resume"], "bash")]
+    if view["notes"]:
+        parts += ["## Notes", "\n".join(f"* {markdown(note)}" for note in view["notes"])]
+    parts.append("## Runs")
+    if evaluators := list(dict.fromkeys(c["evaluator"] for c in view["columns"] if c["evaluator"])):
+        parts.append(f"Scores by {', '.join(markdown(name) for name in evaluators)}.")
+    parts.append(_markdown_table(view))
+    if reasons := [run for run in view["runs"] if run["reason"]]:
+        parts += ["## Not done", "\n".join(_reason(run) for run in reasons)]
+    parts += ["## For LaTeX", "It needs `\\usepackage{booktabs}`, and a long one `\\usepackage{longtable}`."]
+    parts.append(_fenced(latex_table(view), "latex"))
+    if view["licences"]:
+        parts += ["## Images", "\n".join(f"* {markdown(line)}" for line in view["licences"])]
+    parts += ["## BibTeX", _fenced(view["bibtex"].rstrip("\n"), "bibtex")]
+    return re.sub(r"(?m)^(\* .*)\n\n(?=\* )", r"\1\n", "\n\n".join(parts)) + "\n"
+
+
+def latex_table(view: dict[str, Any]) -> str:
+    r"""Return a ``booktabs`` table of parameters, scores and time: one row a run, or the mean and spread over seeds.
+
+    Runs that differ in their seed only share a row: mean :math:`\pm` standard deviation of a sample. Runs that are
+    not done have no results, and are left out.
+    """
+    done = [run for run in view["runs"] if run["status"] == "done"]
+    parameters = [column for column in view["columns"] if column["kind"] == "parameter"]
+    scores = [column for column in view["columns"] if column["kind"] == "score"]
+    results = scores or [column for column in view["columns"] if column["kind"] == "loss"]
+    results = [*results, *(column for column in view["columns"] if column["key"] == "seconds")]
+    over_seeds = any(column["key"] == "seed" for column in parameters) and len(parameters) > 1
+    if over_seeds:
+        parameters = [column for column in parameters if column["key"] != "seed"]
+    rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in done:
+        key = tuple(run["values"].get(column["key"]) for column in parameters) if over_seeds else (run["id"],)
+        rows.setdefault(key, []).append(run)
+    names = [] if parameters else ["run"]
+    lines = []
+    for runs in rows.values():
+        cells = [latex(runs[0]["label"])] if names else []
+        cells += [_latex_value(runs[0]["values"].get(column["key"])) for column in parameters]
+        cells += [str(len(runs))] if over_seeds else []
+        cells += [_latex_mean([run["values"].get(column["key"]) for run in runs]) for column in results]
+        lines.append(f"{' & '.join(cells)} \\\\")
+    heads = [*names, *(latex(column["label"]) for column in parameters), *(["runs"] if over_seeds else [])]
+    heads += [_latex_head(column) for column in results]
+    left = len(names) + len(parameters)
+    header = [*_evaluator_heads(results, len(heads) - len(results)), f"{' & '.join(heads)} \\\\", "\\midrule"]
+    shape = "l" * left + "r" * (len(heads) - left)
+    means = ", mean $\\pm$ standard deviation over the seeds" if over_seeds else ""
+    caption = f"\\caption{{{latex(view['title'])}{means}}}\\label{{tab:runs}}"
+    if len(lines) > LONG_TABLE:
+        top = [f"\\begin{{longtable}}{{{shape}}}", f"{caption} \\\\", "\\toprule", *header, "\\endhead"]
+        return "\n".join([*top, *lines, "\\bottomrule", "\\end{longtable}"])
+    top = ["\\begin{table}", "\\centering", caption, f"\\begin{{tabular}}{{{shape}}}", "\\toprule", *header]
+    return "\n".join([*top, *lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"])
+
+
+def latex(text: Any) -> str:
+    """Return a text as LaTeX shows it literally."""
+    return "".join(LATEX.get(character, character) for character in _line(text))
+
+
+def markdown(text: Any) -> str:
+    """Return a text as Markdown shows it literally, in a table as well."""
+    return MARKDOWN.sub(r"\\\1", _line(text))
+
+
+def _markdown_table(view: dict[str, Any]) -> str:
+    columns = view["columns"]
+    several = len({column["evaluator"] for column in columns} - {None}) > 1
+    heads = [f"{c['label']} ({c['evaluator']})" if c["evaluator"] and several else c["label"] for c in columns]
+    units = [f", {column['unit']}" if column["unit"] else "" for column in columns]
+    header = ["run", *(markdown(head + unit) for head, unit in zip(heads, units, strict=True))]
+    lines = [header, ["---", *("---" if c["kind"] in ("parameter", "status") else "---:" for c in columns)]]
+    for run in view["runs"]:
+        cells = [_brief(run["values"].get(column["key"])) for column in columns]
+        lines.append([_linked(run), *(markdown(cell) for cell in cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _linked(run: dict[str, Any]) -> str:
+    """Return a run's name as a link to its picture."""
+    name = markdown(run["name"])
+    return f"[{name}](<{run['full']}>)" if run["full"] else name
+
+
+def _reason(run: dict[str, Any]) -> str:
+    return f"* {markdown(run['name'])} ({markdown(run['status'].replace('_', ' '))}): {markdown(run['reason'])}"
+
+
+def _brief(value: Any) -> str:
+    """Return a value with four significant digits; nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _latex_value(value: Any) -> str:
+    """Return a number in maths, 1e-05 as a power of ten, or a text."""
+    if value is None:
+        return "--"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return latex(value)
+    mantissa, _, exponent = _brief(value).partition("e")
+    return f"${mantissa} \\times 10^{{{int(exponent)}}}$" if exponent else f"${mantissa}$"
+
+
+def _latex_mean(values: Sequence[Any]) -> str:
+    """Return a value, or mean and sample standard deviation of several."""
+    known = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if not known:
+        return "--"
+    if len(known) < 2:
+        return _latex_value(known[0])
+    mean, spread = statistics.fmean(known), statistics.stdev(known)
+    if mean != 0 and 1e-3 <= abs(mean) < 1e5:
+        decimals = max(0, 3 - math.floor(math.log10(abs(mean))))
+        return f"${mean:.{decimals}f} \\pm {spread:.{decimals}f}$"
+    return f"{_latex_value(mean)[:-1]} \\pm {_latex_value(float(f'{spread:.2g}'))[1:]}"
+
+
+def _latex_head(column: dict[str, Any]) -> str:
+    arrow = {"lower": " $\\downarrow$", "higher": " $\\uparrow$"}.get(column["better"] or "", "")
+    unit = f" ({latex(column['unit'])})" if column["unit"] else ""
+    return f"{latex(column['label'])}{unit}{arrow if column['kind'] == 'score' else ''}"
+
+
+def _evaluator_heads(results: Sequence[dict[str, Any]], before: int) -> list[str]:
+    """Return the line above the scores that names their evaluator."""
+    spans: list[tuple[str | None, int]] = []
+    for column in results:
+        if spans and spans[-1][0] == column["evaluator"]:
+            spans[-1] = (column["evaluator"], spans[-1][1] + 1)
+        else:
+            spans.append((column["evaluator"], 1))
+    if not any(name for name, _ in spans):
+        return []
+    cells, rules, place = [""] * before, [], before
+    for name, width in spans:
+        cells.append(f"\\multicolumn{{{width}}}{{c}}{{{latex(name or '')}}}")
+        if name:
+            rules.append(f"\\cmidrule(lr){{{place + 1}-{place + width}}}")
+        place += width
+    return [f"{' & '.join(cells)} \\\\", " ".join(rules)]
+
+
+def _fenced(text: str, language: str) -> str:
+    """Return a code block whose fence is longer than any run of backticks in it."""
+    longest = max((len(found) for found in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _line(text: Any) -> str:
+    """Return a text on one line."""
+    return " ".join(str(text).split())

@@ -1,0 +1,112 @@
+"""The report of runs, written: one page, two tables, and if wanted the bundle."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nst.errors import UserError
+from nst.files import write_atomic
+from nst.report.bundle import write_bundle
+from nst.report.pictures import BUDGET
+from nst.report.runs import Collection, collect
+from nst.report.tables import report_markdown, summary_csv
+from nst.report.view import Place, draw_pictures, make_view
+
+PAGE = "report.html"
+BUNDLE = "bundle.zip"
+
+
+@dataclass
+class Written:
+    """What was written.
+
+    Attributes:
+        files: the page first.
+        runs: how many runs are in it.
+        notes: what could not be read or is missing, one sentence each.
+    """
+
+    files: list[Path]
+    runs: int
+    notes: list[str] = field(default_factory=list)
+
+
+def write_report(
+    paths: Sequence[Path],
+    out: Path | None = None,
+    title: str | None = None,
+    question: str | None = None,
+    budget: int = BUDGET,
+    bundle: bool | Path = False,
+) -> Written:
+    """Write ``report.html``, ``summary.csv`` and ``report.md``; the runs themselves are only read.
+
+    Args:
+        paths: folders of sweeps or of runs, or folders that hold any.
+        out: where to write, made if need be; by default the folder given, if it is one.
+        title: in place of the sweep's own.
+        question: likewise.
+        budget: bytes of the pictures in the page; 0 leaves them out.
+        bundle: write the zip file as well: there, or as ``bundle.zip`` beside the page.
+
+    Raises:
+        UserError: a folder is not there or holds no run, or nothing can be written.
+    """
+    if out is None and len(paths) != 1:
+        raise UserError("Several folders are given: say where the report shall lie with --out FOLDER.")
+    collection = collect(paths)
+    # Not resolved, so that links fit the folder as it was named.
+    folder = (out if out is not None else paths[0]).absolute()
+    pictures = draw_pictures(collection, budget)
+    view = make_view(collection, pictures, Place(folder), title, question)
+    written = Written([], len(collection.runs), list(view["notes"]))
+    _make_folder(folder)
+    for name, text in _texts(view).items():
+        data = text.encode("utf-8", "replace")  # a file name may hold what is no text
+        _write(folder / name, functools.partial(_put, data=data))
+        written.files.append(folder / name)
+    if bundle:
+        path = bundle.absolute() if isinstance(bundle, Path) else folder / BUNDLE
+        inside = make_view(collection, pictures, Place(None), title, question)
+        _make_folder(path.parent)
+        _write(path, lambda file: written.notes.extend(_bundled(file, collection, inside)))
+        written.files.append(path)
+    return written
+
+
+def _texts(view: dict[str, Any]) -> dict[str, str]:
+    """Return the files of a report by name."""
+    from nst.report.page import render
+
+    return {PAGE: render(view), "summary.csv": summary_csv(view), "report.md": report_markdown(view)}
+
+
+def _put(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+
+
+def _bundled(file: BinaryIO, collection: Collection, view: dict[str, Any]) -> list[str]:
+    return write_bundle(file, collection, _texts(view), view["title"])
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    try:
+        write_atomic(path, write)
+    except UserError as error:  # it names the knobs of a run, which are of no use here
+        raise _unwritable(path, error.__cause__ or error) from error
+
+
+def _unwritable(path: Path, error: BaseException) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return UserError(f"Cannot write {path}: {reason}. Free some space or choose another folder with --out FOLDER.")
