@@ -3,19 +3,18 @@
 import hydra
 from omegaconf import DictConfig
 
-from nst import cli, config, sweep
+from nst import cli, config, resume, sweep
 
 config.register()
-sweep.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Optimise one picture as the configuration says."""
+def main(cfg: DictConfig) -> object:
+    """Optimise one picture as the configuration says; a sampler is told its scores."""
     from nst import experiment  # here, so that --help and a typo need not wait for torch
 
-    experiment.run_job(cfg)
+    return experiment.run_job(cfg)
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    cli.launch(main, resume.command_lines, sweep.finish)

@@ -11,9 +11,10 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nst import backbones, images, optimize, pixels, runtime
+from nst import backbones, evaluator, images, optimize, pixels, runtime
 from nst.config import build, import_from_config_folders, layer_weights
 from nst.errors import ConfigError, UserError, nearest, unknown
+from nst.evaluator import Evaluator
 from nst.losses import functional
 from nst.objective import COMBINATIONS
 
@@ -24,6 +25,7 @@ PASSED = {
     "style_loss": (),
     "init": ("content", "style", "space", "seed"),
     "optimizer": ("params",),
+    "evaluator": (),
 }
 SMALLEST_SIZE, LARGEST_SIZE = 16, 8192
 
@@ -56,6 +58,7 @@ def _check_scalars(config: DictConfig) -> list[str]:
         "pooling": backbones.POOLINGS,
         "precision": tuple(runtime.PRECISIONS),
         "output_format": tuple(images.SUFFIXES),
+        "on_failure": ("continue", "stop"),
     }
     found = [
         f"{name}={config[name]} is not one of {', '.join(valid)}.{nearest(config[name], valid)}"
@@ -71,9 +74,12 @@ def _check_scalars(config: DictConfig) -> list[str]:
         "jitter": (0, 64),
         "margin": (0, 256),
         "seed": (0, 2**63 - 1),
+        "threads": (0, 1024),
         "log_every": (1, None),
         "save_every": (0, None),
         "jpeg_quality": (1, 100),
+        "checkpoint_steps": (0, None),
+        "checkpoint_seconds": (0, None),
     }
     for name, (low, high) in ranges.items():
         value = config[name]
@@ -125,6 +131,8 @@ def _check_component(group: str, node: Any) -> list[str]:
             _try_start(node)
         elif group == "optimizer":
             _try_optimizer(node)
+        elif target is Evaluator:
+            return evaluator.problems(**arguments)
     except UserError as error:
         return [f"{group}: {error}"]
     except Exception as error:

@@ -5,38 +5,65 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from nst.errors import Reported, UserError, nearest
+from nst.errors import UserError, nearest
 
 HELP_HINT = "See python run.py --help."
+_typed: list[str] = []
 
 
-def launch(main: Callable[[], Any]) -> NoReturn:
-    """Run a Hydra program and exit: 0 when done, 1 after a mistake, 130 or 143 after Ctrl-C or a termination signal."""
+def launch(
+    main: Callable[[], Any], complete: Callable[[list[str]], list[list[str]]], finish: Callable[[bool], bool]
+) -> NoReturn:
+    """Run a Hydra program and exit: 0 when done, 1 after a mistake, 130 or 143 after Ctrl-C or a termination signal.
+
+    Args:
+        main: the program.
+        complete: is given the arguments typed and returns those of each call of the program.
+        finish: is called at the end, whatever happened, and told whether that was an interruption; returns False if
+            not all went well.
+    """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     threading.excepthook = _thread_error
-    sys.argv[1:] = _flags_first(sys.argv[1:])
+    _typed[:] = sys.argv[1:]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them its own way
     try:
-        main()
+        for arguments in complete(sys.argv[1:]):
+            sys.argv[1:] = _flags_first(arguments)
+            main()
     except KeyboardInterrupt as stop:
+        finish(True)
         number = getattr(stop, "signal_number", 2)
         sys.exit(128 + number)
     except Exception as error:
+        finish(False)
         if wants_traceback:
             raise
-        if not isinstance(error, Reported):
-            print(describe(error), file=sys.stderr)
+        print(describe(error), file=sys.stderr)
         sys.exit(1)
-    sys.exit(0)
+    sys.exit(0 if finish(False) else 1)
+
+
+def typed() -> list[str]:
+    """Return the arguments of this process as they were typed."""
+    return list(_typed) if _typed else sys.argv[1:]
+
+
+def command() -> str:
+    """Return the command line of this process as it can be typed again."""
+    script = Path(sys.argv[0])
+    name = script.name if script.is_absolute() and script.parent == Path.cwd() else str(script)
+    return shlex.join(["python", name, *typed()])
 
 
 def reject(error: Exception) -> NoReturn:

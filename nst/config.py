@@ -49,6 +49,10 @@ class Config:
     pooling: str = _knob("max | avg: how the network shrinks its maps")
     seed: int = _knob("of noise and jitter")
 
+    title: str | None = _knob("title of the report")
+    question: str | None = _knob("the question that the run or sweep is to answer, for the report")
+
+    threads: int = _knob("threads on a CPU; 0 leaves it to torch (all cores, shared among a launcher's workers)")
     device: str = _knob("auto | cpu | cuda | cuda:<n> | mps")
     precision: str = _knob("float32 | float64")
 
@@ -57,15 +61,22 @@ class Config:
     output_format: str = _knob("png | jpeg: format of the result")
     jpeg_quality: int = _knob("1 to 100, for output_format=jpeg")
 
+    checkpoint_steps: int = _knob("steps between two checkpoints; 0 leaves it to the clock")
+    checkpoint_seconds: float = _knob("seconds between two checkpoints; 0 leaves it to the steps")
+    resume: str | None = _knob("folder of a run or a sweep to carry on with; alone, it needs nothing else")
+    on_failure: str = _knob("when a job of a sweep fails: continue | stop")
+    report: bool = _knob("write report.html, report.md and summary.csv at the end of a sweep")
+
     backbone: Any = _knob("network: which one, its weights, its preprocessing")
     layers: Any = _knob("content and style layers, each with a weight; follows the backbone")
     content_loss: Any = _knob("how far a map is from the content image's")
     style_loss: Any = _knob("how far a layer's statistics are from the style image's")
     init: Any = _knob("the picture to start from")
     optimizer: Any = _knob("how to descend; also sets clamp and jitter to what suits it")
+    evaluator: Any = _knob("what scores the finished picture, the same for every recipe")
 
 
-GROUPS = ("backbone", "layers", "content_loss", "style_loss", "init", "optimizer")
+GROUPS = ("backbone", "layers", "content_loss", "style_loss", "init", "optimizer", "evaluator")
 
 HELP = """\
 Neural style transfer: paint a content image in the manner of a style image.

@@ -10,10 +10,6 @@ class UserError(Exception):
     """Something the user can mend; its text is the whole message, without a traceback."""
 
 
-class Reported(UserError):
-    """A failure whose message the user has seen already."""
-
-
 class ConfigError(UserError):
     """One or several mistakes in the configuration, reported together.
 

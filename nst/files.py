@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 from nst.errors import UserError
+
+LOCK = ".lock"
+
+
+class CannotWrite(UserError):
+    """A file could not be written: the disk is full, or the folder is read-only."""
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -21,7 +29,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write: is given the open binary file.
 
     Raises:
-        UserError: the file cannot be written (disk full, folder read-only); what stood under ``path`` is untouched.
+        CannotWrite: the file cannot be written (disk full, folder read-only); what stood under ``path`` is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -38,8 +46,35 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` as indented JSON, atomically; NaN and infinity become strings, since JSON has neither."""
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def claim(folder: Path) -> FileLock:
+    """Take hold of a folder, so that no other process works in it; the system lets go when this process ends.
+
+    Raises:
+        UserError: another process has it.
+        CannotWrite: the lock file cannot be made.
+    """
+    lock = FileLock(folder / LOCK)
+    with writing(folder / LOCK):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"{folder} is in use by another process. Wait for it, or stop it first.") from error
+    return lock
+
+
+def is_claimed(folder: Path) -> bool:
+    """Tell whether a process works in a folder at this moment."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        claim(folder).release()
+    except UserError:
+        return True
+    return False
 
 
 def existing_file(name: str) -> Path | None:
@@ -56,12 +91,12 @@ def writing(path: Path) -> Iterator[None]:
     """Turn an ``OSError`` of the block into one message that names ``path`` and says what to do.
 
     Raises:
-        UserError: the block could not write.
+        CannotWrite: the block could not write.
     """
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise CannotWrite(
             f"Cannot write {path}: {error.strerror or error}. "
             "Free some space or choose another folder with hydra.run.dir=FOLDER (a sweep: hydra.sweep.dir=FOLDER)."
         ) from error
@@ -73,11 +108,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value in what JSON knows: mappings, lists, text, numbers, truth values; anything else as text."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)

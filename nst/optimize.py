@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from nst.objective import Losses, Shift
 CLAMPS = ("never", "step", "end")
 Evaluate = Callable[[Tensor, Shift], Losses]
 Bounds = tuple[Tensor, Tensor]
+State = dict[str, Any]  # what an optimisation needs to carry on as if it had never stopped; tensors and plain values
+Between = Callable[[Callable[[], State] | None], None]
 
 
 @dataclass
@@ -93,6 +95,37 @@ class Progress:
             seen = bool(torch.isfinite(self.best_loss).all())
             raise Diverged(self.step, self.evaluations, self.best if seen else None)
 
+    def state(self) -> State:
+        """Return everything that ``restore`` needs."""
+        counts = {"evaluations": self.evaluations, "step": self.step, "seconds": self.seconds}
+        return counts | {"finite": self.finite, "best_loss": self.best_loss, "best": self.best}
+
+    def restore(self, state: State) -> None:
+        """Carry on from a state, on this device."""
+        self.evaluations, self.step, self.seconds = state["evaluations"], state["step"], state["seconds"]
+        self.finite = state["finite"].to(self.finite.device)
+        self.best_loss, self.best = state["best_loss"].to(self.best_loss), state["best"].to(self.best)
+
+
+class Shifts:
+    """The jitter: a shift (rows, columns) for each step, from a generator of its own.
+
+    Args:
+        jitter: shifts are 0 to jitter - 1 rows and columns; 0 is off.
+        seed: of the generator.
+    """
+
+    def __init__(self, jitter: int, seed: int) -> None:
+        self.jitter = jitter
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self) -> Shift:
+        """Return the next shift."""
+        if not self.jitter:
+            return 0, 0
+        rows, columns = torch.randint(self.jitter, (2,), generator=self.generator).tolist()
+        return rows, columns
+
 
 @dataclass
 class Descent:
@@ -107,6 +140,8 @@ class Descent:
         box: pixels of black and white to keep between at every step, or None.
         shifts: one for each step.
         progress: counts, and stops a loss that is not finite.
+        between: is called between two steps, after ``watch``, with a function that returns the state to carry on from,
+            or None where that cannot be had.
     """
 
     pixels: Tensor
@@ -115,8 +150,21 @@ class Descent:
     watch: Watch
     is_logged: Callable[[int], bool]
     box: Bounds | None
-    shifts: Iterator[Shift]
+    shifts: Shifts
     progress: Progress
+    between: Between
+
+    def state(self) -> State:
+        """Return the part of the state that every optimiser needs."""
+        pixels = self.pixels.detach().clone()
+        return {"pixels": pixels, "shifts": self.shifts.generator.get_state(), "progress": self.progress.state()}
+
+    def restore(self, state: State) -> None:
+        """Carry on from a state."""
+        with torch.no_grad():
+            self.pixels.copy_(state["pixels"])
+        self.shifts.generator.set_state(state["shifts"].cpu())
+        self.progress.restore(state["progress"])
 
 
 @dataclass
@@ -143,6 +191,8 @@ def optimize(
     clamp: str = "never",
     jitter: int = 0,
     seed: int = 0,
+    between: Between = lambda take_state: None,
+    state: State | None = None,
 ) -> Outcome:
     """Minimise the total loss over the pixels.
 
@@ -157,6 +207,9 @@ def optimize(
         clamp: ``never``, every ``step``, or at the ``end``. SciPy's optimiser takes ``step`` as its bounds.
         jitter: the picture is rolled by 0 to jitter - 1 rows and columns, at random each step; 0 is off.
         seed: of the jitter.
+        between: is called after every step with a function that returns the state to carry on from, or with None
+            where there is none: SciPy's optimiser has one only between two of its blocks.
+        state: what that function returned; the optimisation goes on from there, to the same bytes.
 
     Raises:
         Diverged: a loss became NaN or infinite.
@@ -167,11 +220,13 @@ def optimize(
     pixels = pixels.detach().clone()
     progress = Progress(pixels)
     box = bounds if clamp == "step" else None
-    descent = Descent(pixels, evaluate, steps, watch, is_logged, box, _shifts(jitter, seed), progress)
+    descent = Descent(pixels, evaluate, steps, watch, is_logged, box, Shifts(jitter, seed), progress, between)
+    if state is not None:
+        descent.restore(state)
     if isinstance(optimizer, ScipyLBFGSB):
-        reason = optimizer.minimize(descent)
+        reason = optimizer.minimize(descent, state)
     else:
-        reason = _minimize_with_torch(descent, optimizer)
+        reason = _minimize_with_torch(descent, optimizer, state)
     if clamp != "never" and bounds is not None:
         _clamp(pixels, bounds)
     started = time.perf_counter()
@@ -185,18 +240,26 @@ def optimize(
     return Outcome(last, reason)
 
 
-def _minimize_with_torch(descent: Descent, make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> str:
+def _minimize_with_torch(
+    descent: Descent, make: Callable[[list[Tensor]], torch.optim.Optimizer], state: State | None
+) -> str:
     """Run any torch optimiser in place on the pixels; returns why it stopped."""
     pixels, progress = descent.pixels, descent.progress
     pixels.requires_grad_(True)
     optimizer = make([pixels])
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
     is_lbfgs = isinstance(optimizer, torch.optim.LBFGS)
     for group in optimizer.param_groups if is_lbfgs else ():
         group["max_iter"] = 1  # one iteration a step; its history carries over, so the path is the same as in one call
+
+    def take_state() -> State:
+        return descent.state() | {"optimizer": optimizer.state_dict()}
+
     try:
-        for index in range(descent.steps):
+        for index in range(progress.step, descent.steps):
             started = time.perf_counter()
-            shift = next(descent.shifts)
+            shift = descent.shifts.draw()
             seen: list[Step] = []
 
             def closure(shift: Shift = shift, index: int = index, seen: list[Step] = seen) -> Tensor:
@@ -221,6 +284,7 @@ def _minimize_with_torch(descent: Descent, make: Callable[[list[Tensor]], torch.
             seen[0].seconds = progress.seconds
             descent.watch(seen[0])
             progress.step = index + 1
+            descent.between(take_state)
     finally:
         pixels.requires_grad_(False)
     return f"all {descent.steps} steps done"
@@ -247,12 +311,21 @@ class ScipyLBFGSB:
             raise ValueError("optimizer: history must be at least 1, block at least 2, ftol and gtol not negative")
         self.history, self.block, self.ftol, self.gtol = history, block, ftol, gtol
 
-    def minimize(self, descent: Descent) -> str:
+    def minimize(self, descent: Descent, state: State | None = None) -> str:
         """Run in place on the pixels; returns why it stopped."""
         pixels, progress = descent.pixels, descent.progress
         started = time.perf_counter()
         current: list[Step] = []  # evaluated last
         pending: list[Step] = []  # accepted last; handed out with the next one, since the final picture is not ours
+        if state is not None:
+            index, evaluations, losses, seconds = state["pending"]
+            pending.append(Step(index, evaluations, Losses(**losses), pixels.clone(), seconds))
+
+        def take_state() -> State:
+            (step,) = pending
+            losses = {name: getattr(step.losses, name).detach() for name in ("total", "content", "style", "tv")}
+            losses["unweighted"] = {tag: value.detach() for tag, value in step.losses.unweighted.items()}
+            return descent.state() | {"pending": [step.index, step.evaluations, losses, step.seconds]}
 
         def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
             trial = torch.from_numpy(flat).to(pixels).reshape(pixels.shape).requires_grad_(True)
@@ -277,6 +350,7 @@ class ScipyLBFGSB:
             for earlier in pending:
                 descent.watch(earlier)
             pending[:] = [step]
+            descent.between(None)
             started = time.perf_counter()
 
         def iteration(flat: np.ndarray) -> None:
@@ -308,18 +382,10 @@ class ScipyLBFGSB:
             if result.success or progress.step == before:
                 why = message if result.success else "the line search found no lower loss"
                 return f"L-BFGS-B stopped after {progress.step} iterations: {why}"
+            paused = time.perf_counter()
+            descent.between(take_state)
+            started += time.perf_counter() - paused
         return f"all {descent.steps} steps done"
-
-
-def _shifts(jitter: int, seed: int) -> Iterator[Shift]:
-    """Yield a shift (rows, columns) for each step."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        if jitter:
-            rows, columns = torch.randint(jitter, (2,), generator=generator).tolist()
-            yield rows, columns
-        else:
-            yield 0, 0
 
 
 @torch.no_grad()

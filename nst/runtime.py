@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import platform
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from nst.errors import UserError
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 DEVICES = ("auto", "cpu", "cuda", "cuda:<n>", "mps")
+
+
+# Ctrl-C, a termination, and what schedulers of clusters send before a job's time is over.
+POLITE_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,7 +43,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class PoliteStop:
-    """Turns Ctrl-C and SIGTERM into ``Interrupted``, raised between two steps while a picture is being optimised.
+    """Turns Ctrl-C and its like into ``Interrupted``, raised between two steps while a picture is being optimised.
 
     Used as a context manager around a run. ``hold()`` begins and ``release()`` ends the part in which a first signal
     only asks; ``poll()`` answers by raising. A second signal is never held back.
@@ -46,7 +56,7 @@ class PoliteStop:
 
     def __enter__(self) -> PoliteStop:
         """Take over the signals, where this is the main thread."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in POLITE_SIGNALS:
             try:
                 self.previous[number] = signal.signal(number, self._handle)
             except ValueError:  # not the main thread: whoever owns it owns the signals
@@ -102,6 +112,40 @@ def choose_device(name: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def own_device(name: str) -> Iterator[str]:
+    """Choose a device; where there are several GPUs, ``auto`` is one that no other run of this user has at the moment.
+
+    So the jobs of parallel workers on one machine spread over its GPUs. If each is taken, the first one is shared.
+    """
+    held = None
+    if name == "auto" and torch.cuda.device_count() > 1:
+        for number in range(torch.cuda.device_count()):
+            about = getattr(torch.cuda.get_device_properties(number), "uuid", number)
+            lock = FileLock(Path(tempfile.gettempdir()) / f"nst-{getpass.getuser()}-gpu-{about}.lock")
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=0)
+                held, name = lock, f"cuda:{number}"
+                break
+    try:
+        yield name
+    finally:
+        if held is not None:
+            held.release()
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Compute on so many threads of the CPU, which decides the order of sums and so the last bits; 0 leaves it."""
+    before = torch.get_num_threads()
+    if number:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def prepare(device: str, precision: str) -> torch.device:

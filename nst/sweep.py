@@ -1,70 +1,195 @@
-"""What a multirun adds: every job is checked before the first one starts, and folders are named by what differs."""
+"""What a multirun adds: a plan of its jobs, all checked before the first one starts, and a table at the end.
+
+The plan, ``sweep.json``, lies in the sweep's folder: workers of any launcher find there which folder a job has, and
+``resume=FOLDER`` which jobs there were.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
+import shlex
+import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from nst import cli
+from nst import cli, resume
 from nst.errors import ConfigError, UserError
+from nst.files import claim, is_claimed, write_json
 
 LONGEST_SLUG = 80
-_swept: set[str] | None = None
+PLAN = resume.SWEEP_FILE
+STOPPED = "stopped.json"
+BAD = ("failed", "out_of_memory", "interrupted", "skipped", "not started", "running")
+
+
+@dataclass
+class Launched:
+    """The sweep that this process launched.
+
+    Attributes:
+        folder: of the sweep.
+        since: when, in seconds of the epoch.
+        report: a report is to be written at its end.
+        lock: keeps other processes out.
+    """
+
+    folder: Path
+    since: float
+    report: bool
+    lock: FileLock
+
+
+_launched: Launched | None = None
 
 
 class CheckFirst(Callback):
-    """Hydra callback that refuses a run, or a whole sweep, before any folder is made.
+    """Hydra callback that refuses a run, or a whole sweep, before any folder is made, and plans a sweep.
 
     Hydra swallows exceptions of callbacks, so a refusal prints its message and exits.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the only job, and that its folder is not taken."""
-        _refuse_used(Path(config.hydra.run.dir) / "status.json", "a run", "hydra.run.dir")
+        """Check the only job, and that its folder is not taken or holds the same job."""
+        folder, job = Path(config.hydra.run.dir), _job_config(config)
         try:
-            _check_or_exit([_job_config(config)])
+            if job.resume is None:
+                refuse_used(folder, "a run", "hydra.run.dir")
+            _check_or_exit([job])
+            if job.resume is not None:
+                resume.refuse_changes(folder, job)
         except Exception as error:
             cli.reject(error)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check every job of a grid; a sweeper that chooses as it goes has its jobs checked one by one later."""
-        global _swept
-        _refuse_used(Path(config.hydra.sweep.dir) / "multirun.yaml", "a sweep", "hydra.sweep.dir")
+        """Check and plan every job of a grid; a sampler that chooses as it goes has its jobs checked one by one."""
+        global _launched
+        folder = Path(config.hydra.sweep.dir)
         try:
+            if config.resume is None:
+                refuse_used(folder, "a sweep", "hydra.sweep.dir")
             overrides = _sweep_overrides(config)
-            if overrides is None:
-                return
-            _swept = {o.get_key_element().lstrip("+~") for o in overrides if o.is_sweep_override()}
-            (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-            name = kwargs.get("config_name")
-            _check_or_exit([compose(config_name=name, overrides=_own(job)) for job in jobs])
+            swept = {_key(o): _values(o) for o in overrides if o.is_sweep_override()}
+            jobs: list[tuple[list[str], DictConfig]] = []
+            if _is_grid(config):
+                (lines,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+                name = kwargs.get("config_name")
+                jobs = [(own, compose(config_name=name, overrides=own)) for own in map(_own, lines)]
+                _check_or_exit([job for _, job in jobs])
+            plan = _plan(folder, config, swept, jobs)
+            folder.mkdir(parents=True, exist_ok=True)
+            if _launched is None:  # a sweep that was given further points is carried on with in several calls
+                _launched = Launched(folder, time.time(), bool(config.report), claim(folder))
+            with contextlib.suppress(FileNotFoundError):
+                (folder / STOPPED).unlink()
+            write_json(folder / PLAN, plan)
         except Exception as error:
             cli.reject(error)
 
 
-def slug(overrides: Sequence[str]) -> str:
+def finish(interrupted: bool) -> bool:
+    """Print how the sweep of this process ended, a line for each job; return False if any is not done.
+
+    Args:
+        interrupted: somebody wants this process to end, so a report that is still missing is not written.
+    """
+    if _launched is None:
+        return True
+    folder = _launched.folder
+    page = folder / "report.html"
+    if _launched.report and not interrupted and not (page.exists() and page.stat().st_mtime >= _launched.since - 1):
+        from nst.report.callback import write_sweep_report  # here, since Hydra calls no callback after an exception
+
+        write_sweep_report(folder)
+    rows = [(name, *_outcome(folder / name, _launched.since)) for name in job_folders(folder)]
+    counts = Counter(status for _, status, _, _ in rows)
+    width = max((len(name) for name, *_ in rows), default=0)
+    print(f"\n{folder}: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'no jobs'}")
+    for name, status, seconds, reason in rows:
+        took = f"{seconds:.0f} s" if seconds is not None else ""
+        print(f"  {name:<{width}}  {status:<13} {took:>7}  {reason}".rstrip())
+    if any(status in BAD for status in counts):
+        print(f"Finish it, when the cause is mended: python run.py resume={shlex.quote(str(folder))}")
+    _launched.lock.release()
+    return not any(status in BAD for status in counts)
+
+
+def job_folders(folder: Path) -> list[str]:
+    """Return the names of a sweep's job folders, planned or begun, by number."""
+    planned = [str(job["folder"]) for job in resume.read(folder / PLAN).get("jobs", [])]
+    begun = [path.parent.name for path in folder.glob("*/status.json")]
+    return sorted({*planned, *begun}, key=lambda name: (int(re.match(r"\d*", name)[0] or 0), name))  # type: ignore[index]
+
+
+def stop(folder: Path, failed: str) -> None:
+    """Leave word that no further job of a sweep is to be begun, since one has failed."""
+    write_json(folder / STOPPED, {"after": failed})
+
+
+def stopped_after(folder: Path) -> str | None:
+    """Return the name of the job after whose failure the sweep was stopped, or None."""
+    return resume.read(folder / STOPPED).get("after")
+
+
+def refuse_used(folder: Path, what: str, knob: str) -> None:
+    """Refuse a folder that already holds results: Hydra would write over part of them before our code runs.
+
+    Raises:
+        UserError: it does.
+    """
+    traces = ("status.json", "metrics.csv", "run.json") if what == "a run" else (PLAN, "multirun.yaml")
+    if any((folder / name).exists() for name in traces):
+        raise UserError(
+            f"{folder} already holds {what}. Carry on with it: resume={folder}. Or choose another: {knob}=FOLDER."
+        )
+
+
+def job_folder(folder: str, number: int, overrides: Sequence[str]) -> str:
+    """Return the name of a job's folder: as planned, or ``<number>_<what differs>`` where a sampler chose it.
+
+    Args:
+        folder: of the sweep.
+        number: of the job.
+        overrides: the job's, as ``key=value``.
+    """
+    plan = resume.read(Path(folder) / PLAN)
+    wanted = _same(overrides)
+    for job in plan.get("jobs", []):
+        if _same(job["overrides"]) == wanted:
+            return str(job["folder"])
+    return f"{number}{slug(overrides, plan.get('swept'))}"
+
+
+def slug(overrides: Sequence[str], swept: Any = None) -> str:
     """Return ``_<what differs>`` for a job's folder, safe on every file system and of limited length.
 
     Args:
-        overrides: the job's, as ``key=value``; only those that the sweep varies are named.
+        overrides: the job's, as ``key=value``.
+        swept: the keys that the sweep varies, which alone are named; all of them if it is None.
     """
     parts = []
     for override in overrides:
         key, _, text = override.partition("=")
         key = key.lstrip("+~")
-        if _swept is None or key in _swept:
+        if swept is None or key in swept:
             value: Any = text
             with contextlib.suppress(HydraException):
                 value = OverridesParser.create().parse_override(override).value()
@@ -73,6 +198,76 @@ def slug(overrides: Sequence[str]) -> str:
     if len(name) > LONGEST_SLUG:
         name = f"{name[: LONGEST_SLUG - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return f"_{name}" if name else ""
+
+
+def _plan(
+    folder: Path, config: DictConfig, swept: dict[str, list[str]], jobs: list[tuple[list[str], DictConfig]]
+) -> dict[str, Any]:
+    """Return what ``sweep.json`` is to hold: an earlier plan with the new jobs added, or a new one.
+
+    Raises:
+        UserError: a job of the earlier plan has another configuration now.
+    """
+    old = resume.read(folder / PLAN)
+    known = [job for job in old.get("jobs", []) if (folder / job["folder"] / "run.json").exists()]
+    records = {job["folder"]: resume.read(folder / job["folder"] / "run.json") for job in known}
+    by_config = {_fingerprint(record["config"]): name for name, record in records.items() if "config" in record}
+    by_overrides = {_same(job["overrides"]): job["folder"] for job in old.get("jobs", [])}
+    keys = {*old.get("swept", {}), *swept}
+    points = {_point(keys, r["config"], r["choices"]): name for name, r in records.items() if "config" in r}
+
+    planned = {job["folder"]: job["overrides"] for job in old.get("jobs", [])}
+    number = 1 + max((int(n) for name in planned if (n := re.match(r"\d*", name)[0])), default=-1)  # type: ignore[index]
+    for overrides, job in jobs:
+        settings = resume.settings(job)
+        name = by_config.get(_fingerprint(settings)) or by_overrides.get(_same(overrides))
+        if name is None and points:
+            name = points.get(_point(keys, settings, _choices(overrides)))
+        if name is None:
+            name = f"{number}{slug(overrides, swept)}"
+            number += 1
+        resume.refuse_changes(folder / name, job)
+        planned[name] = _science(overrides)
+    began = {
+        "command": cli.command(),
+        "arguments": cli.typed(),
+        "cwd": str(Path.cwd()),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "launcher": _choice(config, "hydra/launcher"),
+        "sweeper": _choice(config, "hydra/sweeper"),
+    }
+    shown = {"title": config.title, "question": config.question}
+    values = {key: [*dict.fromkeys([*old.get("swept", {}).get(key, []), *swept.get(key, [])])] for key in swept}
+    values = {**{key: held for key, held in old.get("swept", {}).items() if key not in values}, **values}
+    order = [*old.get("swept", {}), *(key for key in swept if key not in old.get("swept", {}))]
+    kept = {name: old[name] for name in began if name in old}
+    grid = resume.without_resume(sys.argv[1:])
+    grids = [*old.get("grids", []), *([] if grid in old.get("grids", []) else [grid])]
+    resumed = [*old.get("resumed", []), {"command": began["command"], "time": began["started"]}] if old else []
+    return {
+        **began,
+        **kept,
+        **({"resumed": resumed} if resumed else {}),
+        "grids": grids,
+        **{name: text if text is not None else old.get(name) for name, text in shown.items()},
+        "swept": {key: values[key] for key in order},
+        "jobs": [{"folder": name, "overrides": overrides} for name, overrides in planned.items()],
+    }
+
+
+def _outcome(folder: Path, since: float) -> tuple[str, float | None, str]:
+    """Return (status, seconds, reason) of a job as the table shows them."""
+    status = resume.read(folder / "status.json")
+    if not status:
+        return "not started", None, ""
+    began, ended = (datetime.fromisoformat(status[key]) if key in status else None for key in ("started", "ended"))
+    seconds = (ended - began).total_seconds() if began and ended else None
+    word, reason = str(status.get("status")), str(status.get("reason") or "").removeprefix("Error: ")
+    if word == "done" and ended and ended.timestamp() < since - 1:
+        return "done earlier", seconds, "finished before, not run again"
+    if word == "running" and not is_claimed(folder):
+        return "interrupted", None, "its process was killed (by the system if memory ran out, or by hand)"
+    return word, seconds, reason.splitlines()[0] if reason else ""
 
 
 def _brief(value: Any) -> str:
@@ -84,41 +279,76 @@ def _brief(value: Any) -> str:
     return re.split(r"[/\\]", str(value))[-1]
 
 
-def swept_keys() -> set[str]:
-    """Return the names of what the multirun of this process varies; empty for a single run."""
-    return set(_swept or ())
+def _key(override: Override) -> str:
+    return str(override.get_key_element()).lstrip("+~")
 
 
-def register() -> None:
-    """Make ``${nst.slug:...}`` known to the configuration."""
-    OmegaConf.register_new_resolver("nst.slug", slug, replace=True)
+def _values(override: Override) -> list[str]:
+    """Return the values that a sweep tries, as typed; none where a sampler draws them from a range."""
+    if not override.is_choice_sweep() and not override.is_range_sweep():
+        return []
+    return [str(value) for value in override.sweep_string_iterator()]
 
 
-def _sweep_overrides(config: DictConfig) -> list[Any] | None:
-    """Return the parsed overrides of a grid sweep, or None for another sweeper."""
-    sweeper = config.hydra.sweeper
-    if not str(sweeper.get("_target_")).endswith("BasicSweeper"):
-        return None
-    lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+def _science(overrides: Sequence[str]) -> list[str]:
+    """Leave out what only says how a job is kept and shown."""
+    housekeeping = tuple(f"{name}=" for name in resume.HOUSEKEEPING)
+    return [line for line in overrides if not line.lstrip("+").startswith(housekeeping)]
+
+
+def _same(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return what tells jobs of a sweep apart, whatever order it was typed in."""
+    return tuple(sorted(_science(overrides)))
+
+
+def _fingerprint(settings: dict[str, Any]) -> str:
+    """Return a configuration as text, without what may change on the way."""
+    return json.dumps({k: v for k, v in settings.items() if k not in resume.HOUSEKEEPING}, sort_keys=True)
+
+
+def _point(keys: set[str], settings: dict[str, Any], choices: dict[str, str]) -> tuple[str, ...]:
+    """Return where a job stands on the axes of a sweep."""
+    config = OmegaConf.create(settings)
+    return tuple(str(choices.get(key, OmegaConf.select(config, key, default=None))) for key in sorted(keys))
+
+
+def _choices(overrides: list[str]) -> dict[str, str]:
+    """Return the option chosen of each group."""
+    choices = compose(config_name=_config_name(), overrides=overrides, return_hydra_config=True).hydra.runtime.choices
+    return {str(key): str(value) for key, value in choices.items()}
+
+
+def _config_name() -> str | None:
+    name = HydraConfig.get().job.config_name if HydraConfig.initialized() else "config"
+    return str(name) if name else None
+
+
+def _choice(config: DictConfig, group: str) -> str:
+    return str(config.hydra.runtime.choices.get(group))
+
+
+def _job_config(config: DictConfig) -> DictConfig:
+    """Return the configuration of the job without Hydra's own part."""
+    job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    assert isinstance(job, DictConfig)
+    return job
+
+
+def _is_grid(config: DictConfig) -> bool:
+    return str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper")
+
+
+def _sweep_overrides(config: DictConfig) -> list[Override]:
+    """Return what the sweeper is given, parsed."""
+    lines = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     lines += [str(line) for line in config.hydra.overrides.task]
     loader = GlobalHydra.instance().config_loader()
     return list(OverridesParser.create(config_loader=loader).parse_overrides(lines))
 
 
-def _own(overrides: list[str]) -> list[str]:
+def _own(overrides: Sequence[str]) -> list[str]:
     """Leave out Hydra's own settings, which play no part in the check."""
     return [override for override in overrides if not override.startswith(("hydra.", "hydra/"))]
-
-
-def _job_config(full: DictConfig) -> DictConfig:
-    """Return the configuration without Hydra's part."""
-    return OmegaConf.masked_copy(full, [str(key) for key in full if key != "hydra"])
-
-
-def _refuse_used(trace: Path, what: str, knob: str) -> None:
-    """Exit if a folder already holds results: Hydra would write over part of them before our code runs."""
-    if trace.exists():
-        cli.reject(UserError(f"{trace.parent} already holds {what}. Choose another folder with {knob}=FOLDER."))
 
 
 def _check_or_exit(jobs: list[DictConfig]) -> None:
@@ -135,3 +365,7 @@ def _check_or_exit(jobs: list[DictConfig]) -> None:
     if found:
         of = f" (in {{}} of {len(jobs)} jobs)" if len(jobs) > 1 else ""
         cli.reject(ConfigError(problem + of.format(count) for problem, count in found.items()))
+
+
+# On import, since workers of a launcher import this module and not run.py.
+OmegaConf.register_new_resolver("nst.job_folder", job_folder, replace=True)

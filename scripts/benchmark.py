@@ -24,7 +24,7 @@ import torchvision
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from nst import config, experiment, runtime, sweep
+from nst import config, experiment, runtime
 from nst.optimize import Step, optimize
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -103,7 +103,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     config.register()
-    sweep.register()
     device = runtime.prepare(arguments.device, "float32")
     about = f"{runtime.device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"VGG-19, experiment=notebook, float32, {about} ({platform.system()})")

@@ -19,7 +19,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from nst import config, experiment, runtime, sweep
+from nst import config, experiment, runtime
 from nst.losses import functional
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -66,7 +66,6 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     config.register()
-    sweep.register()
     device = runtime.prepare(arguments.device, "float32")
     print(f"Measured on {runtime.device_name(device)}, torch {torch.__version__}.\n")
     print("| backbone | judged by | size | images | beta | style distance | change | content distance |")

@@ -18,7 +18,6 @@ RANDOM = "backbone.weights=random"
 
 def composed(*overrides: str) -> DictConfig:
     config.register()
-    sweep.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", list(overrides))
 
@@ -206,15 +205,11 @@ def test_every_knob_has_a_default_and_a_line_of_help() -> None:
         (["content=..", "style=  "], {"content", "style"}, "_content=..,style="),
     ],
 )
-def test_a_folder_is_named_by_what_differs(
-    monkeypatch: pytest.MonkeyPatch, overrides: list[str], swept: set[str], expected: str
-) -> None:
-    monkeypatch.setattr(sweep, "_swept", swept)
-    assert sweep.slug(overrides) == expected
+def test_a_folder_is_named_by_what_differs(overrides: list[str], swept: set[str], expected: str) -> None:
+    assert sweep.slug(overrides, swept) == expected
 
 
-def test_a_folder_name_is_safe_whatever_the_override(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "_swept", {"x"})
+def test_a_folder_name_is_safe_whatever_the_override() -> None:
     for value in ("a" * 500, 'q"<>|?*:', "äöü✓", "../../etc", "con\nrol", "'" * 9, "a/b\\c"):
         name = sweep.slug([f"x={value}"])
         assert len(name) <= 81

@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from nst import config, experiment, runtime, sweep
+from nst import config, experiment, runtime
 from nst.optimize import Diverged
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -17,7 +17,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 def job(folder: Path, *overrides: str) -> experiment.Job:
     config.register()
-    sweep.register()
     folder.mkdir(exist_ok=True)
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return experiment.Job(compose("config", list(overrides)), folder, {}, list(overrides))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from nst import config, experiment, sweep
+from nst import config, experiment
 from nst.experiment import Problem
 from nst.pixels import with_margin
 
@@ -15,7 +15,6 @@ CONF = Path(__file__).parent.parent / "conf"
 
 def posed(*overrides: str) -> Problem:
     config.register()
-    sweep.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return experiment.pose(compose("config", ["size=48", *overrides]), torch.device("cpu"))
 

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from nst import config, runtime, sweep
+from nst import config, runtime
 from nst.experiment import Job, run
 from nst.tracking.tensorboard import picture_steps
 
@@ -26,7 +26,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     overrides = ["size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03"]
     config.register()
-    sweep.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         job = Job(compose("config", overrides), folder, {"backbone": "squeezenet", "optimizer": "adam"}, overrides)
     run(job, runtime.PoliteStop())

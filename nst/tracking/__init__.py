@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ class Tracker(Protocol):
 
     def step(self, snapshot: Snapshot) -> None:
         """See one step; the first is the start, the last has ``snapshot.step.last``."""
+
+    def position(self) -> Any:
+        """Put on disk what was seen so far; return, as plain values, what is needed to carry on from here."""
 
     def close(self, status: str) -> None:
         """End, whatever happened: ``done``, ``failed`` or ``interrupted``."""

@@ -29,5 +29,8 @@ class Frames:
             self.folder.mkdir(exist_ok=True)
             images.save(self.folder / f"{index:06d}.png", images.encode(snapshot.image[:1], shape=self.shape))
 
+    def position(self) -> None:
+        """Return nothing: a picture that is saved again is the same."""
+
     def close(self, status: str) -> None:
         """Do nothing: every picture is complete on disk."""

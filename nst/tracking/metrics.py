@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 
 from nst.files import writing
@@ -14,17 +15,20 @@ class MetricsFile:
     """Writes one line of numbers per logged step, each on disk before the run goes on.
 
     Args:
-        path: the file, which must not exist.
+        path: the file, which must not exist unless there is a position.
+        position: the bytes of the file that are to be kept, the rest being done again.
 
     Raises:
         UserError: the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, position: int | None = None) -> None:
         self.path = path
         with writing(path):
-            self.file = path.open("x", newline="", encoding="utf-8")
-        self.has_header = False
+            if position is not None:
+                os.truncate(path, position)
+            self.file = path.open("x" if position is None else "a", newline="", encoding="utf-8")
+        self.has_header = bool(position)
 
     def step(self, snapshot: Snapshot) -> None:
         """Append a line: step, evaluations, seconds, and every loss by its tag."""
@@ -41,6 +45,12 @@ class MetricsFile:
         with writing(self.path):
             self.file.write(text.getvalue())
             self.file.flush()
+
+    def position(self) -> int:
+        """Return the file's length in bytes."""
+        with writing(self.path):
+            os.fsync(self.file.fileno())
+        return self.path.stat().st_size
 
     def close(self, status: str) -> None:
         """Close the file."""

@@ -17,16 +17,20 @@ class ProgressBar:
 
     Args:
         steps: how many there will be.
+        begin: how many are done already.
     """
 
-    def __init__(self, steps: int) -> None:
-        self.bar = tqdm(total=steps, unit="step", file=sys.stderr, dynamic_ncols=True, leave=True)
+    def __init__(self, steps: int, begin: int = 0) -> None:
+        self.bar = tqdm(total=steps, initial=begin, unit="step", file=sys.stderr, dynamic_ncols=True, leave=True)
 
     def step(self, snapshot: Snapshot) -> None:
         """Move the bar on; the loss is renewed at logged steps."""
         self.bar.update(snapshot.step.index - self.bar.n)
         if snapshot.logged:
             self.bar.set_postfix(loss=f"{snapshot.values['loss/total']:.4g}")
+
+    def position(self) -> None:
+        """Return nothing: what is shown is not kept."""
 
     def close(self, status: str) -> None:
         """Leave the bar as it stands."""
@@ -38,11 +42,12 @@ class ProgressLines:
 
     Args:
         steps: how many there will be.
+        begin: how many are done already.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, begin: int = 0) -> None:
         self.steps = steps
-        self.next = 0.0
+        self.next = float(begin)
 
     def step(self, snapshot: Snapshot) -> None:
         """Write a line if a tenth of the run has gone by."""
@@ -55,10 +60,13 @@ class ProgressLines:
         loss = snapshot.values["loss/total"]
         log.info("step %d/%d  loss %.4g  %.3f s a step%s", step.index, self.steps, loss, pace, left)
 
+    def position(self) -> None:
+        """Return nothing: what is shown is not kept."""
+
     def close(self, status: str) -> None:
         """Do nothing: every line is written."""
 
 
-def progress(steps: int) -> ProgressBar | ProgressLines:
+def progress(steps: int, begin: int = 0) -> ProgressBar | ProgressLines:
     """Return what suits standard error: a bar for a terminal, lines for a file or a pipe."""
-    return ProgressBar(steps) if sys.stderr.isatty() else ProgressLines(steps)
+    return ProgressBar(steps, begin) if sys.stderr.isatty() else ProgressLines(steps, begin)

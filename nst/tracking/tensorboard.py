@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import custom_scalars
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
 from nst import images
@@ -18,6 +20,19 @@ from nst.files import writing
 from nst.tracking import Snapshot
 
 PICTURES = 10  # TensorBoard keeps ten pictures a tag by default (--samples_per_plugin images=N shows more)
+COMPARED = ("content_distance", "style_distance", "ssim")  # scores that the HParams tab shows
+CHARTS = {
+    "Losses": {
+        "weighted terms": ["Multiline", ["loss/content", "loss/style", "loss/tv"]],
+        "total": ["Multiline", ["loss/total"]],
+        "unweighted, to compare runs": ["Multiline", ["unweighted/content", "unweighted/style"]],
+    },
+    "Layers": {
+        "style layers": ["Multiline", ["style_layers/.*"]],
+        "content layers": ["Multiline", ["content_layers/.*"]],
+    },
+}  # the Custom Scalars tab: the charts that answer most questions
+FILES = "events.out.tfevents.*"
 FINAL = {"loss/total": "final/total", "unweighted/content": "final/content", "unweighted/style": "final/style"}
 
 
@@ -30,22 +45,38 @@ class TensorBoard:
         config: the resolved configuration as YAML.
         hparams: what the HParams tab shows of it: name to number, truth value or text.
         shape: (width, height) to show the picture at, if not its own.
+        evaluator: name of the evaluator whose scores ``scores`` will be given, if any.
+        position: what ``position`` returned: events written since are taken back, and what follows goes to a new file.
 
     Raises:
         UserError: the folder cannot be written.
     """
 
     def __init__(
-        self, folder: Path, steps: int, config: str, hparams: dict[str, Any], shape: tuple[int, int] | None = None
+        self,
+        folder: Path,
+        steps: int,
+        config: str,
+        hparams: dict[str, Any],
+        shape: tuple[int, int] | None = None,
+        evaluator: str | None = None,
+        position: dict[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.shape = shape
         self.turns = picture_steps(steps)
+        self.metrics = [f"{evaluator}/{name}" for name in COMPARED] if evaluator else []
+        self.metrics += [*FINAL.values(), "final/seconds"]
         self.previous: tuple[int, float] | None = None
+        self.next = 0
         with writing(folder):
-            self.writer = SummaryWriter(str(folder))
-            self.writer.add_text("config", f"```yaml\n{config}\n```", 0)
-            self._write_hparams(hparams)
+            if position is not None:
+                self._take_back(position)
+            self.writer = SummaryWriter(str(folder), purge_step=self.next or None)
+            if position is None:
+                self.writer.add_text("config", f"```yaml\n{config}\n```", 0)
+                self._write_hparams(hparams)
+                self._add(custom_scalars(CHARTS))
             self.writer.flush()
 
     def picture(self, tag: str, image: Tensor) -> None:
@@ -56,6 +87,7 @@ class TensorBoard:
     def step(self, snapshot: Snapshot) -> None:
         """Write curves at logged steps and pictures at log-spaced ones."""
         step = snapshot.step
+        self.next = step.index + 1
         with writing(self.folder):
             if snapshot.logged:
                 self._write_curves(snapshot)
@@ -63,6 +95,34 @@ class TensorBoard:
                 self._add_picture("progress", snapshot.image, step.index)
             if snapshot.logged:
                 self.writer.flush()
+
+    def scores(self, scores: dict[str, Any], step: int) -> None:
+        """Write the evaluator's scores of the final picture, under the evaluator's name."""
+        with writing(self.folder):
+            for name, value in scores.items():
+                if isinstance(value, int | float):
+                    self.writer.add_scalar(f"{scores['evaluator']}/{name}", value, step)
+            self.writer.flush()
+
+    def position(self) -> dict[str, Any]:
+        """Return the length in bytes of each file of events, and what the next curve point needs."""
+        with writing(self.folder):
+            self.writer.flush()
+            sizes = {}
+            for path in sorted(self.folder.glob(FILES)):
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+                sizes[path.name] = path.stat().st_size
+        return {"files": sizes, "previous": self.previous, "next": self.next}
+
+    def _take_back(self, position: dict[str, Any]) -> None:
+        """Cut the files of events to what stood in them at a position."""
+        for path in self.folder.glob(FILES):
+            if path.name in position["files"]:
+                os.truncate(path, position["files"][path.name])
+            else:
+                path.unlink()
+        self.previous, self.next = position["previous"], position["next"]
 
     def close(self, status: str) -> None:
         """Close the session of the HParams tab and the file."""
@@ -95,7 +155,7 @@ class TensorBoard:
         plain = {
             name: value if isinstance(value, bool | int | float) else str(value) for name, value in hparams.items()
         }
-        experiment, session_start, _ = hparams_summary(plain, dict.fromkeys([*FINAL.values(), "final/seconds"], 0.0))
+        experiment, session_start, _ = hparams_summary(plain, dict.fromkeys(self.metrics, 0.0))
         self._add(experiment)
         self._add(session_start)
 

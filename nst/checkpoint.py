@@ -1,0 +1,96 @@
+"""Checkpoints: what an unfinished run needs to carry on to the same bytes, in one file that is never half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nst.files import write_atomic
+from nst.resume import CHECKPOINT_FILE as FILE
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+LARGEST_SHARE = 0.05  # of a run's time that may go into checkpoints that are due by the clock
+
+
+class Checkpoints:
+    """Saves a checkpoint every so many steps or seconds.
+
+    Where saving takes long (L-BFGS at a large size keeps hundreds of pictures), the seconds between two are stretched
+    so that saving takes no more than ``LARGEST_SHARE`` of the time.
+
+    Args:
+        folder: of the run.
+        every_steps: steps between two checkpoints; 0 leaves it to the clock.
+        every_seconds: seconds between two checkpoints; 0 leaves it to the steps.
+    """
+
+    def __init__(self, folder: Path, every_steps: int, every_seconds: float) -> None:
+        self.path = folder / FILE
+        self.every_steps = every_steps
+        self.every_seconds = every_seconds
+        self.saved_at = time.monotonic()
+        self.saved_step = 0
+        self.took = 0.0
+
+    def is_due(self, step: int) -> bool:
+        """Tell whether one is to be saved after ``step`` updates."""
+        if self.every_steps and step - self.saved_step >= self.every_steps:
+            return True
+        pause = max(self.every_seconds, self.took / LARGEST_SHARE)
+        return bool(self.every_seconds) and time.monotonic() - self.saved_at >= pause
+
+    def save(self, step: int, content: dict[str, Any]) -> None:
+        """Write a checkpoint over the last one, atomically.
+
+        Args:
+            step: updates done.
+            content: tensors and plain values; further kinds could not be read back safely.
+
+        Raises:
+            UserError: it cannot be written; the last one is untouched.
+        """
+        began = time.monotonic()
+        write_atomic(self.path, lambda file: torch.save({"format": FORMAT, **content}, file))
+        self.saved_at = time.monotonic()
+        self.saved_step = step
+        self.took = self.saved_at - began
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """Return a run's checkpoint, its tensors on the CPU; None if there is none, or none that can be read."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != FORMAT:
+            raise ValueError(f"it has format {content['format']}, this version reads {FORMAT}")
+    except Exception as error:  # a damaged file drives the unpickler to whatever it raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        log.warning("The checkpoint %s cannot be used (%s): the run starts again from its beginning.", path, reason)
+        return None
+    return content
+
+
+def remove(folder: Path) -> None:
+    """Remove a run's checkpoint, if there is one."""
+    with contextlib.suppress(OSError):
+        (folder / FILE).unlink()
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of torch's global generators, from which a loss of one's own may draw."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Set torch's global generators to a state."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

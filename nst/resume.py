@@ -1,0 +1,201 @@
+"""Carrying on with a run or a sweep: what was typed, what may not have changed, and where a run stands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nst.errors import UserError
+from nst.files import plain, sha256
+
+# Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
+HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
+CHECKPOINT_FILE = "checkpoint.pt"
+SWEEP_FILE = "sweep.json"
+_MULTIRUN = ("-m", "--multirun")
+_FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=")
+_RESUME = re.compile(r"\+{0,2}resume=(?P<folder>.+)", re.DOTALL)
+
+
+@dataclass
+class Past:
+    """What a folder tells of the run in it.
+
+    Attributes:
+        status: ``status.json``, empty if there is none.
+        record: ``run.json``, empty if there is none.
+    """
+
+    status: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.status.get("status") == "done" and "result" in self.record
+
+
+def past(folder: Path) -> Past | None:
+    """Return what a folder tells of the run in it, or None if none was begun there."""
+    begun = any((folder / name).exists() for name in ("status.json", "run.json", "metrics.csv"))
+    return Past(read(folder / "status.json"), read(folder / "run.json")) if begun else None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the mapping in a JSON file; an empty one if the file is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def result_is_there(folder: Path, record: dict[str, Any]) -> bool:
+    """Tell whether a finished run's picture is still what the run left."""
+    result = record.get("result") or {}
+    path = folder / str(result.get("file"))
+    return path.is_file() and sha256(path) == result.get("sha256")
+
+
+def refuse_changes(folder: Path, config: DictConfig) -> None:
+    """Refuse to carry on with a run whose configuration or, once it has got somewhere, input images have changed.
+
+    Args:
+        folder: of the run.
+        config: what it would be carried on with.
+
+    Raises:
+        UserError: every difference, old and new.
+    """
+    from nst.images import locate  # here, since it needs torch, which the command line need not wait for
+
+    record = read(folder / "run.json")
+    if "config" not in record:
+        return
+    if changes := differences(record["config"], settings(config)):
+        lines = "\n".join(f"  {name}: {old} -> {new}" for name, (old, new) in changes.items())
+        raise UserError(
+            f"{folder} was begun with another configuration, so it cannot be resumed with this one:\n{lines}\n"
+            "Leave these as they were, or start a new run in another folder."
+        )
+    if not (folder / CHECKPOINT_FILE).exists() and read(folder / "status.json").get("status") != "done":
+        return  # it will be begun anew, perhaps because the image was at fault and has been mended
+    names = {"content": config.content, "style": config.style, "init": config.init.get("path")}
+    for kind, name in names.items():
+        about = record.get(kind)
+        if about and name and sha256(path := locate(str(name))) != about["sha256"]:
+            raise UserError(
+                f"{folder} cannot be resumed: its {kind} image {path} has changed since the run began "
+                f"(SHA-256 {about['sha256'][:12]}... then, {sha256(path)[:12]}... now). "
+                "Put the old file back, or start a new run in another folder."
+            )
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """Return the resolved configuration as ``run.json`` holds it."""
+    resolved: dict[str, Any] = plain(OmegaConf.to_container(config, resolve=True))
+    return resolved
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return ``{dotted key: (old, new)}`` for everything that changes a run, as text."""
+    before, after = (_flat({k: v for k, v in c.items() if k not in HOUSEKEEPING}) for c in (old, new))
+    names = [*before, *(name for name in after if name not in before)]
+    return {
+        name: (_text(before, name), _text(after, name))
+        for name in names
+        if name not in before or name not in after or before[name] != after[name]
+    }
+
+
+def command_lines(typed: list[str]) -> list[list[str]]:
+    """Complete a command line that says ``resume=FOLDER`` by what the folder remembers.
+
+    What the run or sweep was begun with comes back, but for overrides that are typed anew: a sweep gets further points
+    that way, and a changed run is refused later. Hydra is told to work in that folder, and that a sweep is one.
+
+    Args:
+        typed: the arguments, without the program's name.
+
+    Returns:
+        The arguments of each call of the program: one, but for a sweep that was given further points once and is
+        carried on with as a whole.
+
+    Raises:
+        UserError: there is nothing to resume.
+    """
+    found = [match for argument in typed if (match := _RESUME.fullmatch(argument))]
+    if not found or re.fullmatch("null|None|''|\"\"", found[-1]["folder"]):
+        return [typed]
+    folder = Path(re.sub(r"^(['\"])(.*)\1$", r"\2", found[-1]["folder"])).expanduser()
+    rest = [argument for argument in typed if not _RESUME.fullmatch(argument)]
+    if any(argument.startswith(_FOLDERS) for argument in rest):
+        raise UserError("resume=FOLDER says already where to write; leave out hydra.run.dir and hydra.sweep.dir.")
+    plan = read(folder / SWEEP_FILE)
+    if not plan and any(argument in _MULTIRUN for argument in rest):
+        raise UserError(f"resume={folder}: there is no sweep in this folder that -m could go on with.")
+    where = [f"resume={_quoted(folder)}", f"{'hydra.sweep.dir' if plan else 'hydra.run.dir'}={_quoted(folder)}"]
+    anew = {_key(argument) for argument in rest if _is_override(argument)}
+    rest = [argument for argument in rest if argument not in _MULTIRUN]
+    points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
+    recorded = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
+    return [
+        [
+            *(["--multirun"] if plan else []),
+            *(a for a in arguments if a not in _MULTIRUN and not (_is_override(a) and _key(a) in anew)),
+            *rest,
+            *where,
+        ]
+        for arguments in recorded
+    ]
+
+
+def without_resume(arguments: list[str]) -> list[str]:
+    """Return a command line without where it writes and what it carries on with."""
+    return [a for a in arguments if not _RESUME.fullmatch(a) and not a.startswith(_FOLDERS)]
+
+
+def _recorded(folder: Path) -> list[str]:
+    """Return the arguments that a single run, or a job of a sweep, can be begun with."""
+    if record := read(folder / "run.json"):
+        flags = [str(a) for a in record.get("arguments", []) if not _is_override(str(a)) and a not in _MULTIRUN]
+        return [*flags, *(str(line) for line in record["overrides"])]
+    with contextlib.suppress(OSError):  # killed before its record was written: Hydra has kept the overrides
+        lines: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+        return [str(line) for line in lines]
+    if not folder.is_dir():
+        raise UserError(f"resume={folder}: there is no such folder. Name the folder of a run or of a sweep.")
+    raise UserError(f"resume={folder}: there is neither a run (run.json) nor a sweep ({SWEEP_FILE}) in this folder.")
+
+
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _quoted(folder: Path) -> str:
+    """Return a folder as a value that Hydra's grammar reads back, whatever its name holds."""
+    escaped = re.sub(r"(\\+)(?=\"|$)", r"\1\1", str(folder)).replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(config, Mapping) and config:
+        found: dict[str, Any] = {}
+        for key, value in config.items():
+            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: config}
+
+
+def _text(config: dict[str, Any], name: str) -> str:
+    return json.dumps(config[name], ensure_ascii=False) if name in config else "(not there)"

@@ -1,0 +1,383 @@
+"""Killed, interrupted and failed runs and sweeps, carried on with: the same bytes as if nothing had happened."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import kill_and_resume
+import numpy as np
+import pytest
+import torch
+from command_line import ROOT, TINY, refused, run, start
+from PIL import Image
+from test_robustness import limit_files, own_loss, wait_for_steps
+
+from nst import checkpoint, resume
+from nst.errors import UserError
+from nst.objective import Losses
+from nst.optimize import Outcome, ScipyLBFGSB, State, Step, optimize
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
+
+OPTIMIZERS = {
+    "adam": lambda p: torch.optim.Adam(p, lr=0.05),
+    "sgd with momentum": lambda p: torch.optim.SGD(p, lr=1e-4, momentum=0.9),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.05, history_size=4),
+    "lbfgs with a line search": lambda p: torch.optim.LBFGS(p, history_size=4, line_search_fn="strong_wolfe"),
+    "l-bfgs-b": ScipyLBFGSB(history=4, block=6),
+}
+
+
+def rosenbrock(pixels: torch.Tensor, shift: tuple[int, int]) -> Losses:
+    """A valley that no optimiser reaches the end of soon; the shift moves it, so that the jitter matters."""
+    x = pixels.flatten(1).double() + 0.01 * shift[0] - 0.02 * shift[1]
+    total = (100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2).sum(1)
+    zero = total.new_zeros(total.shape)
+    return Losses(total, total, zero, zero, {"unweighted/content": total})
+
+
+class Killed(BaseException):
+    pass
+
+
+def descend(
+    name: str, seen: list[tuple[int, int, float]], state: State | None, save: dict[int, Path], die_after: int | None
+) -> Outcome:
+    """Descend 24 steps, noting every step; save the state at each chance, and die after a number of steps."""
+
+    def watch(step: Step) -> None:
+        seen.append((step.index, step.evaluations, step.losses.total.item()))
+
+    def between(take_state: object) -> None:
+        done = seen[-1][0] + 1 if seen else 0
+        if callable(take_state):
+            torch.save({"state": take_state(), "seen": len(seen)}, save[0])
+        if die_after is not None and done >= die_after:
+            raise Killed
+
+    start = torch.linspace(-1, 1, 12).reshape(1, 3, 2, 2)
+    jitter = 0 if name == "l-bfgs-b" else 3
+    return optimize(
+        start, rosenbrock, OPTIMIZERS[name], 24, watch, lambda i: True, None, "never", jitter, 5, between, state
+    )
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("die_after", [1, 7, 13, 23, 24])
+def test_a_descent_that_dies_and_carries_on_sees_the_same_steps(tmp_path: Path, name: str, die_after: int) -> None:
+    whole: list[tuple[int, int, float]] = []
+    expected = descend(name, whole, None, {0: tmp_path / "unused"}, None)
+    assert len(whole) == 25
+
+    file = tmp_path / "state"
+    seen: list[tuple[int, int, float]] = []
+    try:
+        descend(name, seen, None, {0: file}, die_after)
+    except Killed:
+        saved = torch.load(file, weights_only=True) if file.exists() else {"state": None, "seen": 0}
+        del seen[saved["seen"] :]  # what the trackers take back
+        outcome = descend(name, seen, saved["state"], {0: file}, None)
+    else:
+        pytest.fail("it was not killed")
+    assert seen == whole
+    assert torch.equal(outcome.last.pixels, expected.last.pixels)
+    assert outcome.reason == expected.reason
+
+
+def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert checkpoint.load(tmp_path) is None
+    assert not caplog.messages
+    keeper = checkpoint.Checkpoints(tmp_path, 1, 0)
+    keeper.save(3, {"descent": {"pixels": torch.arange(4.0)}})
+    whole = (tmp_path / checkpoint.FILE).read_bytes()
+    content = checkpoint.load(tmp_path)
+    assert content is not None
+    assert content["descent"]["pixels"].tolist() == [0, 1, 2, 3]
+    for damaged in (whole[: len(whole) // 2], b"", os.urandom(3000)):
+        (tmp_path / checkpoint.FILE).write_bytes(damaged)
+        assert checkpoint.load(tmp_path) is None
+    assert len(caplog.messages) == 3
+    assert all("starts again from its beginning" in message for message in caplog.messages)
+
+
+def test_checkpoints_are_due_by_steps_or_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    by_steps = checkpoint.Checkpoints(tmp_path, 10, 0)
+    assert [step for step in range(1, 25) if by_steps.is_due(step)] == [*range(10, 25)]
+    by_steps.save(12, {})
+    assert [step for step in range(13, 25) if by_steps.is_due(step)] == [22, 23, 24]
+    by_clock = checkpoint.Checkpoints(tmp_path, 0, 30)
+    now[0] += 29
+    assert not by_clock.is_due(1000)
+    now[0] += 1
+    assert by_clock.is_due(1)
+    by_clock.took = 10.0  # seconds: then one each 30 seconds would cost a third of the time
+    now[0] += 100
+    assert not by_clock.is_due(2)
+    now[0] += 100
+    assert by_clock.is_due(3)
+    neither = checkpoint.Checkpoints(tmp_path, 0, 0)
+    now[0] += 1e6
+    assert not neither.is_due(10**6)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("sweep", "knobs"), [(False, []), (False, ["optimizer=lbfgs", "jitter=0"]), (True, ["steps=30"])]
+)
+def test_killed_at_any_moment_and_resumed_the_results_are_identical(
+    tmp_path: Path, sweep: bool, knobs: list[str]
+) -> None:
+    assert kill_and_resume.trial(tmp_path, 2, sweep, None, [*knobs]) == []
+
+
+@posix
+def test_an_interrupted_run_carries_on_where_it_was(tmp_path: Path) -> None:
+    arguments = ("size=32", "steps=400", "log_every=1", "checkpoint_seconds=0")
+    process = start(*arguments, "hydra.run.dir=out", cwd=tmp_path)
+    wait_for_steps(tmp_path / "out")
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+    assert (tmp_path / "out" / "interrupted.png").exists()
+    before = (tmp_path / "out" / "metrics.csv").read_text()
+    resumed = run("resume=out", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "carried on from step" in resumed.stderr
+    assert (tmp_path / "out" / "metrics.csv").read_text().startswith(before)  # the very rows, seconds included
+    assert not (tmp_path / "out" / "interrupted.png").exists()
+    assert run(*arguments, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
+    assert kill_and_resume.differences(tmp_path / "whole", tmp_path / "out") == []
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["resumed"][0]["step"] > 3
+    assert "resume=out" in record["resumed"][0]["command"]
+    assert "steps=400" in record["command"]
+
+
+@posix
+def test_after_a_full_disk_the_run_carries_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without git, since a large uncommitted.diff would meet the limit first
+    arguments = ("size=32", "steps=150", "log_every=1", "checkpoint_steps=5", "hydra.run.dir=out")
+    full = run(*arguments, cwd=tmp_path, preexec_fn=lambda: limit_files(100_000))
+    if full.returncode == 0:
+        pytest.fail("the limit was not reached")
+    assert "Free some space" in refused(full)
+    state = checkpoint.load(tmp_path / "out")
+    assert state is not None
+    resumed = run("resume=out", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"carried on from step {state['step']}" in resumed.stderr
+    assert run(*arguments[:-1], "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
+    assert kill_and_resume.differences(tmp_path / "whole", tmp_path / "out") == []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(folder / "photo.png")
+    assert run(*TINY, "content=photo.png", "hydra.run.dir=out", cwd=folder).returncode == 0
+    return folder
+
+
+def test_a_finished_run_is_left_alone(finished: Path) -> None:
+    before = {
+        path: path.stat().st_mtime_ns for path in (finished / "out").glob("*") if path.suffix in (".png", ".json")
+    }
+    again = run("resume=out", cwd=finished)
+    assert again.returncode == 0, again.stderr
+    assert "finished already" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(finished: Path) -> None:
+    before = {path: path.read_bytes() for path in (finished / "out").rglob("*") if path.is_file()}
+    text = refused(run("resume=out", "steps=4", "beta=0.5", cwd=finished))
+    assert "steps: 3 -> 4" in text
+    assert "beta: 0.01 -> 0.5" in text
+    assert "size" not in text
+    assert {path: path.read_bytes() for path in (finished / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_changed_input_is_refused(finished: Path) -> None:
+    photo = finished / "photo.png"
+    whole = photo.read_bytes()
+    try:
+        Image.new("RGB", (50, 40)).save(photo)
+        assert "photo.png has changed" in refused(run("resume=out", cwd=finished))
+    finally:
+        photo.write_bytes(whole)
+
+
+def test_a_used_folder_is_refused_without_resume(finished: Path) -> None:
+    text = refused(run(*TINY, "hydra.run.dir=out", cwd=finished))
+    assert "resume=out" in text
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
+    assert "no such folder" in refused(run("resume=nowhere", cwd=tmp_path))
+    (tmp_path / "empty").mkdir()
+    assert "neither a run" in refused(run("resume=empty", cwd=tmp_path))
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_failed_run_is_run_again_once_its_image_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"not an image")
+    refused(run(*TINY, "content=photo.png", "hydra.run.dir=out", cwd=tmp_path))
+    Image.new("RGB", (50, 40), "teal").save(tmp_path / "photo.png")
+    again = run("resume=out", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "out" / "status.json").read_text())["status"] == "done"
+
+
+@posix
+def test_two_processes_do_not_work_in_the_same_folder(tmp_path: Path) -> None:
+    process = start("size=32", "steps=1000000", "log_every=1", "hydra.run.dir=out", cwd=tmp_path)
+    try:
+        wait_for_steps(tmp_path / "out")
+        assert "in use by another process" in refused(run("resume=out", cwd=tmp_path))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def table(text: str) -> dict[str, str]:
+    """Return {job: status} from the table at the end of a sweep."""
+    lines = [line.split() for line in text.splitlines() if line.startswith("  ")]
+    return {
+        line[0]: " ".join(line[1:3])
+        if line[1:2] in (["done"], ["not"]) and line[2] in ("earlier", "started")
+        else line[1]
+        for line in lines
+    }
+
+
+def test_a_sweep_ends_with_a_table_and_can_be_finished_and_extended(tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(b"not an image")
+    first = run("-m", "content=coffee,b.png", *TINY, "hydra.sweep.dir=out", cwd=tmp_path)
+    assert first.returncode == 1
+    assert table(first.stdout) == {"0_content=coffee": "done", "1_content=b.png": "failed"}
+    assert "not an image" in first.stdout
+    assert (tmp_path / "out" / "report.html").exists()
+
+    Image.new("RGB", (50, 40), "teal").save(tmp_path / "b.png")
+    result = tmp_path / "out" / "0_content=coffee" / "result.png"
+    before = result.stat().st_mtime_ns
+    second = run("resume=out", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert table(second.stdout) == {"0_content=coffee": "done earlier", "1_content=b.png": "done"}
+    assert result.stat().st_mtime_ns == before
+
+    third = run("resume=out", "content=coffee,b.png,chelsea", cwd=tmp_path)
+    assert third.returncode == 0, third.stderr
+    assert table(third.stdout)["2_content=chelsea"] == "done"
+    assert len(table(third.stdout)) == 3
+    changed = refused(run("resume=out", "steps=4", cwd=tmp_path))
+    assert "steps: 3 -> 4" in changed
+
+    fourth = run("resume=out", "beta=0.02", "content=coffee", cwd=tmp_path)  # a point that is no part of the grid
+    assert fourth.returncode == 1
+    assert "beta: 0.01 -> 0.02" in fourth.stderr
+    fifth = run("resume=out", "beta=0.01,0.02", "content=coffee", cwd=tmp_path)
+    assert fifth.returncode == 0, fifth.stderr
+    assert table(fifth.stdout)["3_beta=0.02"] == "done"
+
+    for path in (tmp_path / "out").glob("[23]_*/status.json"):
+        path.write_text(json.dumps({"status": "running", "started": "2026-01-01T00:00:00+00:00"}))
+    last = run("resume=out", cwd=tmp_path)  # those that were added later are finished, too
+    assert last.returncode == 0, last.stderr
+    assert list(table(last.stdout).values()) == ["done earlier", "done earlier", "done", "done"]
+
+
+def test_a_sweep_can_stop_at_the_first_failure(tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(b"not an image")
+    stopped = run(
+        "-m", "content=b.png,coffee", *TINY, "on_failure=stop", "report=false", "hydra.sweep.dir=out", cwd=tmp_path
+    )
+    assert stopped.returncode == 1
+    assert table(stopped.stdout) == {"0_content=b.png": "failed", "1_content=coffee": "skipped"}
+    assert "stopped after 0_content=b.png failed" in stopped.stdout
+    assert not (tmp_path / "out" / "report.html").exists()
+    Image.new("RGB", (50, 40), "teal").save(tmp_path / "b.png")
+    resumed = run("resume=out", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert set(table(resumed.stdout).values()) == {"done"}
+
+
+@posix
+def test_out_of_memory_is_a_status_of_its_own_with_the_size_that_would_fit(tmp_path: Path) -> None:
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+
+    text = run("size=4096", "steps=2", "margin=0", "hydra.run.dir=out", cwd=tmp_path, preexec_fn=limit).stderr
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert status["status"] == "out_of_memory", text
+    assert "would fit" in status["reason"]
+    assert "This run needs about" in text.split("Out of memory")[0]  # a warning came before
+
+
+def test_a_loss_that_draws_random_numbers_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    chosen = own_loss(
+        tmp_path,
+        "import os, torch\n"
+        "class Own:\n"
+        "    def target(self, features): return torch.randn_like(features).mean((2, 3))\n"
+        "    def __call__(self, features, target):\n"
+        "        if os.environ.get('DIE') and features.requires_grad:\n"
+        "            self.calls = getattr(self, 'calls', 0) + 1\n"
+        "            if self.calls == 15: os._exit(9)\n"
+        "        noisy = features + torch.randn_like(features)\n"
+        "        return (noisy.mean((2, 3)) - target).square().sum(1)\n",
+    )
+    arguments = (*chosen, "steps=20", "checkpoint_steps=4", "jitter=3")
+    assert run(*arguments, f"hydra.run.dir={tmp_path}/whole").returncode == 0
+    os.environ["DIE"] = "1"
+    try:
+        assert run(*arguments, f"hydra.run.dir={tmp_path}/out").returncode == 9
+    finally:
+        del os.environ["DIE"]
+    resumed = run(f"resume={tmp_path}/out")
+    assert resumed.returncode == 0, resumed.stderr
+    assert kill_and_resume.differences(tmp_path / "whole", tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "a=b,c=d", "quo'te", 'dou"ble', "back\\slash", "${x}", "ä✓"])
+def test_any_folder_name_survives_hydras_grammar(tmp_path: Path, name: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"arguments": ["size=32"], "overrides": ["size=32"]}))
+    (line,) = resume.command_lines([f"resume={folder}"])
+    parsed = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(line)}
+    assert parsed["size"] == 32
+    assert str(parsed["resume"]).replace("\\${", "${") == str(folder)
+    assert str(parsed["hydra.run.dir"]).replace("\\${", "${") == str(folder)
+
+
+def test_what_is_typed_beside_resume_wins_over_what_was_typed_then(tmp_path: Path) -> None:
+    grids = [["--multirun", "beta=1,2", "steps=5", "--config-dir", "own"], ["--multirun", "beta=3", "steps=5"]]
+    (tmp_path / "sweep.json").write_text(json.dumps({"grids": grids}))
+    where = [f'resume="{tmp_path}"', f'hydra.sweep.dir="{tmp_path}"']
+    assert resume.command_lines([f"resume={tmp_path}"]) == [
+        ["--multirun", "beta=1,2", "steps=5", "--config-dir", "own", *where],
+        ["--multirun", "beta=3", "steps=5", *where],
+    ]
+    assert resume.command_lines(["-m", f"resume={tmp_path}", "beta=4"]) == [
+        ["--multirun", "steps=5", "--config-dir", "own", "beta=4", *where]
+    ]
+    assert len(resume.command_lines([f"resume={tmp_path}", "report=false"])) == 2
+    with pytest.raises(UserError, match=r"leave out hydra\.run\.dir"):
+        resume.command_lines([f"resume={tmp_path}", "hydra.run.dir=x"])
+    assert resume.command_lines(["size=3"]) == [["size=3"]]
+
+
+def test_the_script_of_the_kills_is_the_one_that_the_tests_use() -> None:
+    assert Path(kill_and_resume.__file__) == ROOT / "scripts" / "kill_and_resume.py"
