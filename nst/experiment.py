@@ -184,9 +184,7 @@ def _report_failure(job: Job) -> bool:
             message = describe(error)
             log.error("%s", message, exc_info=True)
             if not (memory_ran_out or isinstance(error, CannotWrite)):
-                checkpoint.remove(
-                    job.folder
-                )  # the run itself went wrong, and would again: it starts from its beginning
+                checkpoint.remove(job.folder)  # the run itself went wrong: another attempt starts from its beginning
             _write_status(job.folder, "out_of_memory" if memory_ran_out else "failed", started, message)
             return False
         _write_status(job.folder, "done", started)
@@ -529,10 +527,10 @@ def _facts(job: Job, device: torch.device) -> dict[str, Any]:
 def _note_resumption(record: dict[str, Any], now: dict[str, Any], step: int) -> None:
     """Record that a run is carried on, and warn if that happens somewhere else than where it began."""
     changed = {
-        f"{group}.{name}": (value, now[group].get(name))
-        for group in ("versions", "machine", "determinism")
-        for name, value in record.get(group, {}).items()
-        if value != now[group].get(name)
+        f"{group}.{name}": (value, (now[group] or {}).get(name))
+        for group in ("git", "versions", "machine", "determinism")
+        for name, value in (record.get(group) or {}).items()
+        if name != "diff" and value != (now[group] or {}).get(name)
     }
     for name, (then, here) in changed.items():
         log.warning("%s was %s when the run began and is %s now: the bytes may differ", name, then, here)
@@ -582,9 +580,9 @@ def _note_result(
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier attempt left, so that a run can begin anew; its log is kept."""
-    left = ["metrics.csv", "run.json", checkpoint.FILE, "result.png", "result.jpg", "uncommitted.diff"]
+    left = ["metrics.csv", "run.json", checkpoint.FILE, "result.png", "result.jpg"]
     left += [f"{name}{suffix}" for name in ("interrupted", "best") for suffix in images.SUFFIXES.values()]
-    patterns = (*left, "events.out.tfevents.*", "frames/*.png", "previews/*.jpg", ".*.tmp")
+    patterns = (*left, "uncommitted*.diff", "events.out.tfevents.*", "frames/*.png", "previews/*.jpg", ".*.tmp")
     for path in (path for pattern in patterns for path in folder.glob(pattern)):
         with writing(path):
             path.unlink()
@@ -600,7 +598,7 @@ def _write_status(folder: Path, status: str, started: str | None = None, reason:
     """Write where a run stands, and which process says so."""
     about: dict[str, Any] = {"status": status, "started": started or _now()}
     about |= {} if status == "running" else {"ended": _now()}
-    about |= {"reason": reason} if reason else {}
+    about |= {"reason": reason.removeprefix("Error: ")} if reason else {}
     write_json(folder / "status.json", about | {"pid": os.getpid(), "host": platform.node()})
 
 

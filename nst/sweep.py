@@ -262,7 +262,7 @@ def _outcome(folder: Path, since: float) -> tuple[str, float | None, str]:
         return "not started", None, ""
     began, ended = (datetime.fromisoformat(status[key]) if key in status else None for key in ("started", "ended"))
     seconds = (ended - began).total_seconds() if began and ended else None
-    word, reason = str(status.get("status")), str(status.get("reason") or "").removeprefix("Error: ")
+    word, reason = str(status.get("status")), str(status.get("reason") or "")
     if word == "done" and ended and ended.timestamp() < since - 1:
         return "done earlier", seconds, "finished before, not run again"
     if word == "running" and not is_claimed(folder):

@@ -1,5 +1,6 @@
 """Killed, interrupted and failed runs and sweeps, carried on with: the same bytes as if nothing had happened."""
 
+import csv
 import json
 import os
 import signal
@@ -381,3 +382,28 @@ def test_what_is_typed_beside_resume_wins_over_what_was_typed_then(tmp_path: Pat
 
 def test_the_script_of_the_kills_is_the_one_that_the_tests_use() -> None:
     assert Path(kill_and_resume.__file__) == ROOT / "scripts" / "kill_and_resume.py"
+
+
+def test_of_fifty_runs_with_five_bad_ones_forty_five_come_out_with_one_table_and_one_report(tmp_path: Path) -> None:
+    chosen = own_loss(
+        tmp_path,
+        "class Own:\n"
+        "    def __init__(self, scale=1.0): self.scale = scale\n"
+        "    def target(self, features): return features.mean((2, 3))\n"
+        "    def __call__(self, features, target):\n"
+        "        if self.scale in (3, 11, 12, 37, 50): raise RuntimeError(f'planted at {self.scale:g}')\n"
+        "        return (features.mean((2, 3)) - target).square().sum(1)\n",
+    )
+    arguments = ("-m", "+style_loss.scale=range(1,51)", "evaluator=none", "hydra.sweep.dir=out")
+    result = run(*chosen, *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    rows = table(result.stdout)
+    assert len(rows) == 50
+    assert sorted(rows.values()) == ["done"] * 45 + ["failed"] * 5
+    assert result.stdout.count("planted at") == 5
+    assert len(list((tmp_path / "out").glob("*/result.png"))) == 45
+    assert [path.name for path in (tmp_path / "out").glob("*.html")] == ["report.html"]
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        summary = list(csv.DictReader(file))
+    assert [row["status"] for row in summary].count("done") == 45
+    assert len(summary) == 50
