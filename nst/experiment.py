@@ -218,6 +218,7 @@ def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
         evaluator = configuration.build(config.evaluator)
         problem = pose(config, device)
         _note_problem(record, job, problem)
+        record["evaluator"] = {"name": evaluator.name, **evaluator.settings} if evaluator else None
         write_json(job.folder / "run.json", record)
         return _optimise(job, stop, problem, evaluator, record, saved, began)
 
@@ -273,14 +274,13 @@ def _optimise(
             checkpoint.restore_random_state(saved["random"])
         with _memory_explained(problem.need, config.size, device):
             outcome = descend(config, problem, watch, is_logged, between, saved["descent"] if saved else None)
+        peak = runtime.peak_memory_bytes(device)
         result = _save(job, problem, "result", latest[0].image)
-        if evaluator is not None:
-            record["scores"] = evaluator.scores(
-                result, Path(record["content"]["file"]), Path(record["style"]["file"]), config.background
-            )
+        record["scores"] = _scores(evaluator, result, record) if evaluator else None
+        if record["scores"]:
             trackers.tensorboard.scores(record["scores"], outcome.last.index)
         seconds = {"setup": ready - began, "optimisation": outcome.last.seconds, "total": elapsed()}
-        _note_result(record, job, device, outcome, latest[0].values, seconds)
+        _note_result(record, job, outcome, latest[0].values, seconds, peak)
         write_json(job.folder / "run.json", record)
         _remove_pictures(job, "interrupted", "best")
         status = "done"
@@ -506,6 +506,16 @@ def _save(job: Job, problem: Problem, name: str, image: Tensor) -> Path:
     return path
 
 
+def _scores(evaluator: Evaluator, result: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Score a saved result; an input that has vanished meanwhile does not fail a run that is finished."""
+    content, style = (Path(record[kind]["file"]) for kind in ("content", "style"))
+    try:
+        return dict(evaluator.scores(result, content, style, background=record["config"]["background"]))
+    except UserError as error:
+        log.warning("The result is not scored: %s", error)
+        return None
+
+
 def _facts(job: Job, device: torch.device) -> dict[str, Any]:
     """Return what ``run.json`` holds from the beginning."""
     config = job.config
@@ -560,10 +570,10 @@ def _note_problem(record: dict[str, Any], job: Job, problem: Problem) -> None:
 def _note_result(
     record: dict[str, Any],
     job: Job,
-    device: torch.device,
     outcome: Outcome,
     final: dict[str, float],
     seconds: dict[str, float],
+    peak: int | None,
 ) -> None:
     """Record how the run ended."""
     record |= {
@@ -574,7 +584,7 @@ def _note_result(
         "evaluations": outcome.last.evaluations,
         "final": final,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "peak_memory_bytes": runtime.peak_memory_bytes(device),
+        "peak_memory_bytes": peak,
     }
 
 

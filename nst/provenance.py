@@ -27,7 +27,18 @@ import nst
 from nst import cli, images, runtime
 from nst.files import sha256, write_atomic
 
-PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "pillow", "numpy", "scipy", "tensorboard", "ndf")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "hydra-core",
+    "omegaconf",
+    "pillow",
+    "numpy",
+    "scipy",
+    "tensorboard",
+    "ndf",
+    "scikit-image",
+)
 VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_DYNAMIC",
@@ -223,6 +234,10 @@ class NoGit(Exception):
     """Git cannot tell about the source; the text says why."""
 
 
+class GitRefused(NoGit):
+    """Git was asked, and answered with an error."""
+
+
 def _recorded_source(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     """Return what ``run.json`` says of the source, and a note; leave the diff in the run's folder."""
     source = _own_source()
@@ -247,8 +262,8 @@ def _own_source() -> Source | str:
     """
     try:
         return read_source(Path(nst.__file__).resolve().parent.parent)
-    except NoGit as error:
-        return str(error)
+    except Exception as error:  # whatever it is, no run shall fail for it
+        return str(error) or type(error).__name__
 
 
 def read_source(root: Path) -> Source:
@@ -270,7 +285,7 @@ def read_source(root: Path) -> Source:
         raise NoGit(f"the repository {top} does not track this package")
     try:
         commit = git("rev-parse", "--verify", "HEAD^{commit}").decode().strip()
-    except NoGit as error:
+    except GitRefused as error:
         raise NoGit(f"the repository {top} has no commit yet") from error
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -320,25 +335,29 @@ class _Git:
         """Return what a command prints.
 
         Raises:
-            NoGit: there is no git, it fails, or it takes too long.
+            GitRefused: it answers with an error.
+            NoGit: there is no git, or it takes too long.
         """
         words = ["git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=true", *arguments]
         began = time.monotonic()
+        late = NoGit(f"git took longer than {PATIENCE:g} seconds")
+        if self.left <= 0:
+            raise late
         try:
             done = subprocess.run(
-                words, cwd=self.root, env=self.variables, input=given, capture_output=True, timeout=max(self.left, 0.01)
+                words, cwd=self.root, env=self.variables, input=given, capture_output=True, timeout=self.left
             )
         except FileNotFoundError as error:
             raise NoGit("git is not installed") from error
         except subprocess.TimeoutExpired as error:
-            raise NoGit(f"git took longer than {PATIENCE:g} seconds") from error
+            raise late from error
         except OSError as error:
             raise NoGit(f"git cannot be run: {error}") from error
         finally:
             self.left -= time.monotonic() - began
         if done.returncode:
             lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"git {arguments[0]} failed"]
-            raise NoGit(lines[0].removeprefix("fatal: "))
+            raise GitRefused(lines[0].removeprefix("fatal: "))
         return done.stdout
 
 
