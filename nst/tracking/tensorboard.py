@@ -25,7 +25,8 @@ CHARTS = {
     "Losses": {
         "weighted terms": ["Multiline", ["loss/content", "loss/style", "loss/tv"]],
         "total": ["Multiline", ["loss/total"]],
-        "unweighted, to compare runs": ["Multiline", ["unweighted/content", "unweighted/style"]],
+        "content, unweighted": ["Multiline", ["unweighted/content"]],
+        "style, unweighted": ["Multiline", ["unweighted/style"]],
     },
     "Layers": {
         "style layers": ["Multiline", ["style_layers/.*"]],
@@ -33,7 +34,7 @@ CHARTS = {
     },
 }  # the Custom Scalars tab: the charts that answer most questions
 FILES = "events.out.tfevents.*"
-FINAL = {"loss/total": "final/total", "unweighted/content": "final/content", "unweighted/style": "final/style"}
+FINAL = {"unweighted/content": "final/content", "unweighted/style": "final/style", "loss/total": "final/total"}
 
 
 class TensorBoard:

@@ -1,0 +1,1366 @@
+// What the page does beyond lying there: the step slider, other layouts, the large view, the comparison, the charts
+// and the sorting. The pictures, tables and texts are in the HTML already; this reads them where they are and keeps
+// no second copy. Only numbers and labels come as JSON. The Content-Security-Policy forbids style attributes in markup,
+// so that everything dynamic goes through element.style.
+
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+const view = JSON.parse($("#data").textContent);
+const { axes, runs, columns } = view;
+const column = Object.fromEntries(columns.map((c) => [c.key, c]));
+
+// --- small helpers ---------------------------------------------------------------------------------------------------
+
+/** Make an element; properties that are functions listen, `class` and anything with a dash is an attribute. */
+function el(name, properties = {}, ...children) {
+  return furnish(document.createElement(name), properties, children);
+}
+
+function svg(name, properties = {}, ...children) {
+  return furnish(document.createElementNS("http://www.w3.org/2000/svg", name), properties, children);
+}
+
+function furnish(element, properties, children) {
+  for (const [key, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") element.addEventListener(key, value);
+    else if (key === "style") for (const [name, v] of Object.entries(value)) element.style.setProperty(name, v);
+    else element.setAttribute(key, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+const finite = (value) => typeof value === "number" && Number.isFinite(value);
+
+/** Four significant digits, as the table has them; a real minus sign. */
+function format(value, digits = 4) {
+  if (!finite(value)) return value === null || value === undefined ? "" : String(value);
+  const size = Math.abs(value);
+  const far = size !== 0 && (size >= 1e6 || size < 1e-4);
+  const text = far
+    ? value.toExponential(digits - 1)
+    : String(Number(value.toPrecision(Math.max(digits, size >= 1 ? Math.floor(Math.log10(size)) + 1 : 1))));
+  return text
+    .replace(/\.?0+e/, "e")
+    .replace("e+", "e")
+    .replaceAll("-", "−");
+}
+
+const textOf = (axis, index) => (index === null ? "–" : axes[axis].texts[index]);
+const cellOf = runs.map((_, place) => document.getElementById(`picture-${place}`));
+const stillOf = (place) => $("img.still", cellOf[place]);
+const fullOf = (place) => {
+  const href = $(".frame", cellOf[place]).getAttribute("href");
+  return href.startsWith("#") ? null : href;
+};
+
+/** A map from key to the items that have it, in the order in which they come. */
+function grouped(items, key) {
+  const map = new Map();
+  for (const item of items) {
+    const name = key(item);
+    if (map.has(name)) map.get(name).push(item);
+    else map.set(name, [item]);
+  }
+  return map;
+}
+
+/** Make a group one stop of the Tab key, in which the arrow keys go to the nearest neighbour in their direction. */
+function roving(container, selector) {
+  const items = () => $$(selector, container);
+  const settle = (chosen) => items().forEach((item) => item.setAttribute("tabindex", item === chosen ? "0" : "-1"));
+  settle(items()[0]);
+  if (container.dataset.roving) return;
+  container.dataset.roving = "yes";
+  container.addEventListener("focusin", (event) => {
+    const item = event.target.closest(selector);
+    if (item) settle(item);
+  });
+  container.addEventListener("keydown", (event) => {
+    const from = event.target.closest?.(selector);
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!from || event.altKey || event.ctrlKey || event.metaKey) return;
+    const all = items();
+    let next = { Home: all[0], End: all.at(-1) }[event.key];
+    if (way) {
+      const middle = (item) => {
+        const box = item.getBoundingClientRect();
+        return [box.left + box.width / 2, box.top + box.height / 2];
+      };
+      const [x, y] = middle(from);
+      let least = Infinity;
+      for (const item of all) {
+        const [dx, dy] = middle(item).map((v, i) => v - [x, y][i]);
+        const along = dx * way[0] + dy * way[1];
+        const aside = Math.abs(dx * way[1]) + Math.abs(dy * way[0]);
+        if (along > 1 && along + 3 * aside < least) [next, least] = [item, along + 3 * aside];
+      }
+    }
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+    next.scrollIntoView({ block: "nearest", inline: "nearest" });
+  });
+}
+
+/** In a task of its own: what is asked for first is done first. */
+const later = (task) => setTimeout(task, 0);
+
+/** Call back once, shortly before the element comes into sight. */
+function whenNear(element, callback) {
+  const watch = new IntersectionObserver(
+    (entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      watch.disconnect();
+      callback();
+    },
+    { rootMargin: "400px" },
+  );
+  watch.observe(element);
+}
+
+// --- theme, copying, where we are ------------------------------------------------------------------------------------
+
+const root = document.documentElement;
+const themes = ["auto", "light", "dark"];
+function paintTheme() {
+  $("#theme").textContent = `Theme: ${root.dataset.theme || "auto"}`;
+}
+$("#theme").addEventListener("click", () => {
+  root.dataset.theme = themes[(themes.indexOf(root.dataset.theme || "auto") + 1) % themes.length];
+  try {
+    localStorage.setItem("nst-report-theme", root.dataset.theme);
+  } catch {
+    // Storage may be off for files; the choice then lasts as long as the page.
+  }
+  paintTheme();
+});
+paintTheme();
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // A page from plain http has no clipboard; the old way asks for a selection.
+    const area = el("textarea", { class: "hidden", "aria-hidden": "true" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+}
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest(".copy");
+  if (!button) return;
+  await copy($("pre", button.parentElement).textContent);
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = "Copy"), 1500);
+});
+
+const marks = new Map($$(".bar a").map((link) => [link.hash.slice(1), link]));
+const reading = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      for (const other of marks.values()) other.removeAttribute("aria-current");
+      marks.get(entry.target.id)?.setAttribute("aria-current", "true");
+    }
+  },
+  { rootMargin: "-30% 0px -65% 0px" },
+);
+$$("header, main > section").forEach((part) => reading.observe(part));
+
+// --- the step slider -------------------------------------------------------------------------------------------------
+
+// A film is one JPEG with a run's previews side by side. The slider's positions are all steps of all runs; a run whose
+// steps differ shows its latest picture at or before the position. At its end a run shows its larger final picture.
+const positions = [...new Set(runs.flatMap((run) => run.steps))].sort((a, b) => a - b);
+const inSight = new Set();
+let position = positions.length - 1;
+
+function filmOf(cell, count) {
+  let film = $(".film", cell);
+  if (!film) {
+    film = el("img", { class: "film", alt: "" });
+    film.src = cell.dataset.film;
+    delete cell.dataset.film;
+    $(".still", cell).after(film);
+  }
+  if (!film.style.width) {
+    // The shape of one picture follows from the frame, so that rounding cannot show a neighbour's edge.
+    film.style.width = `${count * 100}%`;
+    film.style.right = "auto";
+  }
+  return film;
+}
+
+function frameAt(steps, step) {
+  let k = steps.length - 1;
+  while (k > 0 && steps[k] > step) k -= 1;
+  return k;
+}
+
+function showStep(cell) {
+  const place = Number(cell.dataset.run);
+  const { steps } = runs[place];
+  if (!steps.length) return;
+  const k = frameAt(steps, positions[position]);
+  const still = stillOf(place) !== null;
+  if (still && k === steps.length - 1) {
+    const film = $(".film", cell);
+    if (film) film.hidden = true;
+  } else {
+    const film = filmOf(cell, steps.length);
+    film.hidden = false;
+    film.style.transform = `translateX(${(-100 * k) / steps.length}%)`;
+  }
+  let note = $(".note", cell);
+  const text = steps[k] === positions[position] ? "" : `step ${steps[k]}`;
+  if (!note && text) $(".frame", cell).append((note = el("span", { class: "note" })));
+  if (note && note.textContent !== text) note.textContent = text;
+}
+
+function goTo(index) {
+  position = index;
+  const last = index === positions.length - 1;
+  const text = last ? `final, step ${positions[index]}` : `step ${positions[index]}`;
+  const slider = $("#step");
+  slider.value = index;
+  slider.style.setProperty("--done", `${(100 * index) / Math.max(1, positions.length - 1)}%`);
+  slider.setAttribute("aria-valuetext", text);
+  $("#step-text").textContent = text;
+  inSight.forEach(showStep); // the others follow when they come into sight
+}
+
+if ($("#scrubber")) {
+  const sight = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        if (entry.isIntersecting) {
+          inSight.add(entry.target);
+          showStep(entry.target);
+        } else inSight.delete(entry.target);
+      }
+    },
+    { rootMargin: "300px" },
+  );
+  cellOf.forEach((cell) => sight.observe(cell));
+  const slider = $("#step");
+  const play = $("#play");
+  let timer = 0;
+  const stop = () => {
+    clearInterval(timer);
+    timer = 0;
+    play.setAttribute("aria-pressed", "false");
+  };
+  slider.max = positions.length - 1;
+  slider.addEventListener("input", () => {
+    stop();
+    goTo(Number(slider.value));
+  });
+  play.addEventListener("click", () => {
+    if (timer) return stop();
+    play.setAttribute("aria-pressed", "true");
+    goTo(position === positions.length - 1 ? 0 : position + 1);
+    timer = setInterval(() => {
+      goTo(position + 1);
+      if (position === positions.length - 1) stop();
+    }, 600);
+  });
+  goTo(position);
+}
+
+// --- other layouts of the pictures -----------------------------------------------------------------------------------
+
+const matrix = $("#matrix");
+const layout = $("#layout");
+
+function face(axis, value) {
+  const item = value === null ? null : view.faces[axis][value];
+  const thumb = item === null ? null : $(`#input-${item} img`);
+  return thumb ? el("img", { class: "face", src: thumb.src, alt: "" }) : null;
+}
+
+function valuesOf(axis) {
+  const none = runs.some((run) => run.axis[axis] === null) ? [null] : [];
+  return [...axes[axis].texts.keys(), ...none];
+}
+
+/** Lay the pictures out anew. The same elements move, so that nothing is decoded again. */
+function lay() {
+  const across = Number(layout.across.value);
+  const down = Number(layout.down.value);
+  const others = [...axes.keys()].filter((i) => i !== across && i !== down);
+  for (const label of $$(".facet-value", layout)) label.hidden = !others.includes(Number(label.dataset.axis));
+  const wanted = (run) =>
+    others.every((i) => !layout[`value-${i}`]?.value || run.axis[i] === Number(layout[`value-${i}`].value));
+  const order = (value) => (value === null ? Infinity : value);
+  const places = [...runs.keys()].filter((place) => wanted(runs[place]));
+  const keyOf = (place) => others.map((i) => runs[place].axis[i]);
+  places.sort((a, b) => {
+    const [x, y] = [keyOf(a), keyOf(b)];
+    const i = x.findIndex((value, n) => value !== y[n]);
+    return i < 0 ? a - b : order(x[i]) - order(y[i]);
+  });
+  const facets = grouped(places, (place) => keyOf(place).join());
+  const columnsOf = valuesOf(across);
+  root.style.setProperty("--columns", columnsOf.length);
+  const made = [...facets.values()].map((those) => {
+    const heading = keyOf(those[0])
+      .map((value, n) => `${axes[others[n]].label} = ${textOf(others[n], value)}`)
+      .join(", ");
+    const head = el(
+      "tr",
+      {},
+      el(
+        "td",
+        { class: "corner" },
+        el("span", {}, `↓ ${axes[down].label}`),
+        " ",
+        el("span", {}, `→ ${axes[across].label}`),
+      ),
+      ...columnsOf.map((value) =>
+        el("th", { scope: "col" }, ...[face(across, value)].filter(Boolean), textOf(across, value)),
+      ),
+    );
+    const rows = valuesOf(down).map((row) =>
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, ...[face(down, row)].filter(Boolean), el("span", {}, textOf(down, row))),
+        ...columnsOf.map((value) => {
+          const here = those.filter((place) => runs[place].axis[down] === row && runs[place].axis[across] === value);
+          const pictures = here.length ? here.map((place) => cellOf[place]) : [el("span", { class: "none" }, "no run")];
+          return el("td", { class: here.length > 1 ? "several" : null }, ...pictures);
+        }),
+      ),
+    );
+    const caption = `Pictures: ${axes[across].label} across, ${axes[down].label} down${heading ? `, ${heading}` : ""}`;
+    const grid = el(
+      "table",
+      { class: "grid" },
+      el("caption", { class: "hidden" }, caption),
+      el("thead", {}, head),
+      el("tbody", {}, ...rows),
+    );
+    return el("div", { class: "facet" }, heading ? el("h3", {}, heading) : null, el("div", { class: "scroll" }, grid));
+  });
+  matrix.replaceChildren(...(made.length ? made : [el("p", { class: "quiet" }, "No run has these values.")]));
+  roving(matrix, ".frame");
+}
+
+if (layout) {
+  const before = { across: layout.across.value, down: layout.down.value };
+  layout.addEventListener("change", (event) => {
+    // The same axis in both directions: the other one takes the place that became free.
+    if (layout.across.value === layout.down.value) {
+      const other = event.target.name === "across" ? "down" : "across";
+      layout[other].value = before[event.target.name];
+    }
+    before.across = layout.across.value;
+    before.down = layout.down.value;
+    lay();
+  });
+}
+if (matrix) roving(matrix, ".frame");
+
+/** Make sure that a picture is on the page, and not filtered away by a picker. */
+function reveal(place) {
+  if (cellOf[place].isConnected) return;
+  for (const select of $$(".facet-value select", layout)) select.value = "";
+  lay();
+}
+
+// --- the large view --------------------------------------------------------------------------------------------------
+
+const viewer = $("#viewer");
+let viewed = 0;
+
+/** Show a run's final picture: its preview at once, the file beside the page as soon as it is there. */
+async function showPicture(image, place) {
+  image.dataset.place = place;
+  const mine = () => image.dataset.place === String(place);
+  const still = stillOf(place);
+  const { steps } = runs[place];
+  if (still) image.src = still.src;
+  else {
+    image.removeAttribute("src");
+    const source = await lastFrame($(".film", cellOf[place]), steps.length);
+    if (mine()) image.src = source;
+  }
+  const full = fullOf(place);
+  if (!full || (still && still.naturalWidth >= image.clientWidth * devicePixelRatio)) return;
+  const probe = new Image();
+  probe.src = full;
+  // Without the folder beside it, as on a course page, the preview has to do.
+  await probe.decode().then(
+    () => mine() && (image.src = probe.src),
+    () => {},
+  );
+}
+
+async function lastFrame(film, count) {
+  await film.decode();
+  const width = film.naturalWidth / count;
+  const canvas = el("canvas", { width, height: film.naturalHeight });
+  canvas.getContext("2d").drawImage(film, -width * (count - 1), 0);
+  return canvas.toDataURL();
+}
+
+const hasPicture = (place) => stillOf(place) !== null || $(".film", cellOf[place]) !== null;
+const thumbOf = (id) => {
+  const place = view.inputs.findIndex((input) => input.id === id);
+  return place < 0 ? null : $(`#input-${place} img`);
+};
+
+const textInTable = (place, c) => $(`#results tr[data-run="${place}"]`).cells[1 + columns.indexOf(c)].textContent;
+
+function order() {
+  const shown = $$(".cell", matrix).map((cell) => Number(cell.dataset.run));
+  return shown.includes(viewed) ? shown : [...runs.keys()];
+}
+
+function fillViewer(place) {
+  viewed = place;
+  const run = runs[place];
+  const all = order();
+  const image = $("#viewer-image");
+  const picture = hasPicture(place);
+  image.hidden = !picture;
+  image.alt = run.label;
+  if (picture) showPicture(image, place);
+  $("#viewer-nothing").textContent = picture ? "" : "No picture";
+  $("#viewer-place").textContent = `Run ${run.id} · ${all.indexOf(place) + 1} of ${all.length}`;
+  $("#viewer-title").textContent = run.label;
+  const state = run.status === "done" ? "" : [run.status, run.reason].filter(Boolean).join(": ");
+  $("#viewer-state").textContent = state;
+  const evaluators = new Set(columns.filter((c) => c.kind === "score").map((c) => c.evaluator));
+  const scores = columns.filter((c) => (c.kind === "score" || c.kind === "loss") && finite(run.values[c.key]));
+  $("#viewer-scores").replaceChildren(
+    ...scores.map((c) => {
+      const by = c.evaluator && evaluators.size > 1 ? el("span", { class: "quiet" }, ` ${c.evaluator}`) : null;
+      return el(
+        "div",
+        {},
+        el("dt", { title: c.help }, c.label, ...[by].filter(Boolean)),
+        el("dd", {}, textInTable(place, c)),
+      );
+    }),
+  );
+  $("#viewer-inputs").replaceChildren(
+    ...["content", "style"].flatMap((kind) => {
+      const thumb = thumbOf(run[kind]);
+      return thumb ? [el("figure", {}, el("img", { src: thumb.src, alt: "" }), el("figcaption", {}, kind))] : [];
+    }),
+  );
+  const full = fullOf(place);
+  $("#viewer-full").hidden = full === null;
+  if (full !== null) $("#viewer-full").href = full;
+  $("#viewer-details").href = `#run-${place}`;
+  for (const button of $$("[data-wipe]", viewer)) button.disabled = !picture;
+  tellWipe();
+}
+
+function openViewer(place) {
+  if (!viewer.open) viewer.showModal(); // first, since how large the picture is depends on it
+  fillViewer(place);
+}
+
+function turn(by) {
+  const all = order();
+  fillViewer(all[(all.indexOf(viewed) + by + all.length) % all.length]);
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const cell = link.matches(".frame") ? link.closest(".cell") : null;
+  const place = cell
+    ? Number(cell.dataset.run)
+    : link.matches(".to-picture")
+      ? Number(link.closest("[data-run]").dataset.run)
+      : null;
+  if (place !== null) {
+    event.preventDefault();
+    openViewer(place);
+    return;
+  }
+  const hash = link.getAttribute("href") ?? "";
+  const [, kind, number] = /^#(run|picture)-(\d+)$/.exec(hash) ?? [];
+  if (viewer.open && hash.startsWith("#")) viewer.close();
+  if (kind === "run") openDetails(Number(number));
+  if (kind === "picture") reveal(Number(number));
+});
+$("#viewer-image").addEventListener("load", ({ target }) => {
+  target.style.setProperty("--widest", `${4 * target.naturalWidth}px`);
+  target.style.setProperty("--tallest", `${4 * target.naturalHeight}px`);
+});
+$("#viewer-close").addEventListener("click", () => viewer.close());
+$("#viewer-previous").addEventListener("click", () => turn(-1));
+$("#viewer-next").addEventListener("click", () => turn(1));
+viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
+viewer.addEventListener("keydown", (event) => {
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (by) turn(by);
+});
+// The browser gives the focus back to where it was; after leafing, the picture that was seen last is the better place.
+viewer.addEventListener("close", () => {
+  if (matrix.contains(document.activeElement) && cellOf[viewed].isConnected) $(".frame", cellOf[viewed]).focus();
+});
+
+// --- two pictures, one divider ---------------------------------------------------------------------------------------
+
+const wipe = $("#wipe");
+
+function tellWipe() {
+  if (!wipe) return;
+  for (const button of $$("[data-wipe]", viewer)) {
+    const chosen = $(`#wipe-${button.dataset.wipe}`).value === `run-${viewed}`;
+    button.setAttribute("aria-pressed", String(chosen));
+  }
+}
+
+function divide(percent) {
+  $("#divide").value = percent;
+  wipe.style.setProperty("--at", `${percent}%`);
+}
+
+function showWipe() {
+  for (const side of ["a", "b"]) {
+    const select = $(`#wipe-${side}`);
+    const image = $(`img.${side}`, wipe);
+    const [kind, place] = select.value.split("-");
+    image.hidden = false;
+    image.alt = select.selectedOptions[0].textContent;
+    if (kind === "run") showPicture(image, Number(place));
+    else {
+      image.dataset.place = "";
+      image.src = $(`#input-${place} img`).src;
+    }
+  }
+  const name = (side) => $(`#wipe-${side}`).selectedOptions[0].textContent;
+  $("#wipe-text").textContent = `Left of the line: A, ${name("a")}. Right of it: B, ${name("b")}.`;
+  $("#divide").setAttribute("aria-label", `Divider between A, ${name("a")}, and B, ${name("b")}`);
+  tellWipe();
+}
+
+if (wipe) {
+  const pictured = [...runs.keys()].filter(hasPicture);
+  const named = view.inputs
+    .map((input, i) => [`input-${i}`, `${input.kind}: ${input.name}`])
+    .filter(([id]) => $(`#${id} img`));
+  for (const side of ["a", "b"]) {
+    const group = (label, entries) =>
+      entries.length
+        ? [el("optgroup", { label }, ...entries.map(([value, text]) => el("option", { value }, text)))]
+        : [];
+    $(`#wipe-${side}`).append(
+      ...group(
+        "Runs",
+        pictured.map((place) => [`run-${place}`, runs[place].label]),
+      ),
+      ...group("Inputs", named),
+    );
+  }
+  const options = $("#wipe-b").options;
+  // At first the content against the last picture, if there is a content; else the first two.
+  const content = named.find(([id]) => view.inputs[Number(id.slice(6))].kind === "content");
+  if (pictured.length > 1) {
+    $("#wipe-a").value = `run-${pictured[0]}`;
+    $("#wipe-b").value = `run-${pictured.at(-1)}`;
+  } else if (content) $("#wipe-a").value = content[0];
+  else $("#wipe-b").value = options[options.length - 1].value;
+  $("img.a", wipe).addEventListener("load", (event) => {
+    wipe.style.aspectRatio = `${event.target.naturalWidth} / ${event.target.naturalHeight}`;
+    wipe.style.setProperty("--ratio", event.target.naturalWidth / event.target.naturalHeight);
+    wipe.style.maxWidth = `${Math.max(320, 3 * event.target.naturalWidth)}px`; // no postage stamp as a poster
+  });
+  for (const side of ["a", "b"]) $(`#wipe-${side}`).addEventListener("change", showWipe);
+  $("#swap").addEventListener("click", () => {
+    const [a, b] = [$("#wipe-a"), $("#wipe-b")];
+    [a.value, b.value] = [b.value, a.value];
+    showWipe();
+  });
+  $("#divide").addEventListener("input", (event) => divide(Number(event.target.value)));
+  const drag = (event) => {
+    const box = wipe.getBoundingClientRect();
+    divide(Math.round(Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width))));
+  };
+  wipe.addEventListener("pointerdown", (event) => {
+    event.preventDefault(); // no dragging of the picture itself
+    wipe.setPointerCapture(event.pointerId);
+    $("#divide").focus({ preventScroll: true });
+    drag(event);
+  });
+  wipe.addEventListener("pointermove", (event) => wipe.hasPointerCapture(event.pointerId) && drag(event));
+  for (const button of $$("[data-wipe]", viewer)) {
+    button.addEventListener("click", () => {
+      $(`#wipe-${button.dataset.wipe}`).value = `run-${viewed}`;
+      showWipe();
+    });
+  }
+  divide(50);
+  whenNear(wipe, showWipe);
+}
+
+// --- colours ---------------------------------------------------------------------------------------------------------
+
+// Numbers are coloured along a ramp whose lightness changes all the way, which every kind of colour vision can follow;
+// names get distinct colours. A second axis is told by dashes, or by the shape of points. The colours
+// are CSS properties: they follow the theme.
+const DASHES = ["none", "7 4", "2 3", "9 3 2 3"];
+const numeric = (axis) => axes[axis].numbers !== null;
+const sortedAxes = [...axes.keys()].sort(
+  (a, b) => (axes[a].key === "seed") - (axes[b].key === "seed") || numeric(b) - numeric(a),
+);
+
+function ramp(t) {
+  const k = Math.min(3, Math.floor(t * 4));
+  const percent = Math.round((t * 4 - k) * 100);
+  return `color-mix(in oklab, var(--ramp-${k + 1}) ${percent}%, var(--ramp-${k}))`;
+}
+
+/** The colour of a value of an axis: by rank, so that close values stay apart. */
+function colourOf(axis, value) {
+  if (value === null) return "var(--soft)";
+  if (!numeric(axis)) return `var(--hue-${value % 8})`;
+  const ranked = [...axes[axis].numbers.keys()].sort((a, b) => axes[axis].numbers[a] - axes[axis].numbers[b]);
+  return ramp(ranked.length < 2 ? 0.3 : ranked.indexOf(value) / (ranked.length - 1));
+}
+
+function lookOf(place, colourAxis) {
+  if (!axes.length)
+    return { colour: runs.length <= 8 ? `var(--hue-${place})` : ramp(place / (runs.length - 1)), kind: 0 };
+  const dashed = dashAxis(colourAxis);
+  return {
+    colour: colourOf(colourAxis, runs[place].axis[colourAxis]),
+    kind: kindOf(dashed === null ? null : runs[place].axis[dashed]),
+  };
+}
+
+/** Which of the four dashes or shapes stands for a value of the second axis. */
+const kindOf = (value) => (value === null ? 0 : value % 4);
+
+/** The outline of a disc, square, triangle or rhombus of about the same area. */
+function shape(kind, x, y, r) {
+  if (kind === 0) return `M${x - r} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0z`;
+  const [a, b] = [0.9 * r, 1.25 * r];
+  if (kind === 1) return `M${x - a} ${y - a}h${2 * a}v${2 * a}h${-2 * a}z`;
+  if (kind === 2) return `M${x} ${y - b}L${x + b} ${y + a}H${x - b}z`;
+  return `M${x} ${y - b}L${x + b} ${y}L${x} ${y + b}L${x - b} ${y}z`;
+}
+
+function dashAxis(colourAxis) {
+  const found = sortedAxes.find(
+    (axis) => axis !== colourAxis && axes[axis].texts.length <= 4 && axes[axis].key !== "seed",
+  );
+  return found ?? null;
+}
+
+function swatch({ colour, kind }, points) {
+  const mark = points
+    ? svg("path", { d: shape(kind, 12, 6, 5), style: { "--c": colour } })
+    : svg("line", { x1: 0, x2: 24, y1: 6, y2: 6, style: { stroke: colour, "stroke-dasharray": DASHES[kind] } });
+  return svg("svg", { class: "swatch", viewBox: "0 0 24 12", "aria-hidden": "true" }, mark);
+}
+
+/** Buttons beside a chart: for each value of the axes that colour and dash, and one for each run (or line).
+ *
+ * Hovering or focusing one brings its lines forward, a click keeps them there.
+ */
+function makeKey(host, groups, highlight, points = false) {
+  let kept = null;
+  const rest = () => highlight(kept ? kept.members : null);
+  host.parentElement.classList.toggle("alone", !groups.length);
+  const build = () =>
+    host.replaceChildren(
+      ...groups.map(({ title, entries, tall }) =>
+        el(
+          "div",
+          { class: tall ? "group tall" : "group", role: "group", "aria-label": title },
+          el("p", { class: "over" }, title),
+          el(
+            "div",
+            { class: "entries" },
+            ...entries.map((entry) => {
+              const over = () => highlight(entry.members);
+              const keep = (event) => {
+                const same = kept === entry;
+                for (const button of $$("[aria-pressed=true]", host)) button.setAttribute("aria-pressed", "false");
+                kept = same ? null : entry;
+                event.currentTarget.setAttribute("aria-pressed", String(!same));
+                rest();
+              };
+              return el(
+                "button",
+                {
+                  type: "button",
+                  "aria-pressed": "false",
+                  pointerenter: over,
+                  pointerleave: rest,
+                  focus: over,
+                  blur: rest,
+                  click: keep,
+                },
+                swatch(entry, points),
+                el("span", {}, entry.text),
+              );
+            }),
+          ),
+        ),
+      ),
+    );
+  later(() => {
+    build();
+    for (const entries of $$(".entries", host)) if (entries.children.length) roving(entries, "button");
+  });
+  return rest;
+}
+
+/** The groups of a key for runs: values of the colouring axis, of the dashing axis, and the runs themselves. */
+function runGroups(places, colourAxis) {
+  const groups = [];
+  const some = places.length > 12;
+  const dashed = axes.length ? dashAxis(colourAxis) : null;
+  if (axes.length && some) {
+    for (const axis of dashed === null ? [colourAxis] : [colourAxis, dashed]) {
+      const entries = valuesOf(axis).map((value) => ({
+        text: textOf(axis, value),
+        colour: axis === colourAxis ? colourOf(axis, value) : "var(--soft)",
+        kind: axis === colourAxis ? 0 : kindOf(value),
+        members: new Set(places.filter((place) => runs[place].axis[axis] === value)),
+      }));
+      groups.push({ title: axes[axis].label, entries });
+    }
+  }
+  const entries = places.map((place) => ({
+    text: runs[place].label,
+    ...lookOf(place, colourAxis),
+    members: new Set([place]),
+  }));
+  groups.push({ title: some ? `${places.length} runs` : "Runs", entries, tall: true });
+  return groups;
+}
+
+// --- charts ----------------------------------------------------------------------------------------------------------
+
+/** Map a domain to pixels. A logarithmic one has to be positive. */
+function scale([low, high], [from, to], log) {
+  const f = log ? Math.log10 : (value) => value;
+  const [a, b] = [f(low), f(high)];
+  const span = b - a || 1;
+  return (value) => from + ((f(value) - a) / span) * (to - from);
+}
+
+function ticks([low, high], log, count = 5) {
+  if (log) {
+    const [a, b] = [Math.log10(low), Math.log10(high)];
+    if (b - a >= 0.9) {
+      const factors = b - a < 2 ? [1, 2, 5] : [1];
+      const every = Math.max(1, Math.ceil((b - a) / count));
+      const found = [];
+      for (let k = Math.floor(a); k <= Math.ceil(b); k += 1)
+        for (const factor of factors) if (k % every === 0 || factors.length > 1) found.push(Number(`${factor}e${k}`));
+      const inside = found.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
+      if (inside.length > 1) return inside;
+    }
+  }
+  const rough = (high - low || Math.abs(high) || 1) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].find((factor) => factor * power >= rough) * power;
+  const first = Math.ceil(low / step - 1e-9);
+  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, k) =>
+    Number(((first + k) * step).toPrecision(12)),
+  );
+}
+
+/** Widen a domain so that no point lies on the edge. */
+function widened(values, log, share = 0.05) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const value of values) {
+    if (!finite(value) || (log && value <= 0)) continue;
+    low = Math.min(low, value);
+    high = Math.max(high, value);
+  }
+  if (low > high) return log ? [0.1, 1] : [0, 1];
+  if (log) {
+    const room = (high / low) ** share;
+    return low === high ? [low / 2, high * 2] : [low / room, high * room];
+  }
+  const room = (high - low) * share || Math.abs(high) * share || 1;
+  return [low - room, high + room];
+}
+
+/** An empty chart with axes.
+ *
+ * x and y: {domain, log, label, ticks: [[value, text]]?, flush?}. Returns its parts and the two scales.
+ */
+function frame(host, x, y, height) {
+  const width = Math.max(260, host.clientWidth);
+  const xTicks =
+    x.ticks ?? ticks(x.domain, x.log, Math.max(3, Math.floor(width / 110))).map((tick) => [tick, format(tick)]);
+  const yTicks = y.ticks ?? ticks(y.domain, y.log, 5).map((tick) => [tick, format(tick)]);
+  const left = 14 + 7.2 * Math.max(3, ...yTicks.map(([, text]) => text.length));
+  const box = { left, right: width - 14, top: 34, bottom: height - 52 };
+  const px = scale(x.domain, [box.left, box.right], x.log);
+  const py = scale(y.domain, [box.bottom, box.top], y.log);
+  const back = svg("g", { class: "axes", "aria-hidden": "true" });
+  for (const [value, text] of yTicks) {
+    back.append(svg("line", { x1: box.left, x2: box.right, y1: py(value), y2: py(value) }));
+    back.append(svg("text", { x: box.left - 8, y: py(value) + 4, class: "left" }, text));
+  }
+  let free = -Infinity; // labels that would touch are left out; their tick stays
+  for (const [value, text] of xTicks) {
+    const half = 3.6 * text.length;
+    const at = Math.min(Math.max(px(value), half), width - half);
+    back.append(svg("line", { class: "tick", x1: px(value), x2: px(value), y1: box.bottom, y2: box.bottom + 5 }));
+    if (at - half < free) continue;
+    back.append(svg("text", { x: at, y: box.bottom + 20, class: "middle" }, text));
+    free = at + half + 8;
+  }
+  back.append(svg("line", { class: "base", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
+  back.append(svg("text", { x: 0, y: 14, class: "name" }, shortened(y.label, width / 7)));
+  back.append(svg("text", { x: box.right, y: height - 8, class: "name right" }, shortened(x.label, width / 7)));
+  const front = svg("g", { class: "marks" });
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height }, back, front);
+  host.replaceChildren(picture);
+  return { picture, back, front, px, py, box, width, height };
+}
+
+/** Draw when the chart comes near, and again whenever its width changes.
+ *
+ * `prepare` comes first. Each is a task of its own, after which the page can answer.
+ */
+function chart(name, draw, prepare = () => {}) {
+  const host = $(`[data-chart="${name}"]`);
+  if (!host) return;
+  let width = 0;
+  whenNear(host, () => {
+    later(prepare);
+    new ResizeObserver(() => {
+      if (Math.abs(host.clientWidth - width) < 1 || !host.clientWidth) return;
+      width = host.clientWidth;
+      later(() => draw(host));
+    }).observe(host);
+  });
+}
+
+/** Dim all marks but those of some runs (or lines); null: none is dimmed. */
+function dim(picture, members) {
+  picture.classList.toggle("some", members !== null);
+  for (const mark of $$("[data-of]", picture))
+    mark.classList.toggle("on", members !== null && members.has(Number(mark.dataset.of)));
+}
+
+function fill(select, entries, chosen) {
+  select.replaceChildren(...entries.map(([value, text]) => el("option", { value }, text)));
+  if (chosen !== undefined && chosen !== null) select.value = chosen;
+}
+
+// --- loss curves -----------------------------------------------------------------------------------------------------
+
+const curvesForm = $("#curves-form");
+if (curvesForm) {
+  let curves; // two thirds of all numbers of the page: read when the chart comes near
+  const lossName = (name) => {
+    const [kind, what] = name.split("/");
+    return `${what} (${kind === "loss" ? "weighted" : kind})`;
+  };
+  const prepare = () => {
+    curves = JSON.parse($("#curve-data").textContent);
+    const names = [...new Set(curves.flatMap((curve) => (curve ? Object.keys(curve.series) : [])))];
+    // With the weights themselves swept, weighted losses of different runs say little beside each other.
+    const weighted = axes.some((axis) => ["alpha", "beta", "tv"].includes(axis.key));
+    const first = weighted && names.includes("unweighted/style") ? "unweighted/style" : names[0];
+    fill(
+      curvesForm.loss,
+      names.map((name) => [name, lossName(name)]),
+      first,
+    );
+    fill(
+      curvesForm.colour,
+      sortedAxes.map((axis) => [axis, axes[axis].label]),
+    );
+    $(".colour", curvesForm).hidden = axes.length < 2;
+  };
+  const draw = (host) => {
+    const loss = curvesForm.loss.value;
+    const against = curvesForm.x.value;
+    const colourAxis = Number(curvesForm.colour.value || 0);
+    const places = [...runs.keys()].filter((place) => curves[place]?.series[loss]);
+    const ys = places.flatMap((place) => curves[place].series[loss]);
+    const log = curvesForm.log.checked && ys.some((value) => value > 0);
+    const xs = places.flatMap((place) => curves[place][against]);
+    const x = {
+      domain: [0, Math.max(1e-9, ...widened(xs, false, 0).slice(1))],
+      label: $(`[value=${against}]`, curvesForm.x).textContent,
+    };
+    const made = frame(host, x, { domain: widened(ys, log), log, label: `${lossName(loss)} loss` }, 420);
+    const points = new Map();
+    for (const place of places) {
+      const { colour, kind } = lookOf(place, colourAxis);
+      const values = curves[place].series[loss];
+      const of = [];
+      let path = "";
+      let pen = "M";
+      curves[place][against].forEach((at, i) => {
+        if (!finite(at) || !finite(values[i]) || (log && values[i] <= 0)) return void (pen = "M"); // a gap
+        const [px, py] = [made.px(at), made.py(values[i])];
+        path += `${pen}${px.toFixed(1)} ${py.toFixed(1)}`;
+        pen = "L";
+        of.push(px, py, at, values[i]);
+      });
+      points.set(place, of);
+      made.front.append(
+        svg("path", {
+          d: path || "M0 0",
+          "data-of": place,
+          style: { stroke: colour, "stroke-dasharray": DASHES[kind] },
+        }),
+      );
+    }
+    made.picture.classList.toggle("many", places.length > 20);
+    made.picture.setAttribute("role", "img");
+    made.picture.setAttribute(
+      "aria-label",
+      `${lossName(loss)} loss against ${x.label}: ${places.length} lines. The final values are in the table.`,
+    );
+    const dot = svg("circle", { class: "dot", r: 4, hidden: true });
+    made.front.append(dot);
+    const told = $('[data-reading="curves"]');
+    const rest = makeKey($('[data-key="curves"]'), runGroups(places, colourAxis), (members) =>
+      dim(made.picture, members),
+    );
+    let pending = 0;
+    const point = (event) => {
+      pending = 0;
+      const box = made.picture.getBoundingClientRect();
+      const zoom = made.width / box.width;
+      const [mx, my] = [(event.clientX - box.left) * zoom, (event.clientY - box.top) * zoom];
+      let nearest = null;
+      let least = 30 ** 2;
+      for (const [place, of] of points) {
+        for (let i = 0; i < of.length; i += 4) {
+          const distance = (of[i] - mx) ** 2 + (of[i + 1] - my) ** 2;
+          if (distance < least) [nearest, least] = [[place, of[i], of[i + 1], of[i + 2], of[i + 3]], distance];
+        }
+      }
+      if (!nearest) return leave();
+      const [place, cx, cy, at, value] = nearest;
+      dim(made.picture, new Set([place]));
+      dot.removeAttribute("hidden");
+      dot.setAttribute("cx", cx);
+      dot.setAttribute("cy", cy);
+      dot.style.setProperty("fill", lookOf(place, colourAxis).colour);
+      const unit = against === "step" ? "steps" : against;
+      told.textContent = `${runs[place].label}: ${format(value)} at ${format(at)} ${unit}`;
+    };
+    const leave = () => {
+      dot.setAttribute("hidden", "");
+      told.textContent = "";
+      rest();
+    };
+    made.picture.addEventListener("pointermove", (event) => (pending ||= requestAnimationFrame(() => point(event))));
+    made.picture.addEventListener("pointerleave", () => {
+      cancelAnimationFrame(pending);
+      pending = 0;
+      leave();
+    });
+  };
+  chart("curves", draw, prepare);
+  curvesForm.addEventListener("change", () => draw($('[data-chart="curves"]')));
+}
+
+// --- effect of a parameter -------------------------------------------------------------------------------------------
+
+const columnName = (c) =>
+  [c.label, c.unit && `(${c.unit})`, c.evaluator && `· ${c.evaluator}`].filter(Boolean).join(" ");
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+const effectForm = $("#effect-form");
+if (effectForm) {
+  const measured = columns.filter(
+    (c) => ["score", "loss", "cost"].includes(c.kind) && runs.some((run) => finite(run.values[c.key])),
+  );
+  fill(
+    effectForm.metric,
+    measured.map((c) => [c.key, columnName(c)]),
+  );
+  fill(
+    effectForm.axis,
+    sortedAxes.map((axis) => [axis, axes[axis].label]),
+  );
+  const fillLines = () => {
+    const others = sortedAxes.filter((axis) => axis !== Number(effectForm.axis.value));
+    const kept = others.filter((axis) => axes[axis].key !== "seed");
+    const name = (list) => list.map((axis) => axes[axis].label).join(" and ");
+    const choices = [
+      kept,
+      ...(kept.length > 1 ? kept.map((axis) => [axis]) : []),
+      ...others.filter((axis) => axes[axis].key === "seed").map((axis) => [axis]),
+      ...(kept.length ? [[]] : []),
+    ];
+    fill(
+      effectForm.lines,
+      choices.map((list) => [list.join(), list.length ? name(list) : "nothing: one line"]),
+    );
+    effectForm.lines.closest("label").hidden = choices.length < 2;
+  };
+  fillLines();
+  const draw = (host) => {
+    const metric = column[effectForm.metric.value];
+    if (!metric)
+      return void host.replaceChildren(el("p", { class: "quiet" }, "No run has a score, a loss or a cost yet."));
+    const axis = Number(effectForm.axis.value);
+    const by = effectForm.lines.value === "" ? [] : effectForm.lines.value.split(",").map(Number);
+    const range = effectForm.spread.value === "range";
+    const usable = [...runs.keys()].filter(
+      (place) => finite(runs[place].values[metric.key]) && runs[place].axis[axis] !== null,
+    );
+    const { numbers, texts, label } = axes[axis];
+    const log = axes[axis].log && numbers?.every((value) => value > 0);
+    const at = (value) => (numbers ? numbers[value] : value);
+    const lines = [...grouped(usable, (place) => by.map((i) => runs[place].axis[i]).join()).values()].map(
+      (places, n) => {
+        const key = by.map((i) => runs[places[0]].axis[i]);
+        const marks = [...grouped(places, (place) => runs[place].axis[axis]).entries()].map(([value, those]) => {
+          const values = those.map((place) => runs[place].values[metric.key]);
+          const middle = mean(values);
+          // of a sample: divided by one less than its number
+          const deviation =
+            values.length > 1
+              ? Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (values.length - 1))
+              : 0;
+          const [low, high] = range
+            ? [Math.min(...values), Math.max(...values)]
+            : [middle - deviation, middle + deviation];
+          return { x: at(value), value, middle, low, high, values, places: those };
+        });
+        marks.sort((a, b) => a.x - b.x);
+        const kind = by.length > 1 ? kindOf(key[1]) : 0;
+        const colour = by.length ? colourOf(by[0], key[0]) : "var(--accent)";
+        return {
+          n,
+          text: by.map((i, k) => `${axes[i].label}=${textOf(i, key[k])}`).join(", ") || "all runs",
+          colour,
+          kind,
+          marks,
+        };
+      },
+    );
+    const all = lines.flatMap((line) => line.marks);
+    const most = Math.max(0, ...all.map((mark) => mark.values.length));
+    const x = numbers
+      ? {
+          domain: widened(numbers, log, 0.06),
+          log,
+          label: log ? `${label} (logarithmic)` : label,
+          ticks: texts.map((text, i) => [numbers[i], shortened(text, 18)]).sort((a, b) => a[0] - b[0]),
+        }
+      : {
+          domain: [-0.5, texts.length - 0.5],
+          label,
+          ticks: texts.map((text, i) => [i, shortened(text, 18)]),
+        };
+    const { picture, front, px, py } = frame(
+      host,
+      x,
+      {
+        domain: widened(
+          all.flatMap((mark) => [mark.low, mark.high]),
+          false,
+          0.08,
+        ),
+        label: columnName(metric),
+      },
+      400,
+    );
+    lines.forEach((line) => {
+      // Where there are bars, lines stand a little beside each other, so that the bars can be told apart.
+      const shift = (most > 1) * (line.n - (lines.length - 1) / 2) * Math.min(5, 40 / lines.length);
+      const where = (mark) => (px(mark.x) + shift).toFixed(1);
+      const path = line.marks.map((mark, i) => `${i ? "L" : "M"}${where(mark)} ${py(mark.middle).toFixed(1)}`).join("");
+      const group = svg("g", {
+        class: numbers ? "line" : "line names",
+        "data-of": line.n,
+        style: { "--c": line.colour },
+      });
+      group.append(svg("path", { d: path, style: { "stroke-dasharray": DASHES[line.kind] } }));
+      for (const mark of line.marks) {
+        const bars =
+          mark.values.length > 1
+            ? svg("path", {
+                class: "bar",
+                d: `M${where(mark)} ${py(mark.low)}V${py(mark.high)}m-3 0h6M${where(mark)} ${py(mark.low)}m-3 0h6`,
+              })
+            : null;
+        const reach = bars ? ` (${format(mark.low)} to ${format(mark.high)}, ${mark.values.length} runs)` : "";
+        const words = `${line.text}, ${label} ${textOf(axis, mark.value)}: ${format(mark.middle)}${reach}`;
+        const spot = svg("circle", { cx: where(mark), cy: py(mark.middle), r: 3.5 }, svg("title", {}, words));
+        group.append(...[bars, spot].filter(Boolean));
+      }
+      front.append(group);
+    });
+    const averaged = [...axes.keys()].filter((i) => i !== axis && !by.includes(i)).map((i) => axes[i].label);
+    effectForm.spread.closest("label").hidden = most < 2;
+    const better = metric.better ? ` ${metric.better === "lower" ? "Lower" : "Higher"} is better.` : "";
+    const over = averaged.length ? ` over ${averaged.join(" and ")}` : "";
+    const spread = range
+      ? "the bar from the lowest to the highest of them"
+      : "the bar one standard deviation to either side";
+    $("#effect-text").textContent =
+      most > 1
+        ? `Each point is the mean of up to ${most} runs${over}, ${spread}.${better}`
+        : `Each point is one run, so that there is no spread to show.${better}`;
+    const entries = lines.map((line) => ({
+      text: line.text,
+      colour: line.colour,
+      kind: line.kind,
+      members: new Set([line.n]),
+    }));
+    makeKey($('[data-key="effect"]'), lines.length > 1 ? [{ title: "Lines", entries, tall: true }] : [], (members) =>
+      dim(picture, members),
+    );
+  };
+  chart("effect", draw);
+  effectForm.addEventListener("change", (event) => {
+    if (event.target.name === "axis") fillLines();
+    draw($('[data-chart="effect"]'));
+  });
+}
+
+// --- content against style -------------------------------------------------------------------------------------------
+
+/** The points that no other one beats on both axes, from left to right. Equal points are all kept. */
+function front(points) {
+  const kept = [];
+  let lowest = Infinity;
+  const sorted = [...points].sort((a, b) => a.x - b.x || a.y - b.y);
+  for (const point of sorted) {
+    const twin = kept.length && kept.at(-1).x === point.x && kept.at(-1).y === point.y;
+    if (point.y >= lowest && !twin) continue;
+    kept.push(point);
+    lowest = point.y;
+  }
+  return kept;
+}
+
+view.pareto.forEach(({ x: xKey, y: yKey }, n) => {
+  chart(`pareto-${n}`, (host) => {
+    const points = [...runs.keys()]
+      .map((place) => ({ place, x: runs[place].values[xKey], y: runs[place].values[yKey] }))
+      .filter(({ x, y }) => finite(x) && finite(y));
+    const told = $(`[data-reading="pareto-${n}"]`);
+    const missing = runs.length - points.length;
+    const quiet = missing ? `${missing} of ${runs.length} runs ${missing === 1 ? "has" : "have"} no scores here.` : "";
+    told.textContent = quiet;
+    if (!points.length) return void host.replaceChildren(el("p", { class: "quiet" }, "No run has been scored yet."));
+    const colourAxis = sortedAxes[0] ?? 0;
+    // Zero is shown where the points are not far from it, for then their distances can be compared by eye.
+    const reach = (values) => {
+      const [low, high] = widened(values, false, 0.08);
+      return low < 0.6 * high ? [Math.min(0, low < 0 ? low : 0), high] : [low, high];
+    };
+    const height = Math.round(Math.min(560, Math.max(360, host.clientWidth * 0.7)));
+    const label = (key, otherwise) => `${column[key]?.label ?? otherwise} (lower is better)`;
+    const xs = { domain: reach(points.map((point) => point.x)), label: label(xKey, "content distance") };
+    const ys = { domain: reach(points.map((point) => point.y)), label: label(yKey, "style distance") };
+    const made = frame(host, xs, ys, height);
+    const { px, py, box } = made;
+    made.picture.classList.add("scatter");
+    if (1 > xs.domain[0] && 1 < xs.domain[1])
+      made.back.append(svg("line", { class: "anchor", x1: px(1), x2: px(1), y1: box.top, y2: box.bottom }));
+    if (1 > ys.domain[0] && 1 < ys.domain[1])
+      made.back.append(svg("line", { class: "anchor", x1: box.left, x2: box.right, y1: py(1), y2: py(1) }));
+    const best = front(points);
+    // As a staircase: what lies above and to the right of it is beaten by one of its corners.
+    const stairs = best
+      .map((p, i) =>
+        i ? `H${px(p.x).toFixed(1)}V${py(p.y).toFixed(1)}` : `M${px(p.x).toFixed(1)} ${box.top}V${py(p.y).toFixed(1)}`,
+      )
+      .join("");
+    made.front.append(svg("path", { class: "stairs", d: `${stairs}H${box.right}` }));
+    const onFront = new Set(best.map((point) => point.place));
+    const tell = ({ place, x, y }) =>
+      `content ${format(x)}, style ${format(y)}${onFront.has(place) ? ", on the front" : ""}`;
+    const tip = el("div", { class: "tip", hidden: true });
+    const show = (point) => {
+      const { place } = point;
+      const still = stillOf(place);
+      tip.replaceChildren(
+        ...(still ? [el("img", { src: still.src, alt: "" })] : []),
+        el("p", {}, runs[place].label),
+        el("p", { class: "quiet" }, tell(point)),
+      );
+      tip.hidden = false;
+      const zoom = made.picture.getBoundingClientRect().width / made.width;
+      const [cx, cy] = [px(point.x) * zoom, py(point.y) * zoom];
+      const fits = cx + 14 + tip.offsetWidth <= host.clientWidth;
+      tip.style.left = `${fits ? cx + 14 : Math.max(0, cx - 14 - tip.offsetWidth)}px`;
+      tip.style.top = `${Math.max(0, Math.min(cy - 20, host.clientHeight - tip.offsetHeight))}px`;
+    };
+    const hide = () => (tip.hidden = true);
+    // Points of the front last: on top, and not hidden by others.
+    points.sort((a, b) => onFront.has(a.place) - onFront.has(b.place) || a.place - b.place);
+    for (const point of points) {
+      const run = runs[point.place];
+      const words = `${run.label}: ${tell(point)}`;
+      const { colour, kind } = lookOf(point.place, colourAxis);
+      const link = svg(
+        "a",
+        {
+          href: `#picture-${point.place}`,
+          "aria-label": words,
+          "data-of": point.place,
+          class: onFront.has(point.place) ? "point front" : "point",
+          style: { "--c": colour },
+          pointerenter: () => show(point),
+          pointerleave: hide,
+          focus: () => show(point),
+          blur: hide,
+        },
+        svg("circle", { class: "target", cx: px(point.x), cy: py(point.y), r: 11 }),
+        svg("path", { d: shape(kind, px(point.x), py(point.y), onFront.has(point.place) ? 6 : 4.5) }),
+      );
+      link.addEventListener("click", (event) => {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        event.stopPropagation();
+        openViewer(point.place);
+      });
+      made.front.append(link);
+    }
+    labelPoints(made, best.slice(0, 12));
+    host.append(tip);
+    roving(made.picture, "a.point");
+    makeKey(
+      $(`[data-key="pareto-${n}"]`),
+      runGroups(
+        points.map((point) => point.place).sort((a, b) => a - b),
+        colourAxis,
+      ),
+      (members) => dim(made.picture, members),
+      true,
+    );
+  });
+});
+
+/** Write names beside points of the front where there is room: none over another name or another point. */
+function labelPoints({ front: layer, px, py, box }, points) {
+  const taken = $$("circle.target", layer).map((c) => [+c.getAttribute("cx") - 6, +c.getAttribute("cy") - 6, 12, 12]);
+  const free = (a) =>
+    taken.every((b) => a[0] + a[2] < b[0] || b[0] + b[2] < a[0] || a[1] + a[3] < b[1] || b[1] + b[3] < a[1]);
+  for (const { place, x, y } of points) {
+    const name = axes.length
+      ? runs[place].axis.map((value, axis) => textOf(axis, value)).join(", ")
+      : runs[place].label;
+    const text = shortened(name, 34);
+    const width = 6.4 * text.length;
+    const spots = [
+      [px(x) + 12, py(y) - 12],
+      [px(x) + 12, py(y) + 10],
+      [px(x) - 12 - width, py(y) + 10],
+      [px(x) - 12 - width, py(y) - 12],
+    ];
+    const spot = spots.find(
+      ([left, middle]) => left > box.left && left + width < box.right && free([left, middle - 8, width, 16]),
+    );
+    if (!spot) continue;
+    taken.push([spot[0], spot[1] - 8, width, 16]);
+    layer.append(
+      svg("text", { class: "label", x: spot[0], y: spot[1] + 4, "data-of": place, "aria-hidden": "true" }, text),
+    );
+  }
+}
+
+// --- the table -------------------------------------------------------------------------------------------------------
+
+const results = $("#results");
+if (results) {
+  const body = results.tBodies[0];
+  const rows = $$("tr", body);
+  const heads = $$("th[data-key]", results);
+  const kind = (value) => (value === null || value === undefined || value === "" ? 2 : finite(value) ? 0 : 1);
+  const collator = new Intl.Collator("en", { numeric: true });
+  /** Numbers before words, and blanks last in either direction. */
+  const compare = (a, b, sign) => {
+    const [ka, kb] = [kind(a), kind(b)];
+    if (ka !== kb) return ka === 2 || kb === 2 ? ka - kb : (ka - kb) * sign;
+    return ka === 2 ? 0 : sign * (ka === 0 ? a - b : collator.compare(a, b));
+  };
+  results.tHead.addEventListener("click", (event) => {
+    const head = event.target.closest("button")?.closest("th");
+    if (!head) return;
+    const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    for (const other of heads) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    const { key } = head.dataset;
+    const axis = axes.findIndex((a) => a.key === key && a.numbers);
+    const valueOf = (row) => {
+      const run = runs[row.dataset.run];
+      if (key === "") return Number(row.dataset.run);
+      if (column[key]?.kind === "status") return run.status;
+      // A parameter's cell may hold the text as typed; its axis knows the number.
+      return axis >= 0 && run.axis[axis] !== null ? axes[axis].numbers[run.axis[axis]] : run.values[key];
+    };
+    const sorted = [...rows].sort((a, b) => compare(valueOf(a), valueOf(b), sign) || a.dataset.run - b.dataset.run);
+    body.append(...sorted);
+  });
+  // A small picture in each row, from the large one that is there already.
+  const illustrate = (row) => {
+    const still = stillOf(row.dataset.run);
+    if (still && !$("img", row)) $(".thumb", row).append(el("img", { src: still.src, alt: "", decoding: "async" }));
+  };
+  const watch = new IntersectionObserver(
+    (entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (!isIntersecting) continue;
+        watch.unobserve(target);
+        illustrate(target);
+      }
+    },
+    { rootMargin: "200px" },
+  );
+  rows.forEach((row) => watch.observe(row));
+  window.addEventListener("beforeprint", () => rows.forEach(illustrate));
+}
+
+// --- details of the runs ---------------------------------------------------------------------------------------------
+
+/** Make elements of what the noscript holds as text: it was escaped by the template. */
+function fillDetails(details) {
+  const waiting = $("noscript", details);
+  if (waiting) waiting.outerHTML = waiting.textContent;
+}
+
+function openDetails(place) {
+  const details = document.getElementById(`run-${place}`);
+  fillDetails(details);
+  details.open = true;
+  details.scrollIntoView();
+  $("summary", details).focus({ preventScroll: true });
+}
+
+for (const details of $$(".runs details"))
+  details.addEventListener("toggle", () => details.open && fillDetails(details));
+const asked = /^#run-(\d+)$/.exec(location.hash);
+if (asked && runs[asked[1]]) openDetails(Number(asked[1]));
+
+// --- printing --------------------------------------------------------------------------------------------------------
+
+// All sections open; of very many runs only those that were opened, or the paper would be a book. The table has all.
+const PRINTED = 24;
+let opened = [];
+window.addEventListener("beforeprint", () => {
+  opened = $$("details:not([open])").filter((details) => !details.closest(".runs") || runs.length <= PRINTED);
+  for (const details of opened) {
+    fillDetails(details);
+    details.open = true;
+  }
+  if ($("#scrubber")) cellOf.forEach(showStep);
+});
+window.addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));
