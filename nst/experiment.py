@@ -27,7 +27,7 @@ from nst.check import check
 from nst.cli import describe
 from nst.errors import UserError
 from nst.evaluator import Evaluator
-from nst.files import CannotWrite, claim, sha256, write_json, writing
+from nst.files import CannotWrite, claim, remove_leftovers, sha256, write_json, writing
 from nst.losses import TotalVariation
 from nst.objective import LayerTerm, Losses, Objective, Shift
 from nst.optimize import Between, Diverged, Evaluate, Outcome, State, Step, Watch, optimize
@@ -154,6 +154,7 @@ def _attempt(job: Job, resumable: bool) -> bool:
         Interrupted: a signal came.
     """
     lock = claim(job.folder)
+    remove_leftovers(job.folder)
     try:
         past = resume.past(job.folder)
         if past is not None:
@@ -592,7 +593,7 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier attempt left, so that a run can begin anew; its log is kept."""
     left = ["metrics.csv", "run.json", checkpoint.FILE, "result.png", "result.jpg"]
     left += [f"{name}{suffix}" for name in ("interrupted", "best") for suffix in images.SUFFIXES.values()]
-    patterns = (*left, "uncommitted*.diff", "events.out.tfevents.*", "frames/*.png", "previews/*.jpg", ".*.tmp")
+    patterns = (*left, "uncommitted*.diff", "events.out.tfevents.*", "frames/*.png", "previews/*.jpg")
     for path in (path for pattern in patterns for path in folder.glob(pattern)):
         with writing(path):
             path.unlink()

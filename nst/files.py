@@ -44,6 +44,13 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.unlink()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed process left in a folder or one below; to be called by who has claimed it."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` as indented JSON, atomically; NaN and infinity become strings, since JSON has neither."""
     text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -98,6 +98,8 @@ class CheckFirst(Callback):
             folder.mkdir(parents=True, exist_ok=True)
             if _launched is None:  # a sweep that was given further points is carried on with in several calls
                 _launched = Launched(folder, time.time(), bool(config.report), claim(folder))
+            for path in folder.glob(".*.tmp"):  # left by a process that was killed
+                path.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 (folder / STOPPED).unlink()
             write_json(folder / PLAN, plan)

@@ -136,6 +136,56 @@ def test_killed_at_any_moment_and_resumed_the_results_are_identical(
     assert kill_and_resume.trial(tmp_path, 2, sweep, None, [*knobs]) == []
 
 
+DIES_IN_FSYNC = """
+import os
+from nst import files
+calls, fsync, replace = 0, files.os.fsync, files.Path.replace
+def dying(descriptor):
+    global calls
+    calls += 1
+    with open(os.environ["COUNT"], "a") as file: file.write("x")
+    fsync(descriptor)
+    if calls == int(os.environ["DIE_AT"]): os.kill(os.getpid(), 9)
+files.os.fsync = dying
+class Own:
+    def target(self, features): return features.mean((2, 3))
+    def __call__(self, features, target): return (features.mean((2, 3)) - target).square().sum(1)
+"""
+
+
+@pytest.fixture(scope="module")
+def dying(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], int]:
+    """A sweep that can be made to die in the middle of writing a file: its folder, how it is begun, how often it writes."""
+    folder = tmp_path_factory.mktemp("dying")
+    chosen = own_loss(folder, DIES_IN_FSYNC)
+    arguments = [*chosen, "steps=9", "checkpoint_steps=3", "-m", "seed=0,1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COUNT", str(folder / "count"))
+        patch.setenv("DIE_AT", "0")
+        whole = run(*arguments, f"hydra.sweep.dir={folder}/whole")
+    assert whole.returncode == 0, whole.stderr
+    return folder, arguments, (folder / "count").stat().st_size
+
+
+@posix
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.45, 0.7, 0.97])
+def test_killed_while_a_file_is_written_and_resumed_nothing_is_lost(
+    dying: tuple[Path, list[str], int], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, arguments, writes = dying
+    out = folder / f"out{share}"
+    monkeypatch.setenv("COUNT", os.devnull)
+    monkeypatch.setenv("DIE_AT", str(round(share * writes)))  # the last ones are the report's
+    assert run(*arguments, f"hydra.sweep.dir={out}").returncode == -9
+    monkeypatch.setenv("DIE_AT", "0")
+    resumed = run(f"resume={out}")
+    assert resumed.returncode == 0, resumed.stderr
+    for job in ("0_seed=0", "1_seed=1"):
+        assert kill_and_resume.differences(folder / "whole" / job, out / job) == []
+    assert not list(out.rglob("*.tmp"))
+    assert "</html>" in (out / "report.html").read_text(encoding="utf-8")
+
+
 @posix
 def test_an_interrupted_run_carries_on_where_it_was(tmp_path: Path) -> None:
     arguments = ("size=32", "steps=400", "log_every=1", "checkpoint_seconds=0")

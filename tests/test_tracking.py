@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -120,3 +123,23 @@ def test_the_run_does_not_depend_on_or_change_the_global_random_state(tmp_path: 
         run(Job(compose("config", overrides), tmp_path, {}, overrides), runtime.PoliteStop())
     assert (tmp_path / "result.png").read_bytes() == (folder / "result.png").read_bytes()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_scores_are_metrics_under_their_evaluators_name(folder: Path, events: EventAccumulator) -> None:
+    scores = json.loads((folder / "run.json").read_text(encoding="utf-8"))["scores"]
+    evaluator = scores.pop("evaluator")
+    assert scores["content_distance"] > 0
+    for name, value in scores.items():
+        assert [point.value for point in events.Scalars(f"{evaluator}/{name}")] == pytest.approx([value], rel=1e-6)
+    content = events.summary_metadata[metadata.EXPERIMENT_TAG].plugin_data.content
+    metrics = [metric.name.tag for metric in HParamsPluginData.FromString(content).experiment.metric_infos]
+    assert {f"{evaluator}/content_distance", f"{evaluator}/style_distance"} <= set(metrics)
+
+
+def test_the_custom_charts_name_curves_that_exist(events: EventAccumulator) -> None:
+    proto = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    layout = layout_pb2.Layout.FromString(proto)
+    patterns = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
+    assert len(patterns) >= 5
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, tag) for tag in events.Tags()["scalars"]), pattern
