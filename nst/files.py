@@ -45,7 +45,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that a killed process left in a folder or one below; to be called by who has claimed it."""
+    """Remove temporary files that a killed process left in a folder or one below, which the caller has claimed."""
     for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         with contextlib.suppress(OSError):
             path.unlink()

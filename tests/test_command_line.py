@@ -87,7 +87,7 @@ def test_a_sweep_names_its_folders_by_what_differs(sweep: Path) -> None:
     for folder in folders:
         assert json.loads((sweep / folder / "status.json").read_text())["status"] == "done"
         assert list((sweep / folder).glob("events.out.tfevents*"))
-        assert not [path for path in (sweep / folder).iterdir() if path.is_dir() and path.name not in (".hydra", "previews")]
+        assert {path.name for path in (sweep / folder).iterdir() if path.is_dir()} == {".hydra", "previews"}
 
 
 def test_the_same_config_gives_the_same_bytes_alone_and_in_a_sweep_in_any_order(single: Path, sweep: Path) -> None:

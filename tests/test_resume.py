@@ -155,7 +155,7 @@ class Own:
 
 @pytest.fixture(scope="module")
 def dying(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], int]:
-    """A sweep that can be made to die in the middle of writing a file: its folder, how it is begun, how often it writes."""
+    """A sweep that can be made to die while it writes a file: where, how it is begun, how often it writes."""
     folder = tmp_path_factory.mktemp("dying")
     chosen = own_loss(folder, DIES_IN_FSYNC)
     arguments = [*chosen, "steps=9", "checkpoint_steps=3", "-m", "seed=0,1"]
