@@ -11,9 +11,9 @@ config.register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> object:
     """Optimise one picture as the configuration says; a sampler is told its scores."""
-    from nst import experiment  # here, so that --help and a typo need not wait for torch
+    from nst import job  # here, so that --help and a typo need not wait for torch
 
-    return experiment.run_job(cfg)
+    return job.run_job(cfg)
 
 
 if __name__ == "__main__":

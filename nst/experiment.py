@@ -5,33 +5,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nst import checkpoint, images, memory, provenance, resume, runtime, sweep
+from nst import checkpoint, images, memory, resume, runtime, sweep
 from nst import config as configuration
 from nst.backbones import Backbone
 from nst.check import check
-from nst.cli import describe
 from nst.errors import UserError
 from nst.evaluator import Evaluator
-from nst.files import CannotWrite, claim, remove_leftovers, sha256, write_json, writing
 from nst.losses import TotalVariation
 from nst.objective import LayerTerm, Losses, Objective, Shift
 from nst.optimize import Between, Diverged, Evaluate, Outcome, State, Step, Watch, optimize
 from nst.pixels import PixelSpace, with_margin
+from nst.record import Job, Record
 from nst.tracking import Snapshot, Tracker
 from nst.tracking.frames import Frames
 from nst.tracking.metrics import MetricsFile
@@ -45,29 +39,6 @@ TARGETS_BYTES = 2**29  # content targets of so many shifts are kept; beyond that
 
 class OutOfMemory(UserError):
     """Memory ran out; the message says what would fit."""
-
-
-@dataclass
-class Job:
-    """What a run is told: its configuration, its folder, and what was typed, for the record.
-
-    Attributes:
-        config: the composed configuration.
-        folder: where results go; it exists.
-        choices: the option chosen of each group.
-        overrides: what was typed on the command line, or chosen by a sweep.
-        sweep: the folder of the sweep that the run belongs to, if any.
-    """
-
-    config: DictConfig
-    folder: Path
-    choices: dict[str, str]
-    overrides: list[str]
-    sweep: Path | None = None
-
-    def picture(self, name: str) -> Path:
-        """Return the path of a picture in the folder, with the suffix of the chosen format."""
-        return self.folder / f"{name}{images.SUFFIXES[self.config.output_format]}"
 
 
 @dataclass
@@ -95,105 +66,6 @@ class Problem:
     need: memory.Need | None
 
 
-def run_job(config: DictConfig) -> tuple[float, ...] | None:
-    """Run one job under Hydra: in its output folder, with its status written whatever happens.
-
-    Returns:
-        What a sampler of sweeps is to make small: content and style distance; None if the job is not done.
-
-    Raises:
-        SystemExit: the only run failed, and has been reported. In a sweep the others go on, and nothing is raised.
-        UserError: the folder of a single run cannot be used.
-        Interrupted: Ctrl-C or a termination signal; the current picture has been saved then.
-    """
-    hydra = HydraConfig.get()
-    choices = {str(k): str(v) for k, v in hydra.runtime.choices.items() if not str(k).startswith("hydra")}
-    job = Job(config, Path(hydra.runtime.output_dir), choices, resume.without_resume(list(hydra.overrides.task)))
-    if hydra.mode == RunMode.RUN:
-        if not _attempt(job, resumable=config.resume is not None):
-            raise SystemExit(1)
-    else:
-        job.sweep = Path(hydra.sweep.dir)
-        _attempt_in_sweep(job)
-    return objectives(resume.past(job.folder))
-
-
-def objectives(past: resume.Past | None) -> tuple[float, ...] | None:
-    """Return the content and style distance of a finished run, or None."""
-    scores = (past.record.get("scores") if past and past.is_done else None) or {}
-    values = [scores.get("content_distance"), scores.get("style_distance")]
-    return tuple(float(value) for value in values if value is not None) if None not in values else None
-
-
-def _attempt_in_sweep(job: Job) -> None:
-    """Run a job so that the other jobs of its sweep do not suffer if it fails."""
-    assert job.sweep is not None
-    if (failed := sweep.stopped_after(job.sweep)) is not None:
-        past = resume.past(job.folder)
-        if past is None or not past.is_done:
-            _write_status(job.folder, "skipped", reason=f"the sweep was stopped after {failed} failed")
-        return
-    try:
-        done = _attempt(job, resumable=True)  # whatever is there is of this sweep: a cluster may begin a job twice
-    except UserError as error:  # the folder cannot be used; what is in it stays as it is
-        log.error("%s", describe(error))
-        return
-    except runtime.Interrupted:
-        if HydraConfig.get().runtime.choices.get("hydra/launcher") == "basic":
-            raise  # the sweep stops with its job, which ran in the same process
-        return  # the signal was for this worker, and its launcher could make nothing of the exception
-    if not done and job.config.on_failure == "stop":
-        sweep.stop(job.sweep, job.folder.name)
-
-
-def _attempt(job: Job, resumable: bool) -> bool:
-    """Run a job, or carry on with it, or see that it is done; return False if it failed.
-
-    Raises:
-        UserError: the folder cannot be used; nothing in it was changed.
-        Interrupted: a signal came.
-    """
-    lock = claim(job.folder)
-    remove_leftovers(job.folder)
-    try:
-        past = resume.past(job.folder)
-        if past is not None:
-            if not resumable:
-                sweep.refuse_used(job.folder, "a run", "hydra.run.dir")
-            resume.refuse_changes(job.folder, job.config)
-            if past.is_done and resume.result_is_there(job.folder, past.record):
-                log.info("%s is finished already", job.folder)
-                checkpoint.remove(job.folder)
-                return True
-        return _report_failure(job)
-    finally:
-        lock.release()
-
-
-def _report_failure(job: Job) -> bool:
-    """Run a job with its status on disk from beginning to end; return False if it failed."""
-    started = _now()
-    _write_status(job.folder, "running", started)
-    with runtime.PoliteStop() as stop, runtime.seeded(job.config.seed):
-        try:
-            run(job, stop)
-        except KeyboardInterrupt as error:
-            _write_status(job.folder, "interrupted", started, str(error))
-            raise
-        except Exception as error:
-            memory_ran_out = memory.is_out_of_memory(error)  # seen through what it was raised from
-            message = describe(error)
-            log.error("%s", message, exc_info=True)
-            if not (memory_ran_out or isinstance(error, CannotWrite)):
-                checkpoint.remove(job.folder)  # the run itself went wrong: another attempt starts from its beginning
-            _write_status(job.folder, "out_of_memory" if memory_ran_out else "failed", started, message)
-            return False
-        _write_status(job.folder, "done", started)
-        checkpoint.remove(job.folder)
-        stop.poll()  # a signal that came while the result was being saved still ends the sweep
-    return True
-
-
 def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
     """Optimise one picture and leave ``result.png``, ``metrics.csv``, ``run.json`` and TensorBoard events.
 
@@ -206,21 +78,19 @@ def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
     config, began = job.config, time.perf_counter()
     check(config)
     saved = checkpoint.load(job.folder)
-    record = resume.read(job.folder / "run.json") if saved else {}
-    threads = config.threads or record.get("machine", {}).get("threads", 0)
+    before = resume.read(job.folder / "run.json") if saved else {}
+    threads = config.threads or before.get("machine", {}).get("threads", 0)
     with runtime.own_device(config.device) as device_name, runtime.threads(threads):
         device = runtime.prepare(device_name, config.precision)
-        if saved is None:
-            _clear(job.folder)
-            record = _facts(job, device)
-        else:
-            _note_resumption(record, _facts(job, device), saved["step"])
-        write_json(job.folder / "run.json", record)
+        record = Record.carry_on(job, device, saved["step"]) if saved else Record.begin(job, device)
         evaluator = configuration.build(config.evaluator)
         problem = pose(config, device)
-        _note_problem(record, job, problem)
-        record["evaluator"] = {"name": evaluator.name, **evaluator.settings} if evaluator else None
-        write_json(job.folder / "run.json", record)
+        record.note_weights(getattr(problem.backbone, "source", None))
+        record.note(
+            evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None,
+            memory_estimate_bytes=problem.need.total if problem.need else None,
+            size={"width": problem.content.shape[3], "height": problem.content.shape[2]},
+        )
         return _optimise(job, stop, problem, evaluator, record, saved, began)
 
 
@@ -229,7 +99,7 @@ def _optimise(
     stop: runtime.PoliteStop,
     problem: Problem,
     evaluator: Evaluator | None,
-    record: dict[str, Any],
+    record: Record,
     saved: dict[str, Any] | None,
     began: float,
 ) -> Outcome:
@@ -277,13 +147,14 @@ def _optimise(
             outcome = descend(config, problem, watch, is_logged, between, saved["descent"] if saved else None)
         peak = runtime.peak_memory_bytes(device)
         result = _save(job, problem, "result", latest[0].image)
-        record["scores"] = _scores(evaluator, result, record) if evaluator else None
-        if record["scores"]:
-            trackers.tensorboard.scores(record["scores"], outcome.last.index)
+        scores = _scores(evaluator, result, record.facts) if evaluator else None
+        if scores:
+            trackers.tensorboard.scores(scores, outcome.last.index)
         seconds = {"setup": ready - began, "optimisation": outcome.last.seconds, "total": elapsed()}
-        _note_result(record, job, outcome, latest[0].values, seconds, peak)
-        write_json(job.folder / "run.json", record)
-        _remove_pictures(job, "interrupted", "best")
+        record.note(scores=scores)
+        record.note_result(outcome, latest[0].values, seconds, peak)
+        for name in ("interrupted", "best"):  # what an earlier attempt left
+            job.picture(name).unlink(missing_ok=True)
         status = "done"
     except runtime.Interrupted:
         status = "interrupted"
@@ -507,111 +378,11 @@ def _save(job: Job, problem: Problem, name: str, image: Tensor) -> Path:
     return path
 
 
-def _scores(evaluator: Evaluator, result: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+def _scores(evaluator: Evaluator, result: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     """Score a saved result; an input that has vanished meanwhile does not fail a run that is finished."""
-    content, style = (Path(record[kind]["file"]) for kind in ("content", "style"))
+    content, style = (Path(facts[kind]["file"]) for kind in ("content", "style"))
     try:
-        return dict(evaluator.scores(result, content, style, background=record["config"]["background"]))
+        return dict(evaluator.scores(result, content, style, background=facts["config"]["background"]))
     except UserError as error:
         log.warning("The result is not scored: %s", error)
         return None
-
-
-def _facts(job: Job, device: torch.device) -> dict[str, Any]:
-    """Return what ``run.json`` holds from the beginning."""
-    config = job.config
-    plan = resume.read(job.sweep / sweep.PLAN) if job.sweep else {}
-    return {
-        "config": resume.settings(config),
-        "choices": job.choices,
-        "overrides": job.overrides,
-        **provenance.environment(device, job.folder),
-        **{key: plan[key] for key in ("command", "arguments") if key in plan},  # a worker was begun with other words
-        "seed": config.seed,
-        "precision": config.precision,
-        "content": provenance.image_file(config.content),
-        "style": provenance.image_file(config.style),
-        "init": provenance.image_file(str(config.init.path)) if config.init.get("path") else None,
-    }
-
-
-def _note_resumption(record: dict[str, Any], now: dict[str, Any], step: int) -> None:
-    """Record that a run is carried on, and warn if that happens somewhere else than where it began."""
-    changed = {
-        f"{group}.{name}": (value, (now[group] or {}).get(name))
-        for group in ("git", "versions", "machine", "determinism")
-        for name, value in (record.get(group) or {}).items()
-        if name != "diff" and value != (now[group] or {}).get(name)
-    }
-    for name, (then, here) in changed.items():
-        log.warning("%s was %s when the run began and is %s now: the bytes may differ", name, then, here)
-    record.setdefault("resumed", []).append(
-        {"step": step, "time": _now(), "command": now["command"], "changed": changed}
-    )
-
-
-def _note_problem(record: dict[str, Any], job: Job, problem: Problem) -> None:
-    """Record what is known once everything is loaded.
-
-    Raises:
-        UserError: the weights are not those that the run was begun with.
-    """
-    source = getattr(problem.backbone, "source", None)
-    weights = asdict(source) if source is not None else None
-    if weights and record.get("weights") and record["weights"].get("sha256") != weights.get("sha256"):
-        raise UserError(
-            f"{job.folder} was begun with other weights of the network (SHA-256 {record['weights'].get('sha256')}, "
-            f"now {weights.get('sha256')}). Put the old ones back, or start a new run in another folder."
-        )
-    record["weights"] = weights
-    record["memory_estimate_bytes"] = problem.need.total if problem.need else None
-    record["size"] = {"width": problem.content.shape[3], "height": problem.content.shape[2]}
-
-
-def _note_result(
-    record: dict[str, Any],
-    job: Job,
-    outcome: Outcome,
-    final: dict[str, float],
-    seconds: dict[str, float],
-    peak: int | None,
-) -> None:
-    """Record how the run ended."""
-    record |= {
-        "result": provenance.output_file(job.picture("result")),
-        "outputs": {name: sha256(job.folder / name) for name in (job.picture("result").name, "metrics.csv")},
-        "stopped_because": outcome.reason,
-        "steps": outcome.last.index,
-        "evaluations": outcome.last.evaluations,
-        "final": final,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "peak_memory_bytes": peak,
-    }
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier attempt left, so that a run can begin anew; its log is kept."""
-    left = ["metrics.csv", "run.json", checkpoint.FILE, "result.png", "result.jpg"]
-    left += [f"{name}{suffix}" for name in ("interrupted", "best") for suffix in images.SUFFIXES.values()]
-    patterns = (*left, "uncommitted*.diff", "events.out.tfevents.*", "frames/*.png", "previews/*.jpg")
-    for path in (path for pattern in patterns for path in folder.glob(pattern)):
-        with writing(path):
-            path.unlink()
-
-
-def _remove_pictures(job: Job, *names: str) -> None:
-    """Remove pictures of a run that was not finished then and is now."""
-    for name in names:
-        job.picture(name).unlink(missing_ok=True)
-
-
-def _write_status(folder: Path, status: str, started: str | None = None, reason: str | None = None) -> None:
-    """Write where a run stands, and which process says so."""
-    about: dict[str, Any] = {"status": status, "started": started or _now()}
-    about |= {} if status == "running" else {"ended": _now()}
-    about |= {"reason": reason.removeprefix("Error: ")} if reason else {}
-    write_json(folder / "status.json", about | {"pid": os.getpid(), "host": platform.node()})
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -17,7 +17,8 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from nst import config, runtime
-from nst.experiment import Job, run
+from nst.experiment import run
+from nst.record import Job
 from nst.tracking.tensorboard import picture_steps
 
 CONF = Path(__file__).parent.parent / "conf"
