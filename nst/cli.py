@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -18,6 +19,14 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from nst.errors import UserError, nearest
 
+# By name, since none can be imported without its extra.
+DEAD_WORKERS = (
+    "BrokenProcessPool",
+    "FailedJobError",
+    "TerminatedWorkerError",
+    "UncompletedJobError",
+    "WorkerCrashedError",
+)
 HELP_HINT = "See python run.py --help."
 _typed: list[str] = []
 
@@ -37,6 +46,7 @@ def launch(
     threading.excepthook = _thread_error
     _typed[:] = sys.argv[1:]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them its own way
+    signal.signal(signal.SIGTERM, _terminate)  # like Ctrl-C, so that the workers of a launcher are ended, too
     try:
         for arguments in complete(sys.argv[1:]):
             sys.argv[1:] = _flags_first(arguments)
@@ -52,6 +62,12 @@ def launch(
         print(describe(error), file=sys.stderr)
         sys.exit(1)
     sys.exit(0 if finish(False) else 1)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    stop = KeyboardInterrupt(f"interrupted by {signal.Signals(number).name}")
+    stop.signal_number = number  # type: ignore[attr-defined]
+    raise stop
 
 
 def typed() -> list[str]:
@@ -87,6 +103,10 @@ def describe(error: BaseException) -> str:
         return f"Error: {_composition(error)}"
     if "Config group override" in str(error):
         return f"Error: {_first_line(error)} A group needs the name of one of its options. {HELP_HINT}"
+    if type(error).__name__ in DEAD_WORKERS:
+        return "Error: a worker process of the launcher died: by hand, or by the system if memory ran out."
+    if isinstance(error, ConnectionError):
+        return f"Error: no connection: {_first_line(error)}"
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return f"Error: {error.strerror or error}{where}. Check the path, its permissions and the free space."

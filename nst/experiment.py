@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nst import checkpoint, images, memory, resume, runtime, sweep
+from nst import checkpoint, images, launchers, memory, resume, runtime, sweep
 from nst import config as configuration
 from nst.backbones import Backbone
 from nst.check import check
@@ -337,7 +337,7 @@ def _trackers(job: Job, problem: Problem, evaluator: Evaluator | None, saved: di
         board,
         Frames(job.folder / "frames", config.save_every, shape),
         Previews(job.folder / "previews", config.steps, shape),
-        progress(config.steps, saved["step"] if saved else 0),
+        progress(config.steps, saved["step"] if saved else 0, alone=not launchers.in_worker()),
     )
 
 

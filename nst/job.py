@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from nst import checkpoint, experiment, memory, resume, runtime, sweep
+from nst import checkpoint, experiment, launchers, memory, resume, runtime, sweep
 from nst.cli import describe
 from nst.errors import UserError
 from nst.files import CannotWrite, claim, remove_leftovers
@@ -62,7 +62,7 @@ def _attempt_in_sweep(job: Job) -> None:
         log.error("%s", describe(error))
         return
     except runtime.Interrupted:
-        if HydraConfig.get().runtime.choices.get("hydra/launcher") == "basic":
+        if not launchers.in_worker():
             raise  # the sweep stops with its job, which ran in the same process
         return  # the signal was for this worker, and its launcher could make nothing of the exception
     if not done and job.config.on_failure == "stop":

@@ -142,13 +142,18 @@ def command_lines(typed: list[str]) -> list[list[str]]:
         raise UserError(f"resume={folder}: there is no sweep in this folder that -m could go on with.")
     where = [f"resume={_quoted(folder)}", f"{'hydra.sweep.dir' if plan else 'hydra.run.dir'}={_quoted(folder)}"]
     anew = {_key(argument) for argument in rest if _is_override(argument)}
+    chosen = tuple(f"{group.replace('/', '.')}." for group in ("hydra/launcher", "hydra/sweeper") if group in anew)
     rest = [argument for argument in rest if argument not in _MULTIRUN]
+
+    def is_replaced(key: str) -> bool:
+        return key in anew or (bool(chosen) and key.startswith(chosen))
+
     points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
     recorded = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
     return [
         [
             *(["--multirun"] if plan else []),
-            *(a for a in arguments if a not in _MULTIRUN and not (_is_override(a) and _key(a) in anew)),
+            *(a for a in arguments if a not in _MULTIRUN and not (_is_override(a) and is_replaced(_key(a)))),
             *rest,
             *where,
         ]

@@ -31,7 +31,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from nst import cli, resume
+from nst import cli, launchers, resume
 from nst.errors import ConfigError, UserError
 from nst.files import claim, is_claimed, write_json
 
@@ -84,6 +84,7 @@ class CheckFirst(Callback):
         global _launched
         folder = Path(config.hydra.sweep.dir)
         try:
+            launchers.prepare(config)
             if config.resume is None:
                 refuse_used(folder, "a sweep", "hydra.sweep.dir")
             overrides = _sweep_overrides(config)
@@ -345,7 +346,8 @@ def _sweep_overrides(config: DictConfig) -> list[Override]:
     lines = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     lines += [str(line) for line in config.hydra.overrides.task]
     loader = GlobalHydra.instance().config_loader()
-    return list(OverridesParser.create(config_loader=loader).parse_overrides(lines))
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(lines)
+    return list({override.get_key_element(): override for override in parsed}.values())  # the last of a key counts
 
 
 def _own(overrides: Sequence[str]) -> list[str]:

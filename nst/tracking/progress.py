@@ -67,6 +67,12 @@ class ProgressLines:
         """Do nothing: every line is written."""
 
 
-def progress(steps: int, begin: int = 0) -> ProgressBar | ProgressLines:
-    """Return what suits standard error: a bar for a terminal, lines for a file or a pipe."""
-    return ProgressBar(steps, begin) if sys.stderr.isatty() else ProgressLines(steps, begin)
+def progress(steps: int, begin: int = 0, alone: bool = True) -> ProgressBar | ProgressLines:
+    """Return what suits standard error: a bar for a terminal, lines for a file, a pipe, or among parallel workers.
+
+    Args:
+        steps: how many there will be.
+        begin: how many are done already.
+        alone: no other run writes to the same terminal.
+    """
+    return ProgressBar(steps, begin) if alone and sys.stderr.isatty() else ProgressLines(steps, begin)
