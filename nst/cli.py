@@ -27,6 +27,7 @@ DEAD_WORKERS = (
     "UncompletedJobError",
     "WorkerCrashedError",
 )
+SENTENCES = ("title", "question")
 HELP_HINT = "See python run.py --help."
 _typed: list[str] = []
 
@@ -49,7 +50,7 @@ def launch(
     signal.signal(signal.SIGTERM, _terminate)  # like Ctrl-C, so that the workers of a launcher are ended, too
     try:
         for arguments in complete(sys.argv[1:]):
-            sys.argv[1:] = _flags_first(arguments)
+            sys.argv[1:] = _flags_first([_quoted_sentence(argument) for argument in arguments])
             main()
     except KeyboardInterrupt as stop:
         finish(True)
@@ -161,6 +162,20 @@ def _flags_first(arguments: list[str]) -> list[str]:
     """Sort flags before overrides, since Hydra's parser stumbles over ``size=64 -m beta=1,2``."""
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     return [a for a in arguments if a not in overrides] + overrides
+
+
+def _quoted_sentence(argument: str) -> str:
+    """Quote a title or a question, whose commas and brackets Hydra would take for a sweep."""
+    name, equals, text = argument.partition("=")
+    if name not in SENTENCES or not equals or text[:1] in ("'", '"') or text in ("", "null"):
+        return argument
+    return f"{name}={quoted(text)}"
+
+
+def quoted(text: str) -> str:
+    """Return a text as a value that Hydra's grammar reads back, whatever it holds."""
+    escaped = re.sub(r"(\\+)(?=\"|$)", r"\1\1", text).replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _thread_error(failure: threading.ExceptHookArgs) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nst.cli import quoted
 from nst.errors import UserError
 from nst.files import plain, sha256
 
@@ -140,7 +141,8 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     plan = read(folder / SWEEP_FILE)
     if not plan and any(argument in _MULTIRUN for argument in rest):
         raise UserError(f"resume={folder}: there is no sweep in this folder that -m could go on with.")
-    where = [f"resume={_quoted(folder)}", f"{'hydra.sweep.dir' if plan else 'hydra.run.dir'}={_quoted(folder)}"]
+    name = quoted(str(folder))
+    where = [f"resume={name}", f"{'hydra.sweep.dir' if plan else 'hydra.run.dir'}={name}"]
     anew = {_key(argument) for argument in rest if _is_override(argument)}
     chosen = tuple(f"{group.replace('/', '.')}." for group in ("hydra/launcher", "hydra/sweeper") if group in anew)
     rest = [argument for argument in rest if argument not in _MULTIRUN]
@@ -185,12 +187,6 @@ def _is_override(argument: str) -> bool:
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
-
-
-def _quoted(folder: Path) -> str:
-    """Return a folder as a value that Hydra's grammar reads back, whatever its name holds."""
-    escaped = re.sub(r"(\\+)(?=\"|$)", r"\1\1", str(folder)).replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

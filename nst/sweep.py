@@ -89,6 +89,8 @@ class CheckFirst(Callback):
                 refuse_used(folder, "a sweep", "hydra.sweep.dir")
             overrides = _sweep_overrides(config)
             swept = {_key(o): _values(o) for o in overrides if o.is_sweep_override()}
+            if idle := [key for key in swept if key in resume.HOUSEKEEPING]:
+                raise UserError(f"{', '.join(idle)} changes no picture, so a sweep cannot vary it. Give it one value.")
             jobs: list[tuple[list[str], DictConfig]] = []
             if _is_grid(config):
                 (lines,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)

@@ -457,3 +457,16 @@ def test_of_fifty_runs_with_five_bad_ones_forty_five_come_out_with_one_table_and
         summary = list(csv.DictReader(file))
     assert [row["status"] for row in summary].count("done") == 45
     assert len(summary) == 50
+
+
+def test_a_title_may_be_a_sentence_and_a_sweep_varies_only_what_changes_pictures(tmp_path: Path) -> None:
+    words = ['title=Strong, stronger [1, 2]: "beta"', "question=What happens, and why?"]
+    result = run("-m", "seed=0,1", "evaluator=none", *TINY, *words, "hydra.sweep.dir=out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    plan = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert plan["title"] == 'Strong, stronger [1, 2]: "beta"'
+    assert plan["question"] == "What happens, and why?"
+    assert list(plan["swept"]) == ["seed"]
+    assert "What happens, and why?" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "no picture" in refused(run("-m", "checkpoint_steps=1,2", *TINY, "hydra.sweep.dir=no", cwd=tmp_path))
+    assert not (tmp_path / "no").exists()
