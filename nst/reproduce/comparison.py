@@ -1,0 +1,166 @@
+"""The comparison of a run with its reproduction: the pictures, the losses, and the recorded facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nst import resume
+from nst.files import sha256
+from nst.reproduce.inputs import file_name
+from nst.reproduce.runs import Run
+
+GROUPS = ("versions", "machine", "determinism", "git", "own_code")  # recorded facts that may explain a difference
+
+
+@dataclass
+class Difference:
+    """How far two pictures are apart, in levels of 0 to 255.
+
+    Attributes:
+        largest: of all differences.
+        mean: of the absolute differences.
+        psnr: peak signal-to-noise ratio in dB, infinite for equal pixels.
+        share: of the pixels that differ in any channel.
+    """
+
+    largest: int
+    mean: float
+    psnr: float
+    share: float
+
+
+@dataclass
+class Reproduction:
+    """How a run came out the second time.
+
+    Attributes:
+        run: the folder of the first run.
+        folder: of the second.
+        verdict: ``identical`` (the same bytes), ``same pixels`` (encoded in other bytes) or ``different``.
+        result: name and SHA-256 of both pictures' files.
+        difference: of the pictures; None if the first one is not there, or of another size.
+        losses: the largest relative difference of a final loss; None if none was recorded.
+        facts: ``{fact: [recorded, now]}`` for every one that differs.
+        commit: of the source that the first run was made with, if it was recorded.
+        notes: what else is to be known, one sentence each.
+    """
+
+    run: str
+    folder: str
+    verdict: str
+    result: dict[str, Any]
+    difference: Difference | None
+    losses: float | None
+    facts: dict[str, list[Any]]
+    commit: str | None
+    notes: list[str]
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether the picture is the same, pixel for pixel."""
+        return self.verdict in ("identical", "same pixels")
+
+    def summary(self) -> str:
+        """Return the verdict in a few words."""
+        if self.verdict == "same pixels":
+            return "identical pixels, in a file of other bytes"
+        if self.verdict == "identical" or self.difference is None:
+            return "identical" if self.verdict == "identical" else "not identical"
+        off = self.difference
+        return (
+            f"not identical: at most {off.largest} of 255 levels off, {off.mean:.3g} on average, "
+            f"PSNR {off.psnr:.1f} dB, {off.share:.1%} of the pixels differ"
+        )
+
+
+def compare(run: Run, folder: Path, notes: list[str]) -> Reproduction:
+    """Compare a run with its reproduction in ``folder``."""
+    now = resume.read(folder / "run.json")
+    wanted, found = run.record["result"]["sha256"], now["result"]["sha256"]
+    notes = [*notes, *_unrecorded(run.record, now)]
+    verdict, difference = "identical" if wanted == found else "different", None
+    picture = run.picture()
+    if not picture.is_file():
+        if verdict != "identical":
+            notes.append(f"How far off the picture is cannot be told: {picture} is not there.")
+    elif sha256(picture) != wanted:
+        notes.append(f"{picture} is not the picture that was recorded; it has been changed since.")
+    elif verdict != "identical":
+        difference = pixel_difference(picture, folder / now["result"]["file"])
+        if difference is None:
+            notes.append("The pictures have different sizes.")
+        elif difference.largest == 0:
+            verdict = "same pixels"
+    result = {"file": now["result"]["file"], "recorded": wanted, "now": found}
+    commit = (run.record.get("git") or {}).get("commit")
+    losses = loss_difference(run.record.get("final", {}), now.get("final", {}))
+    return Reproduction(
+        run.origin, str(folder), verdict, result, difference, losses, differing_facts(run.record, now), commit, notes
+    )
+
+
+def pixel_difference(one: Path, other: Path) -> Difference | None:
+    """Return how far two pictures are apart, or None if their sizes differ.
+
+    PSNR is 10 log10(255^2 / MSE), over all pixels and channels.
+    """
+    with Image.open(one) as a, Image.open(other) as b:
+        first, second = (np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (a, b))
+    if first.shape != second.shape:
+        return None
+    off = np.abs(first - second)
+    mse = float(np.mean(off**2))
+    psnr = 10 * math.log10(255**2 / mse) if mse else math.inf
+    return Difference(int(off.max()), float(off.mean()), psnr, float((off.max(axis=2) > 0).mean()))
+
+
+def loss_difference(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> float | None:
+    """Return the largest difference of a loss relative to the recorded value; None if there are none to compare."""
+    pairs = [(recorded[tag], now[tag]) for tag in recorded if tag in now]
+    numbers = [(a, b) for a, b in pairs if isinstance(a, int | float) and isinstance(b, int | float)]
+    return max((abs(b - a) / abs(a) if a else float(b != a) for a, b in numbers), default=None)
+
+
+def differing_facts(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return ``{fact: [recorded, now]}`` for every recorded fact that is another one now.
+
+    Paths are no facts: own code counts by file name, weights by their hash. The inputs' hashes were compared before.
+    """
+    then, here = _facts(recorded), _facts(now)
+    return {
+        name: [value, here.get(name)]
+        for name, value in [*then.items(), *((n, None) for n in here if n not in then and ".variables." in n)]
+        if here.get(name) != value and (".variables." not in name or _has_variables(recorded))
+    }
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded facts under dotted names."""
+    found: dict[str, Any] = {}
+    for group in GROUPS:
+        for name, value in (record.get(group) or {}).items():
+            if group == "own_code":
+                found[f"own_code.{file_name(name)}"] = value
+            elif isinstance(value, Mapping):
+                found |= {f"{group}.{name}.{key}": item for key, item in value.items()}
+            elif (group, name) != ("git", "diff"):
+                found[f"{group}.{name}"] = value
+    weights = record.get("weights") or {}
+    return found | ({"weights.sha256": weights["sha256"]} if "sha256" in weights else {})
+
+
+def _has_variables(record: Mapping[str, Any]) -> bool:
+    return "variables" in (record.get("determinism") or {})
+
+
+def _unrecorded(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say which kinds of facts are known now, but were not recorded then."""
+    missing = [group for group in GROUPS if now.get(group) and not recorded.get(group)]
+    return [f"Not recorded, so not compared: {', '.join(missing)}."] if missing else []

