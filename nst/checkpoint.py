@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import time
 from pathlib import Path
@@ -56,7 +57,9 @@ class Checkpoints:
             UserError: it cannot be written; the last one is untouched.
         """
         began = time.monotonic()
-        write_atomic(self.path, lambda file: torch.save({"format": FORMAT, **content}, file))
+        buffer = io.BytesIO()  # torch.save makes an error of its own of a disk that fills up
+        torch.save({"format": FORMAT, **content}, buffer)
+        write_atomic(self.path, lambda file: file.write(buffer.getbuffer()))
         self.saved_at = time.monotonic()
         self.saved_step = step
         self.took = self.saved_at - began
@@ -70,10 +73,11 @@ def load(folder: Path) -> dict[str, Any] | None:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
-            raise ValueError(f"it has format {content['format']}, this version reads {FORMAT}")
+            log.warning("The checkpoint %s is of another version: the run starts again from its beginning.", path)
+            return None
     except Exception as error:  # a damaged file drives the unpickler to whatever it raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        log.warning("The checkpoint %s cannot be used (%s): the run starts again from its beginning.", path, reason)
+        log.debug("The checkpoint cannot be read.", exc_info=error)
+        log.warning("The checkpoint %s is damaged: the run starts again from its beginning.", path)
         return None
     return content
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -45,6 +47,7 @@ def launch(
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     threading.excepthook = _thread_error
+    logging.raiseExceptions = False  # a full disk is told once, not with a traceback for each line of the log
     _typed[:] = sys.argv[1:]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them its own way
     signal.signal(signal.SIGTERM, _terminate)  # like Ctrl-C, so that the workers of a launcher are ended, too
@@ -76,11 +79,19 @@ def typed() -> list[str]:
     return list(_typed) if _typed else sys.argv[1:]
 
 
-def command() -> str:
-    """Return the command line of this process as it can be typed again."""
-    script = Path(sys.argv[0])
-    name = script.name if script.is_absolute() and script.parent == Path.cwd() else str(script)
-    return shlex.join(["python", name, *typed()])
+def command(script: str | None = None, arguments: list[str] | None = None) -> str:
+    """Return what was typed, quoted for the shell, with the script's path relative to the current folder if within.
+
+    Args:
+        script: the program; this one if it is not given.
+        arguments: likewise.
+    """
+    path = Path(script or sys.argv[0])
+    with contextlib.suppress(OSError):  # the current folder may be gone
+        if path.is_absolute() and path.is_relative_to(Path.cwd()):
+            path = path.relative_to(Path.cwd())
+    words = ["python", str(path), *(typed() if arguments is None else arguments)]
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def reject(error: Exception) -> NoReturn:
@@ -113,6 +124,9 @@ def describe(error: BaseException) -> str:
         return f"Error: {error.strerror or error}{where}. Check the path, its permissions and the free space."
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate" in str(error):
         return "Error: out of memory. Lower size, or choose a smaller backbone."
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError):
+        return describe(cause)
     return (
         f"Error: {type(error).__name__}: {_first_line(error)}\n"
         "This is no mistake that is known. The traceback is in the run's run.log; if there is none yet, the "

@@ -77,9 +77,11 @@ def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
     """
     config, began = job.config, time.perf_counter()
     check(config)
-    saved = checkpoint.load(job.folder)
-    before = resume.read(job.folder / "run.json") if saved else {}
-    threads = config.threads or before.get("machine", {}).get("threads", 0)
+    before = resume.read(job.folder / "run.json")
+    saved = checkpoint.load(job.folder) if "machine" in before else None  # a checkpoint of what, if not of a record?
+    if saved and not _can_take_back(job.folder, saved):
+        saved = None
+    threads = config.threads or (before["machine"]["threads"] if saved else 0)
     with runtime.own_device(config.device) as device_name, runtime.threads(threads):
         device = runtime.prepare(device_name, config.precision)
         record = Record.carry_on(job, device, saved["step"]) if saved else Record.begin(job, device)
@@ -376,6 +378,22 @@ def _save(job: Job, problem: Problem, name: str, image: Tensor) -> Path:
     path = job.picture(name)
     images.save(path, images.encode(image[:1], job.config.output_format, job.config.jpeg_quality, problem.shape))
     return path
+
+
+def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
+    """Tell whether the files that the trackers go on with are as long as the checkpoint remembers, or longer."""
+    positions = saved["trackers"]
+    lengths = {"metrics.csv": positions["metrics"], **positions["tensorboard"]["files"]}
+    short = [name for name, size in lengths.items() if not _is_as_long(folder / name, size)]
+    if short:
+        log.warning(
+            "%s of %s is cut short or gone: the run starts again from its beginning.", " and ".join(short), folder
+        )
+    return not short
+
+
+def _is_as_long(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size >= size
 
 
 def _scores(evaluator: Evaluator, result: Path, facts: dict[str, Any]) -> dict[str, Any] | None:

@@ -95,7 +95,10 @@ def prepare(config: DictConfig) -> None:
         plugin, extra = next(((name, extra) for name, extra in EXTRAS.items() if target.startswith(name)), (None, None))
         if plugin is not None and not _is_installed(plugin):
             choice = config.hydra.runtime.choices.get(f"hydra/{group}")
-            raise UserError(f"hydra/{group}={choice} needs an extra package: pip install -e '.[{extra}]'")
+            raise UserError(
+                f"hydra/{group}={choice} needs an extra package: pip install -e '.[{extra}]'. "
+                f"hydra/{group}=basic needs none."
+            )
     sweeper, target = config.hydra.sweeper, str(config.hydra.launcher.get("_target_"))
     at_once = target.endswith("submitit_launcher.LocalLauncher")
     if at_once and "max_batch_size" in sweeper and sweeper.max_batch_size is None:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -89,7 +88,7 @@ def environment(device: torch.device, folder: Path, typed: list[str] | None = No
     source, note = _recorded_source(folder)
     folders = config_folders()
     return {
-        "command": command(sys.argv[0], arguments),
+        "command": cli.command(arguments=arguments),
         "arguments": arguments,
         "cwd": str(_cwd()),
         "config_folders": folders,
@@ -100,15 +99,6 @@ def environment(device: torch.device, folder: Path, typed: list[str] | None = No
         "machine": machine(device),
         "determinism": determinism(),
     }
-
-
-def command(script: str, arguments: list[str]) -> str:
-    """Return what was typed, quoted for the shell, with the script's path relative to the current folder if within."""
-    path = Path(script)
-    if path.is_absolute() and path.is_relative_to(_cwd()):
-        path = path.relative_to(_cwd())
-    words = ["python", str(path), *arguments]
-    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def config_folders() -> list[str]:

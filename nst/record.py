@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from nst import checkpoint, images, provenance, resume, sweep
+from nst import checkpoint, cli, images, provenance, resume, sweep
 from nst.errors import UserError
 from nst.files import sha256, write_json, writing
 from nst.optimize import Outcome
@@ -60,9 +60,12 @@ class Record:
     @classmethod
     def begin(cls, job: Job, device: torch.device) -> Record:
         """Begin the record of a run, and clear away what an earlier attempt left in its folder."""
+        before = resume.read(job.folder / "run.json")
+        kept = {key: before[key] for key in ("command", "arguments", "cwd") if key in before}
+        again = [*before.get("resumed", []), {"step": 0, "time": timestamp(), "command": cli.command()}]
         clear(job.folder)
         record = cls(job, known_before(job, device))
-        record.note()
+        record.note(**kept, **({"resumed": again} if kept else {}))
         return record
 
     @classmethod

@@ -22,7 +22,7 @@ CHECKPOINT_FILE = "checkpoint.pt"
 SWEEP_FILE = "sweep.json"
 _MULTIRUN = ("-m", "--multirun")
 _FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=")
-_RESUME = re.compile(r"\+{0,2}resume=(?P<folder>.+)", re.DOTALL)
+_RESUME = re.compile(r"\+{0,2}resume=(?P<folder>.*)", re.DOTALL)
 
 
 @dataclass
@@ -78,7 +78,7 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
 
     record = read(folder / "run.json")
     if "config" not in record:
-        return
+        return  # nothing is known, so the run will be begun anew
     if changes := differences(record["config"], settings(config)):
         lines = "\n".join(f"  {name}: {old} -> {new}" for name, (old, new) in changes.items())
         raise UserError(
@@ -132,13 +132,16 @@ def command_lines(typed: list[str]) -> list[list[str]]:
         UserError: there is nothing to resume.
     """
     found = [match for argument in typed if (match := _RESUME.fullmatch(argument))]
-    if not found or re.fullmatch("null|None|''|\"\"", found[-1]["folder"]):
+    if not found or found[-1]["folder"] in ("null", "None"):
         return [typed]
+    if found[-1]["folder"] in ("", "''", '""'):
+        raise UserError("resume= needs the folder of a run or of a sweep.")
     folder = Path(re.sub(r"^(['\"])(.*)\1$", r"\2", found[-1]["folder"])).expanduser()
     rest = [argument for argument in typed if not _RESUME.fullmatch(argument)]
     if any(argument.startswith(_FOLDERS) for argument in rest):
         raise UserError("resume=FOLDER says already where to write; leave out hydra.run.dir and hydra.sweep.dir.")
     plan = read(folder / SWEEP_FILE)
+    plan = plan if isinstance(plan.get("grids"), list) else {}
     if not plan and any(argument in _MULTIRUN for argument in rest):
         raise UserError(f"resume={folder}: there is no sweep in this folder that -m could go on with.")
     name = quoted(str(folder))
@@ -176,8 +179,16 @@ def _recorded(folder: Path) -> list[str]:
     with contextlib.suppress(OSError):  # killed before its record was written: Hydra has kept the overrides
         lines: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
         return [str(line) for line in lines]
+    if folder.is_file():
+        raise UserError(f"resume={folder} is a file. Name the folder of a run or of a sweep.")
     if not folder.is_dir():
         raise UserError(f"resume={folder}: there is no such folder. Name the folder of a run or of a sweep.")
+    for name in (SWEEP_FILE, "run.json"):
+        if (folder / name).exists():
+            raise UserError(
+                f"resume={folder}: {name} is damaged, so it is not known what to carry on with. "
+                "Type the command again with another folder."
+            )
     raise UserError(f"resume={folder}: there is neither a run (run.json) nor a sweep ({SWEEP_FILE}) in this folder.")
 
 

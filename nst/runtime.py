@@ -165,6 +165,9 @@ def prepare(device: str, precision: str) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = False
     if chosen.type == "cuda":
         torch.cuda.reset_peak_memory_stats(chosen)
+    else:
+        with contextlib.suppress(OSError):  # Linux: from here on VmHWM is the peak of this run, not of earlier ones
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return chosen
 
 
@@ -187,9 +190,16 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Return the most memory this process has held: on a GPU the tensors', else the whole process'; None if unknown."""
+    """Return the most memory held since ``prepare``: on a GPU by tensors, else by the process; None if unknown.
+
+    Where the system cannot be asked to begin anew (other than Linux), it is the most since the process began.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
+            return int(found[1]) * 1024
     if sys.platform == "win32":
         return None
     import resource

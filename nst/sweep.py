@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from nst.errors import ConfigError, UserError
 from nst.files import claim, is_claimed, write_json
 
 LONGEST_SLUG = 80
+LONGEST_REASON = 160
 PLAN = resume.SWEEP_FILE
 STOPPED = "stopped.json"
 BAD = ("failed", "out_of_memory", "interrupted", "skipped", "not started", "running")
@@ -97,6 +99,8 @@ class CheckFirst(Callback):
                 name = kwargs.get("config_name")
                 jobs = [(own, compose(config_name=name, overrides=own)) for own in map(_own, lines)]
                 _check_or_exit([job for _, job in jobs])
+            added = resume.read(folder / PLAN).get("swept", {}).keys() - swept.keys()
+            swept |= {_key(o): [o.get_value_element_as_str()] for o in overrides if _key(o) in added}
             plan = _plan(folder, config, swept, jobs)
             folder.mkdir(parents=True, exist_ok=True)
             if _launched is None:  # a sweep that was given further points is carried on with in several calls
@@ -246,7 +250,7 @@ def _plan(
     values = {**{key: held for key, held in old.get("swept", {}).items() if key not in values}, **values}
     order = [*old.get("swept", {}), *(key for key in swept if key not in old.get("swept", {}))]
     kept = {name: old[name] for name in began if name in old}
-    grid = resume.without_resume(sys.argv[1:])
+    grid = ["--multirun" if word == "-m" else word for word in resume.without_resume(sys.argv[1:])]
     grids = [*old.get("grids", []), *([] if grid in old.get("grids", []) else [grid])]
     resumed = [*old.get("resumed", []), {"command": began["command"], "time": began["started"]}] if old else []
     return {
@@ -268,11 +272,13 @@ def _outcome(folder: Path, since: float) -> tuple[str, float | None, str]:
     began, ended = (datetime.fromisoformat(status[key]) if key in status else None for key in ("started", "ended"))
     seconds = (ended - began).total_seconds() if began and ended else None
     word, reason = str(status.get("status")), str(status.get("reason") or "")
+    if word == "done":  # all attempts together
+        seconds = (resume.read(folder / "run.json").get("seconds") or {}).get("total", seconds)
     if word == "done" and ended and ended.timestamp() < since - 1:
         return "done earlier", seconds, "finished before, not run again"
     if word == "running" and not is_claimed(folder):
-        return "interrupted", None, "its process was killed (by the system if memory ran out, or by hand)"
-    return word, seconds, reason.splitlines()[0] if reason else ""
+        return "interrupted", None, "it ended without a word: killed by hand or for want of memory, or the disk is full"
+    return word, seconds, textwrap.shorten(reason, LONGEST_REASON, placeholder=" ... (see run.log)")
 
 
 def _brief(value: Any) -> str:

@@ -82,7 +82,7 @@ def load(features: nn.Module, architecture: str, weights: str, seed: int) -> Sou
         path = _download(architecture, weights) if downloads else Path(weights).expanduser()
         state = _read(path)
     _fill(features, state, path, architecture)
-    return Source(weights, str(path), sha256(path))
+    return Source(weights, str(path.resolve()), sha256(path))
 
 
 def initialise(features: nn.Module, seed: int) -> None:

@@ -17,7 +17,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from nst import provenance, runtime
+from nst import cli, provenance, runtime
 from nst.provenance import NoGit, Source
 
 CPU = torch.device("cpu")
@@ -265,7 +265,7 @@ def test_the_command_can_be_typed_again(
     script: str, arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = provenance.command(script.replace("{cwd}", str(tmp_path)), arguments)
+    text = cli.command(script.replace("{cwd}", str(tmp_path)), arguments)
     assert text == expected
     assert shlex.split(text)[2:] == arguments
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from test_robustness import limit_files, own_loss, wait_for_steps
 
 from nst import checkpoint, resume
 from nst.errors import UserError
+from nst.files import CannotWrite
 from nst.objective import Losses
 from nst.optimize import Outcome, ScipyLBFGSB, State, Step, optimize
 
@@ -336,7 +338,7 @@ def test_a_sweep_ends_with_a_table_and_can_be_finished_and_extended(tmp_path: Pa
     assert "beta: 0.01 -> 0.02" in fourth.stderr
     fifth = run("resume=out", "beta=0.01,0.02", "content=coffee", cwd=tmp_path)
     assert fifth.returncode == 0, fifth.stderr
-    assert table(fifth.stdout)["3_beta=0.02"] == "done"
+    assert table(fifth.stdout)["3_beta=0.02,content=coffee"] == "done"
 
     for path in (tmp_path / "out").glob("[23]_*/status.json"):
         path.write_text(json.dumps({"status": "running", "started": "2026-01-01T00:00:00+00:00"}))
@@ -470,3 +472,95 @@ def test_a_title_may_be_a_sentence_and_a_sweep_varies_only_what_changes_pictures
     assert "What happens, and why?" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "no picture" in refused(run("-m", "checkpoint_steps=1,2", *TINY, "hydra.sweep.dir=no", cwd=tmp_path))
     assert not (tmp_path / "no").exists()
+
+
+@posix
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last_one(tmp_path: Path) -> None:
+    import resource
+
+    keeper = checkpoint.Checkpoints(tmp_path, 1, 0)
+    keeper.save(1, {"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (73_600, hard))
+    try:
+        with pytest.raises(CannotWrite, match="Free some space"):
+            keeper.save(2, {"step": 2, "pixels": torch.zeros(30_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.load(tmp_path) == {"format": 1, "step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+
+
+def test_what_a_run_was_begun_with_survives_its_attempts(tmp_path: Path) -> None:
+    chosen = own_loss(
+        tmp_path,
+        "import os\n"
+        "class Own:\n"
+        "    def target(self, features): return None\n"
+        "    def __call__(self, features, target):\n"
+        "        if not os.path.exists('mended'): raise RuntimeError('planted')\n"
+        "        return features.square().mean((1, 2, 3))\n",
+    )
+    assert run(*chosen, "hydra.run.dir=out", cwd=tmp_path).returncode == 1
+    assert run("resume=out", cwd=tmp_path).returncode == 1
+    (tmp_path / "mended").touch()
+    result = run("resume=out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["arguments"] == [*chosen, "hydra.run.dir=out"]
+    assert "--config-dir" in record["command"]
+    assert [again["command"].split()[-1] for again in record["resumed"]] == ["resume=out"] * 2
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which ``out`` died after a checkpoint, beside the ``whole`` run."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    arguments = (*own_loss(folder, DIES_IN_FSYNC), "steps=9", "checkpoint_steps=3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COUNT", str(folder / "count"))
+        patch.setenv("DIE_AT", "0")
+        assert run(*arguments, "hydra.run.dir=whole", cwd=folder).returncode == 0
+        patch.setenv("DIE_AT", str(round(0.75 * (folder / "count").stat().st_size)))
+        assert run(*arguments, "hydra.run.dir=out", cwd=folder).returncode == -9
+    assert checkpoint.load(folder / "out") is not None
+    return folder
+
+
+@posix
+@pytest.mark.parametrize("damage", ["record cut", "record gone", "metrics cut", "metrics gone", "events gone", "none"])
+def test_a_damaged_folder_is_begun_anew_and_ends_whole(
+    interrupted: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNT", os.devnull)
+    monkeypatch.setenv("DIE_AT", "0")
+    out = interrupted / damage.replace(" ", "-")
+    shutil.copytree(interrupted / "out", out)
+    what, how = damage.split() if " " in damage else ("none", "")
+    for path in out.glob(
+        {"record": "run.json", "metrics": "metrics.csv", "events": "events*", "none": "nothing"}[what]
+    ):
+        path.unlink() if how == "gone" else path.write_bytes(path.read_bytes()[:200])
+    typed = json.loads((interrupted / "out" / "run.json").read_text())["arguments"][:-1]
+    result = run(*typed, f"resume={out}", cwd=interrupted)
+    assert result.returncode == 0, result.stderr
+    assert ("carried on from step" in result.stderr) == (damage == "none")
+    assert kill_and_resume.differences(interrupted / "whole", out) == []
+    record = json.loads((out / "run.json").read_text())
+    assert {"config", "content", "style", "versions", "machine", "git", "scores"} <= record.keys()
+
+
+def test_single_values_added_to_a_sweep_are_named_and_listed(tmp_path: Path) -> None:
+    tiny = ("size=32", "steps=1", "evaluator=none", "report=false")
+    assert run("-m", "beta=0.1,0.2", *tiny, "hydra.sweep.dir=out", cwd=tmp_path).returncode == 0
+    for arguments in (["beta=0.5"], [], ["beta=0.7"]):
+        result = run("resume=out", *arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert list(table(result.stdout)) == ["0_beta=0.1", "1_beta=0.2", "2_beta=0.5", "3_beta=0.7"]
+    plan = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert plan["swept"] == {"beta": ["0.1", "0.2", "0.5", "0.7"]}
+    assert len(plan["grids"]) == 3  # a bare resume adds none
+    assert "needs the folder" in refused(run("resume=", cwd=tmp_path))
+    assert "is a file" in refused(run("resume=out/sweep.json", cwd=tmp_path))
+    (tmp_path / "out" / "sweep.json").write_text("{")
+    assert "sweep.json is damaged" in refused(run("resume=out", cwd=tmp_path))
