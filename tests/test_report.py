@@ -124,6 +124,38 @@ def test_a_value_is_found_however_it_is_written(tmp_path: Path) -> None:
     assert [run["axis"] for run in view["runs"]] == [[0], [1]]
 
 
+def test_points_that_were_added_to_a_sweep_have_their_place_in_the_order_of_the_runs(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"beta": ["0.001", "0.01"], "optimizer": ["adam", "lbfgs"]}, **TINY)
+    for number, (beta, optimizer) in enumerate([("5e-1", "adam"), ("0.25", "sgd"), ("0.5", "sgd")], start=4):
+        make_run(folder / f"{number}_beta={beta}", {"beta": beta, "optimizer": optimizer}, **TINY)
+    view = view_of(folder)
+    beta, optimizer = view["axes"]
+    assert (beta["texts"], beta["numbers"]) == (["0.001", "0.01", "5e-1", "0.25"], [0.001, 0.01, 0.5, 0.25])
+    assert optimizer["texts"] == ["adam", "lbfgs", "sgd"]
+    assert [run["axis"] for run in view["runs"]] == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [3, 2], [2, 2]]
+
+
+@pytest.mark.parametrize("optimizers", [["adam"], ["adam", "lbfgs"], ["sgd"]])
+def test_a_key_that_was_added_to_a_sweep_is_an_axis_too(tmp_path: Path, optimizers: list[str]) -> None:
+    folder = make_sweep(tmp_path, {"optimizer": ["adam", "lbfgs"]}, **TINY)
+    for number, optimizer in enumerate(optimizers, start=2):
+        make_run(folder / f"{number}_init=noise", {"optimizer": optimizer, "init": "noise"}, **TINY)
+    view = view_of(folder)
+    assert [axis["key"] for axis in view["axes"]] == ["optimizer", "init"]  # not lr, clamp, jitter, amplitude
+    assert view["axes"][1]["texts"] == ["content", "noise"]
+    assert [run["axis"][1] for run in view["runs"]] == [0, 0, *[1] * len(optimizers)]
+    assert all(None not in run["axis"] for run in view["runs"])
+
+
+def test_what_only_follows_from_a_swept_key_is_no_axis_of_a_sweep(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"size": [64, 96], "seed": [0, 1]}, **TINY)
+    for path in folder.glob("*/run.json"):
+        record = json.loads(path.read_text())
+        record["config"]["margin"] = record["config"]["size"] // 8  # as an interpolation does
+        write_json(path, record)
+    assert list(axes_of(folder)) == ["size", "seed"]
+
+
 def test_a_sampler_s_axes_are_what_differs_in_order_of_size(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path, {"beta": [0.1, 0.003, 0.02], "optimizer": ["lbfgs", "adam"]}, listed=False, **TINY)
     assert axes_of(folder) == {"beta": ["0.003", "0.02", "0.1"], "optimizer": ["adam", "lbfgs"]}
@@ -569,6 +601,104 @@ def test_a_long_table_may_break_over_pages(tmp_path: Path) -> None:
     text = tables.latex_table(view_of(folder))
     assert text.startswith("\\begin{longtable}")
     assert len(latex_of(view_of(folder))) == 40
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "time"),
+    [
+        (570.5, "570.5", "570"),
+        (1.1084, "1.108", "1.1"),
+        (0.79784, "0.7978", "0.8"),
+        (0.798049, "0.7980", "0.8"),
+        (0.5, "0.5", "0.5"),
+        (12.0, "12", "12.0"),
+        (99.97, "99.97", "100"),
+        (12345.6, "12346", "12346"),
+        (1234567.0, "1.235e6", "1234567"),
+        (2.0e-7, "2e-7", "2e-07"),
+        (0.0432, "0.0432", "0.04"),
+        (31, "31", "31"),
+        (None, "", ""),
+        ("adam", "adam", "adam"),
+    ],
+)
+def test_a_number_has_four_digits_and_a_time_one_decimal(value: Any, text: str, time: str) -> None:
+    assert tables.brief(value) == text
+    assert tables.brief(value, time=True) == time
+
+
+def test_times_in_the_tables_have_no_invented_digits(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"beta": [0.1, 0.2], "seed": [0, 1]}, **TINY)
+    for path, seconds in zip(sorted(folder.glob("*/run.json")), (12.3456, 13.4567, 1234.56, 1300.5), strict=True):
+        record = json.loads(path.read_text())
+        record["seconds"]["total"] = seconds
+        write_json(path, record)
+    view = view_of(folder)
+    place = 1 + [column["key"] for column in view["columns"]].index("seconds")
+    rows = [line.split(" | ") for line in tables.report_markdown(view).splitlines() if line.startswith("| [")]
+    assert [row[place] for row in rows] == ["12.3", "13.5", "1235", "1300"]
+    assert [row[-1] for row in latex_of(view)] == ["$12.9 \\pm 0.8$", "$1268 \\pm 47$"]
+
+
+LONG = "Error: the objective is no number. " + "The loss of layer fire2 is inf; lower it.\n  see run.log\n" * 20
+
+
+@pytest.mark.parametrize(
+    ("reason", "short"),
+    [
+        ("", ""),
+        ("Too big. Use a smaller size.", "Too big. Use a smaller size."),
+        ("two\nlines", "two lines"),
+        (LONG, "Error: the objective is no number."),
+        ("It needs 9.1 GB, e.g. too much. " + LONG, "It needs 9.1 GB, e.g. too much."),
+        ("word " * 99, "word " * 31 + "word…"),
+        ("x" * 500, "x" * 159 + "…"),
+    ],
+)
+def test_a_long_reason_is_shown_by_its_first_sentence(reason: str, short: str) -> None:
+    assert tables.short_reason(reason) == short
+    assert len(short) <= 160
+
+
+def test_the_markdown_has_short_reasons_and_says_where_the_whole_ones_are(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"seed": [0, 1]}, failed=[1], **TINY)
+    assert "cut short" not in tables.report_markdown(view_of(folder))
+    (path,) = folder.glob("1_*/status.json")
+    write_json(path, json.loads(path.read_text()) | {"reason": LONG})
+    text = tables.report_markdown(view_of(folder))
+    assert "(failed): Error: the objective is no number.\n" in text
+    assert "inf; lower it" not in text
+    assert "cut short" in text
+
+
+# Commands
+
+
+def plan(folder: Path, **facts: Any) -> Path:
+    write_json(folder / "sweep.json", json.loads((folder / "sweep.json").read_text()) | facts)
+    return folder
+
+
+def test_a_sweep_is_run_again_as_typed_but_elsewhere(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"seed": [0, 1]}, **TINY)
+    assert view_of(folder)["again"] == [view_of(folder)["command"]]
+    assert "run again" not in tables.report_markdown(view_of(folder))
+    typed = ["-m", "seed=0,1", "hydra.sweep.dir=out/a b", "++hydra.run.dir=x", "resume=null", "title=a b"]
+    command = "python run.py -m seed=0,1 'hydra.sweep.dir=out/a b' ++hydra.run.dir=x resume=null 'title=a b'"
+    view = view_of(plan(folder, command=command, arguments=typed))
+    assert view["command"] == command  # the head says what was typed
+    assert view["again"] == ["python run.py -m seed=0,1 'title=a b'"]
+    assert f"The whole sweep is run again with:\n\n```bash\n{view['again'][0]}\n```" in tables.report_markdown(view)
+
+
+def test_a_sweep_with_added_points_is_run_again_in_a_call_for_each_grid(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"seed": [0, 1]}, **TINY)
+    grids = [["--multirun", "seed=0,1", "title=a b"], ["--multirun", "seed=2", "hydra.sweep.dir=x"]]
+    view = view_of(plan(folder, grids=grids))
+    assert view["again"] == ["python run.py --multirun seed=0,1 'title=a b'", "python run.py --multirun seed=2"]
+    assert "```bash\n" + "\n".join(view["again"]) + "\n```" in tables.report_markdown(view)
+    for damaged in (None, 3, [[]], [grids[0]], ["text", 4]):
+        assert view_of(plan(folder, grids=damaged))["again"] == [view["command"]]
 
 
 def test_markdown_survives_any_text(tmp_path: Path) -> None:

@@ -236,16 +236,16 @@ def test_a_number_is_written_with_four_digits(value: Any, text: str) -> None:
     assert number(value) == text
 
 
-def test_numbers_of_a_column_have_as_many_decimals() -> None:
-    columns = complete({"columns": [{"key": "s", "kind": "score"}]})["columns"]
+def test_a_large_number_costs_the_others_of_its_column_no_digits() -> None:
+    columns = complete({"columns": [{"key": "s", "kind": "loss"}, {"key": "seconds", "kind": "cost", "unit": "s"}]})
 
-    def texts(*values: float | None) -> list[str]:
-        return cells(columns, complete({"runs": [{"values": {"s": value}} for value in values]})["runs"])["s"]
+    def texts(key: str, *values: float | None) -> list[str]:
+        runs = complete({"runs": [{"values": {key: value}} for value in values]})["runs"]
+        return cells(columns["columns"], runs)[key]
 
-    assert texts(0.5, 0.25, None) == ["0.5000", "0.2500", ""]
-    assert texts(31.0, 9.5) == ["31.00", "9.50"]
-    assert texts(1e-7, 0.5) == ["1e−7", "0.5"]  # noqa: RUF001
-    assert texts(3, 40) == ["3", "40"]
+    assert texts("s", 570.5, 1.10812, 1.21498, 0.797841, None) == ["570.5", "1.108", "1.215", "0.7978", ""]
+    assert texts("s", 0.5, -31.0, 40) == ["0.5", "−31", "40"]  # noqa: RUF001
+    assert texts("seconds", 8.1234, 99.91, 570.51, 1234.5678) == ["8.1", "99.9", "571", "1235"]
 
 
 def test_the_best_of_a_column_is_marked_and_evaluators_are_kept_apart() -> None:
@@ -274,6 +274,33 @@ def test_failed_runs_are_told_with_their_reasons() -> None:
     head = text[: text.index("Pictures at") if "Pictures at" in text else text.index("Across")]
     assert head.count(view["runs"][1]["reason"]) == 1  # the same reason once, for both
     assert view["runs"][5]["label"] in head
+
+
+def test_a_long_reason_is_whole_in_the_details_only() -> None:
+    view = small(FORM, status={1: "out_of_memory", 5: "out_of_memory"})
+    for i in (1, 5):
+        view["runs"][i]["reason"] = "It does not fit. " + f"Layer {i} needs more.\n" * 30
+    html = render(view)
+    shown, details = (
+        re.sub(r"<noscript>.*?</noscript>", "", html, flags=re.S),
+        re.findall(r"<noscript>.*?</nos", html, re.S),
+    )
+    assert "needs more" not in shown
+    assert shown.count('<span class="why">It does not fit.</span>') == 2
+    assert shown.count('<span class="reason">It does not fit.</span>') == 1  # told once for both
+    assert [sum(f"Layer {i} needs more.\n" * 30 in text for text in details) for i in (1, 5)] == [1, 1]
+
+
+def test_the_sweep_is_run_again_by_other_commands_than_the_head_shows() -> None:
+    view = small()
+    view["again"] = ["python run.py -m beta=1,2", "python run.py -m 'beta=3' & x"]
+    html = render(view)
+    head, rest = html.split("<main>")
+    assert view["command"].replace("'", "&#39;") in head
+    below = rest[rest.index('id="reproduce"') :]
+    assert "<code>python run.py -m beta=1,2\npython run.py -m &#39;beta=3&#39; &amp; x</code>" in below
+    assert "several calls" in below
+    assert "several calls" not in render(small())
 
 
 def test_two_hundred_runs_make_a_page_that_can_be_sent() -> None:
@@ -738,6 +765,29 @@ def test_on_paper_all_is_open_and_nothing_is_a_control(desk: Desk) -> None:
         "(table) => table.parentElement.scrollHeight <= table.parentElement.clientHeight + 1"
     )
     assert page.pdf().startswith(b"%PDF")
+
+
+def test_charts_that_nobody_has_scrolled_to_are_printed(desk: Desk) -> None:
+    view = small(FORM)
+    page = desk.open(view, viewport={"width": 900, "height": 300})
+    charts = page.locator(".chart")
+    assert charts.count() == 3
+    assert charts.locator("svg").count() == 0
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    # at once, since the browser does not wait
+    assert (
+        page.evaluate("[...document.querySelectorAll('.chart')].map((c) => c.querySelectorAll('svg').length)")
+        == [1] * 3
+    )
+    assert page.locator("#curves .marks path[data-of]").count() == len(view["runs"])
+    assert page.locator("#effect .marks title").count() == 6
+    assert page.locator("#tradeoff a.point").count() == len(view["runs"])
+    assert all(key.locator("button").count() for key in page.locator("[data-key]").all())
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
+    draw_all(page)
+    assert charts.locator("svg").count() >= 3
 
 
 def test_the_keyboard_reaches_everything_in_order(desk: Desk) -> None:

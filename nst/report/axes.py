@@ -43,17 +43,22 @@ class Axis:
 
 
 def find_axes(collection: Collection) -> list[Axis]:
-    """Return what a sweep varies, in the order typed; what differs between runs that no grid lists."""
+    """Return what a sweep varies, in the order typed, and then whatever else differs between its runs.
+
+    Runs may have been added to a sweep with values that its plan does not list, or with another key; they have their
+    place as well. What only follows from the swept keys, and was typed alike for all runs, makes no axis of its own.
+    """
     runs = collection.runs
     swept = collection.sweep.get("swept")
     listed = {str(k).lstrip("+~"): v for k, v in swept.items()} if isinstance(swept, dict) else {}
+    others = [key for key in differing(runs) if key not in listed and not _follows(runs, key, list(listed))]
     axes = []
-    for key in listed or differing(runs):
+    for key in [*listed, *others]:
         values = listed.get(key)
         typed = {canonical(parse(str(v))): str(v).strip() for v in values} if isinstance(values, list) else {}
         if key.startswith(("hydra.", "hydra/")):
             continue
-        axis = _axis(key, typed or {value: value for value in _found(runs, key)})
+        axis = _axis(key, _added(runs, key, typed) if typed else {value: value for value in _found(runs, key)})
         if len(axis.values) > 1:
             axes.append(axis)
     return axes
@@ -78,18 +83,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
     typed = {key for run in runs for key in run.typed}
     chosen = [key for key in keys if key in groups and key in typed]
 
-    def only_follows(key: str) -> bool:
-        if key in typed or not chosen:
-            return False
-        seen: dict[tuple[str, ...], str] = {}
-        for run in runs:
-            if (value := value_of(run, key)) is not MISSING:
-                choice = tuple(canonical(value_of(run, group)) for group in chosen)
-                if seen.setdefault(choice, canonical(value)) != canonical(value):
-                    return False
-        return True
-
-    return [key for key in keys if not only_follows(key)]
+    return [key for key in keys if key in typed or not _is_function(runs, key, chosen)]
 
 
 def value_of(run: Run, key: str) -> Any:
@@ -156,6 +150,32 @@ def _found(runs: Sequence[Run], key: str) -> list[str]:
     if all(number(text) is not None for text in found):
         return sorted(found, key=float)
     return sorted(found, key=lambda text: (natural(text), text))
+
+
+def _follows(runs: Sequence[Run], key: str, listed: Sequence[str]) -> bool:
+    """Tell whether a key says nothing that the swept ones do not say: typed alike for all, and a function of them."""
+    return len({run.typed.get(key) for run in runs}) < 2 and _is_function(runs, key, listed)
+
+
+def _is_function(runs: Sequence[Run], key: str, others: Sequence[str]) -> bool:
+    """Tell whether runs with equal values of the other keys, of which there are some, have an equal one of this key."""
+    seen: dict[tuple[str, ...], str] = {}
+    for run in runs:
+        if (value := value_of(run, key)) is not MISSING:
+            given = tuple(canonical(value_of(run, other)) for other in others)
+            if seen.setdefault(given, canonical(value)) != canonical(value):
+                return False
+    return bool(others)
+
+
+def _added(runs: Sequence[Run], key: str, listed: dict[str, str]) -> dict[str, str]:
+    """Return the listed values and, in the order of the runs, those that were added since; each as it was typed."""
+    values = dict(listed)
+    for run in runs:
+        if (value := value_of(run, key)) is not MISSING and (text := canonical(value)) not in values:
+            typed = run.typed.get(key, "").strip()
+            values[text] = typed if canonical(parse(typed)) == text else text
+    return values
 
 
 def _axis(key: str, values: dict[str, str]) -> Axis:

@@ -105,8 +105,9 @@ function roving(container, selector) {
   });
 }
 
-/** In a task of its own: what is asked for first is done first. */
-const later = (task) => setTimeout(task, 0);
+/** In a task of its own: what is asked for first is done first. Paper does not wait. */
+let printing = false;
+const later = (task) => (printing ? task() : setTimeout(task, 0));
 
 /** Call back once, shortly before the element comes into sight. */
 function whenNear(element, callback) {
@@ -831,7 +832,9 @@ function frame(host, x, y, height) {
   return { picture, back, front, px, py, box, width, height };
 }
 
-/** Draw when the chart comes near, and again whenever its width changes.
+const undrawn = new Set(); // functions that draw the charts nobody has come near to yet
+
+/** Draw when the chart comes near or is printed, and again whenever its width changes.
  *
  * `prepare` comes first. Each is a task of its own, after which the page can answer.
  */
@@ -839,12 +842,23 @@ function chart(name, draw, prepare = () => {}) {
   const host = $(`[data-chart="${name}"]`);
   if (!host) return;
   let width = 0;
+  let ready = false;
+  const makeReady = () => {
+    if (!ready) prepare();
+    ready = true;
+  };
+  const drawNow = () => {
+    makeReady();
+    undrawn.delete(drawNow);
+    width = host.clientWidth;
+    draw(host);
+  };
+  undrawn.add(drawNow);
   whenNear(host, () => {
-    later(prepare);
+    later(makeReady);
     new ResizeObserver(() => {
       if (Math.abs(host.clientWidth - width) < 1 || !host.clientWidth) return;
-      width = host.clientWidth;
-      later(() => draw(host));
+      later(drawNow);
     }).observe(host);
   });
 }
@@ -1362,5 +1376,8 @@ window.addEventListener("beforeprint", () => {
     details.open = true;
   }
   if ($("#scrubber")) cellOf.forEach(showStep);
+  printing = true;
+  for (const drawNow of [...undrawn]) drawNow();
+  printing = false;
 });
 window.addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));

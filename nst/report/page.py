@@ -20,6 +20,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from nst.report.tables import brief, is_time, short_reason
+
 FOLDER = Path(__file__).parent
 MONTHS = [
     "January",
@@ -57,6 +59,7 @@ VIEW: dict[str, Any] = {
     "title": "",
     "question": "",
     "command": "",
+    "again": [],
     "resume": "",
     "started": "",
     "counts": {},
@@ -210,6 +213,7 @@ def complete(view: dict[str, Any]) -> dict[str, Any]:
         runs.append(run)
     full["runs"] = runs
     full["total"] = full["total"] or len(runs)
+    full["again"] = full["again"] or [full["command"]]
     return full
 
 
@@ -293,32 +297,20 @@ def groups(columns: list[dict[str, Any]]) -> list[tuple[str, int]]:
 
 
 def cells(columns: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Return the text of every cell for each column's key; numbers of a column have their points below each other."""
+    """Return the text of every cell for each column's key."""
     result = {}
     for column in columns:
-        values = [run["values"].get(column["key"]) for run in runs]
-        decimals = _decimals(values) if column["kind"] != "parameter" else None
-        texts = [number(value, decimals) for value in values]
+        texts = [number(run["values"].get(column["key"]), is_time(column)) for run in runs]
         if column["kind"] == "status":
             texts = [STATUSES.get(run["status"], run["status"]) for run in runs]
         result[column["key"]] = texts
     return result
 
 
-def number(value: Any, decimals: int | None = None) -> str:
-    """Return a value as text: four significant digits, or so many decimals; nothing for None and NaN."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int) or (decimals is not None and math.isfinite(value)):
-        text = f"{value:.{decimals or 0}f}"
-    else:
-        text = f"{value:.4g}"
-        if "e" in text:
-            mantissa, exponent = text.split("e")
-            text = f"{mantissa}e{int(exponent)}"
-    return text.replace("-", "−")  # noqa: RUF001
+def number(value: Any, time: bool = False) -> str:
+    """Return a value as ``nst.report.tables.brief`` does, a number with a real minus sign."""
+    text = brief(value, time)
+    return text.replace("-", "−") if isinstance(value, int | float) else text  # noqa: RUF001
 
 
 def best(columns: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, float]:
@@ -334,11 +326,11 @@ def best(columns: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str,
 
 
 def troubles(runs: list[dict[str, Any]]) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """Return status, reason and runs of what is neither done nor running; the same reason is told once."""
+    """Return status, short reason and runs of what is neither done nor running; the same reason is told once."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in runs:
         if run["status"] not in ("done", "running"):
-            found.setdefault((run["status"], run["reason"]), []).append(run)
+            found.setdefault((run["status"], short_reason(run["reason"])), []).append(run)
     return [(status, reason, those) for (status, reason), those in found.items()]
 
 
@@ -361,7 +353,7 @@ def _data(
             "id": run["id"],
             "label": run["label"],
             "status": STATUSES.get(run["status"], run["status"]),
-            "reason": run["reason"],
+            "reason": short_reason(run["reason"]),
             "axis": run["axis"],
             "values": run["values"],
             "content": run["content"],
@@ -408,16 +400,6 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _decimals(values: list[Any]) -> int | None:
-    """Return how many decimals show the largest number with four digits; None if the numbers differ too much."""
-    sizes = [abs(v) for v in values if _finite(v) and v != 0]
-    if not sizes or all(isinstance(v, int) for v in values if v is not None):
-        return None
-    if max(sizes) >= 1e6 or max(sizes) < 1e-2 or max(sizes) / min(sizes) > 1000:
-        return None
-    return max(0, 3 - math.floor(math.log10(max(sizes))))
-
-
 def _json(content: Any) -> Markup:
     """Return JSON that can stand in a ``<script>``: no ``<`` that could end it, and null for what JSON cannot say."""
     try:
@@ -458,5 +440,6 @@ def _template() -> jinja2.Template:
     )
     environment.filters["linked"] = _link
     environment.filters["address"] = _address
+    environment.filters["shortened"] = short_reason
     environment.globals["text_of"] = text_of
     return environment.get_template("page.html.j2")

@@ -8,8 +8,10 @@ import math
 import re
 import statistics
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
+LONGEST_REASON = 160  # characters, where there is little room
 LONG_TABLE = 35  # rows; more do not fit on a page
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -54,6 +56,8 @@ def report_markdown(view: dict[str, Any]) -> str:
         parts.append(f"* {markdown(axis['key'])}: {', '.join(markdown(text) for text in axis['texts'])}")
     if view["command"]:
         parts += ["## Command", _fenced(view["command"], "bash")]
+    if view["again"] and view["again"] != [view["command"]]:
+        parts += ["The whole sweep is run again with:", _fenced("\n".join(view["again"]), "bash")]
     if view["resume"]:
         parts += ["What is not done is carried on with:", _fenced(view["resume"], "bash")]
     if view["notes"]:
@@ -64,6 +68,8 @@ def report_markdown(view: dict[str, Any]) -> str:
     parts.append(_markdown_table(view))
     if reasons := [run for run in view["runs"] if run["reason"]]:
         parts += ["## Not done", "\n".join(_reason(run) for run in reasons)]
+        if any(short_reason(run["reason"]) != _line(run["reason"]) for run in reasons):
+            parts.append("A reason that is cut short stands in full in `report.html`, in the details of the run.")
     parts += ["## For LaTeX", "It needs `\\usepackage{booktabs}`, and a long one `\\usepackage{longtable}`."]
     parts.append(_fenced(latex_table(view), "latex"))
     if view["licences"]:
@@ -96,7 +102,7 @@ def latex_table(view: dict[str, Any]) -> str:
         cells = [latex(runs[0]["label"])] if names else []
         cells += [_latex_value(runs[0]["values"].get(column["key"])) for column in parameters]
         cells += [str(len(runs))] if over_seeds else []
-        cells += [_latex_mean([run["values"].get(column["key"]) for run in runs]) for column in results]
+        cells += [_latex_mean([run["values"].get(c["key"]) for run in runs], is_time(c)) for c in results]
         lines.append(f"{' & '.join(cells)} \\\\")
     heads = [*names, *(latex(column["label"]) for column in parameters), *(["runs"] if over_seeds else [])]
     heads += [_latex_head(column) for column in results]
@@ -110,6 +116,48 @@ def latex_table(view: dict[str, Any]) -> str:
         return "\n".join([*top, *lines, "\\bottomrule", "\\end{longtable}"])
     top = ["\\begin{table}", "\\centering", caption, f"\\begin{{tabular}}{{{shape}}}", "\\toprule", *header]
     return "\n".join([*top, *lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"])
+
+
+def brief(value: Any, time: bool = False) -> str:
+    """Return a value as text, a number with four significant digits, or fewer if it has no more; nothing for None.
+
+    Args:
+        value: of a cell.
+        time: it is the time of a run in seconds: one decimal below 100 s, none above.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value)
+    size = abs(value)
+    if time and size >= 0.05:
+        return f"{value:.1f}" if size < 99.95 else f"{value:.0f}"
+    if time:
+        return f"{value:.1g}"
+    if 9999.5 <= size < 1e6:
+        return f"{value:.0f}"
+    # 0.79801 is 0.7980, but 0.5 is not 0.5000
+    known = len(Decimal(str(value)).normalize().as_tuple().digits) >= 4
+    mantissa, _, exponent = (f"{value:#.4g}" if known else f"{value:.4g}").partition("e")
+    return f"{mantissa.rstrip('.')}e{int(exponent)}" if exponent else mantissa.rstrip(".")
+
+
+def is_time(column: dict[str, Any]) -> bool:
+    """Tell whether a column holds times of whole runs; those of single steps are often far below a second."""
+    return bool(column["key"] == "seconds")
+
+
+def short_reason(reason: str) -> str:
+    """Return a reason on one line where there is little room: if it is long its first sentence, or its beginning."""
+    text = _line(reason)
+    if len(text) <= LONGEST_REASON:
+        return text
+    # a full stop after two letters, which that of "e.g." is not
+    sentence = re.match(r".*?[\w)\]'\"`]{2}[.!?](?=\s)", text)
+    if sentence and len(sentence[0]) <= LONGEST_REASON:
+        return sentence[0]
+    cut = text[:LONGEST_REASON]
+    return f"{cut[: cut.rfind(' ')] if ' ' in cut[LONGEST_REASON // 2 :] else cut[:-1]}…"
 
 
 def latex(text: Any) -> str:
@@ -130,7 +178,7 @@ def _markdown_table(view: dict[str, Any]) -> str:
     header = ["run", *(markdown(head + unit) for head, unit in zip(heads, units, strict=True))]
     lines = [header, ["---", *("---" if c["kind"] in ("parameter", "status") else "---:" for c in columns)]]
     for run in view["runs"]:
-        cells = [_brief(run["values"].get(column["key"])) for column in columns]
+        cells = [brief(run["values"].get(column["key"]), is_time(column)) for column in columns]
         lines.append([_linked(run), *(markdown(cell) for cell in cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -142,36 +190,31 @@ def _linked(run: dict[str, Any]) -> str:
 
 
 def _reason(run: dict[str, Any]) -> str:
-    return f"* {markdown(run['name'])} ({markdown(run['status'].replace('_', ' '))}): {markdown(run['reason'])}"
+    status, reason = run["status"].replace("_", " "), short_reason(run["reason"])
+    return f"* {markdown(run['name'])} ({markdown(status)}): {markdown(reason)}"
 
 
-def _brief(value: Any) -> str:
-    """Return a value with four significant digits; nothing for None."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
-
-
-def _latex_value(value: Any) -> str:
+def _latex_value(value: Any, time: bool = False) -> str:
     """Return a number in maths, 1e-05 as a power of ten, or a text."""
     if value is None:
         return "--"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return latex(value)
-    mantissa, _, exponent = _brief(value).partition("e")
+    mantissa, _, exponent = brief(value, time).partition("e")
     return f"${mantissa} \\times 10^{{{int(exponent)}}}$" if exponent else f"${mantissa}$"
 
 
-def _latex_mean(values: Sequence[Any]) -> str:
+def _latex_mean(values: Sequence[Any], time: bool = False) -> str:
     """Return a value, or mean and sample standard deviation of several."""
     known = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if not known:
         return "--"
     if len(known) < 2:
-        return _latex_value(known[0])
+        return _latex_value(known[0], time)
     mean, spread = statistics.fmean(known), statistics.stdev(known)
+    if time and mean >= 0.1:
+        decimals = 1 if mean < 99.95 else 0
+        return f"${mean:.{decimals}f} \\pm {spread:.{decimals}f}$"
     if mean != 0 and 1e-3 <= abs(mean) < 1e5:
         decimals = max(0, 3 - math.floor(math.log10(abs(mean))))
         return f"${mean:.{decimals}f} \\pm {spread:.{decimals}f}$"

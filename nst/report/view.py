@@ -27,6 +27,8 @@ from nst.samples import samples
 CURVES = ("loss/total", "loss/content", "loss/style", "unweighted/content", "unweighted/style")
 MOST_POINTS = 200  # of one curve
 MOST_POINTS_IN_ALL = 60_000  # steps of all runs together, so that thousands of runs still make a page
+# What a repetition must leave out: the folder is in use.
+NOT_AGAIN = re.compile(r"\+{0,2}(hydra\.(run|sweep)\.dir|resume)=")
 NOT_THE_RUN = re.compile(r"\+{0,2}(resume|report|title|question)=")  # typed, but about the sweep as a whole
 INPUTS = ("content", "style", "init")
 SCORES = {
@@ -184,6 +186,7 @@ def make_view(
         "title": _text(title) or _told(collection, "title") or _default_title(collection, axes),
         "question": _text(question) or _told(collection, "question"),
         "command": _text(sweep.get("command")) or (_text(runs[0].fact("command")) if len(runs) == 1 else None),
+        "again": _again(collection),
         "resume": _resume(collection, place),
         "started": _text(started),
         "counts": {status: count for status, count in counts.items() if count},
@@ -388,6 +391,26 @@ def _command(run: Run) -> str:
     own = [part for folder in run.config_folders for part in ("--config-dir", folder)]
     lines = [line for line in run.overrides if not NOT_THE_RUN.match(line)]
     return shlex.join(["python", "run.py", *own, *lines])
+
+
+def _again(collection: Collection) -> list[str]:
+    """Return the commands that run everything anew, in a new folder: one for each time that points were added.
+
+    A command is as it was typed, but for where it wrote.
+    """
+    grids = [grid for grid in _list(collection.sweep.get("grids")) if isinstance(grid, list) and grid]
+    if len(grids) > 1:
+        return list(dict.fromkeys(_anew(grid) for grid in grids))
+    runs = collection.runs
+    record = collection.sweep or (runs[0].record if len(runs) == 1 else {})
+    command, arguments = _text(record.get("command")), _list(record.get("arguments"))
+    if command is None:
+        return []
+    return [_anew(arguments)] if any(NOT_AGAIN.match(str(argument)) for argument in arguments) else [command]
+
+
+def _anew(arguments: Sequence[Any]) -> str:
+    return shlex.join(["python", "run.py", *(a for a in map(str, arguments) if not NOT_AGAIN.match(a))])
 
 
 def _resume(collection: Collection, place: Place) -> str | None:
