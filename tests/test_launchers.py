@@ -248,7 +248,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, group: str, option: str) -> No
         patch.setattr(launchers, "EXTRAS", {PLUGINS[extra]: extra})
         patch.setattr(launchers, "_is_installed", lambda plugin: False)
         config = whole(f"hydra/{group}={option}")
-        with pytest.raises(UserError, match=rf"^hydra/{group}={option} needs .*: pip install -e '\.\[{extra}\]'$"):
+        with pytest.raises(UserError, match=rf"^hydra/{group}={option} needs .*: pip install -e '\.\[{extra}\]'\. "):
             launchers.prepare(config)
     try:
         there = importlib.util.find_spec(PLUGINS[extra]) is not None

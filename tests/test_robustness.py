@@ -228,7 +228,7 @@ def test_a_failed_job_of_a_sweep_keeps_no_network_in_memory(tmp_path: Path) -> N
         "        alive = sum(isinstance(thing, Backbone) for thing in gc.get_objects())\n"
         "        raise RuntimeError(f'networks alive: {alive}')\n",
     )
-    result = run(*chosen, "-m", "seed=0,1,2", f"hydra.sweep.dir={tmp_path}/out")
+    result = run(*chosen, "-m", "seed=0,1,2", "evaluator=none", f"hydra.sweep.dir={tmp_path}/out")
     assert result.returncode == 1
     errors = [json.loads(path.read_text(encoding="utf-8"))["reason"] for path in tmp_path.glob("out/*/status.json")]
     assert len(errors) == 3
