@@ -85,9 +85,11 @@ Neural style transfer: paint a content image in the manner of a style image.
   python run.py content=photo.jpg style=painting.jpg   your own images
   python run.py -m beta=0.001,0.01,0.1                 a sweep: three runs, subtle to strong
   python run.py experiment=notebook                    a published recipe
+  python run.py resume=FOLDER                          carry on with a run or a sweep
   tensorboard --logdir outputs                         watch and compare the runs
 
-Outputs go to outputs/DATE/TIME/: result.png, metrics.csv, run.json, status.json, run.log.
+Outputs go to outputs/DATE/TIME/: result.png, metrics.csv, run.json, status.json, run.log; a sweep's to
+outputs/multirun/DATE/TIME/, with report.html.
 
 == Knobs (NAME=VALUE; the value in use stands in brackets) ==
 {knobs}
@@ -120,9 +122,9 @@ def register() -> None:
 def _help() -> str:
     """Return the help page, with an interpolation for each value."""
     scalars = [f for f in fields(Config) if f.name not in GROUPS]
-    knobs = "\n".join(f"  {f.name:<14} {f.metadata['help']} [${{{f.name}}}]" for f in scalars)
-    groups = "\n".join(f"  {f.name:<14} {f.metadata['help']}" for f in fields(Config) if f.name in GROUPS)
-    groups += "\n  experiment     a whole recipe, published ones among them; what you type beside it wins"
+    knobs = "\n".join(f"  {f.name:<18} {f.metadata['help']} [${{{f.name}}}]" for f in scalars)
+    groups = "\n".join(f"  {f.name:<18} {f.metadata['help']}" for f in fields(Config) if f.name in GROUPS)
+    groups += "\n  experiment         a whole recipe, published ones among them; what you type beside it wins"
     lists: dict[str, list[str]] = {"content": [], "style": []}
     for name, about in samples().items():
         lists[about["kind"]].append(name)
