@@ -21,6 +21,7 @@ from nst.backbones import Backbone
 from nst.check import check
 from nst.errors import UserError
 from nst.evaluator import Evaluator
+from nst.files import CannotWrite
 from nst.losses import TotalVariation
 from nst.objective import LayerTerm, Losses, Objective, Shift
 from nst.optimize import Between, Diverged, Evaluate, Outcome, State, Step, Watch, optimize
@@ -145,7 +146,7 @@ def _optimise(
     try:
         if saved is not None:
             checkpoint.restore_random_state(saved["random"])
-        with _memory_explained(problem.need, config.size, device):
+        with _memory_explained(problem.need, config.size, device), _checkpoint_only_of_health(job.folder):
             outcome = descend(config, problem, watch, is_logged, between, saved["descent"] if saved else None)
         peak = runtime.peak_memory_bytes(device)
         result = _save(job, problem, "result", latest[0].image)
@@ -304,6 +305,20 @@ def _memory_explained(need: memory.Need | None, size: int, device: torch.device)
             raise
         fits = memory.advice(need, free, size) if need is not None and free is not None else None
         raise OutOfMemory(f"Out of memory. {fits or 'Lower size, or choose a smaller backbone.'}") from error
+
+
+@contextlib.contextmanager
+def _checkpoint_only_of_health(folder: Path) -> Iterator[None]:
+    """Remove the checkpoint if the descent itself goes wrong, so that another attempt starts from its beginning.
+
+    What goes wrong before (weights that have moved, an image) or around it (memory, a full disk) leaves it in place.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (memory.is_out_of_memory(error) or isinstance(error, CannotWrite)):
+            checkpoint.remove(folder)
+        raise
 
 
 @dataclass

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from nst import checkpoint, experiment, launchers, memory, resume, runtime, sweep
 from nst.cli import describe
 from nst.errors import UserError
-from nst.files import CannotWrite, claim, remove_leftovers
+from nst.files import claim, remove_leftovers
 from nst.record import Job, timestamp, write_status
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,6 @@ def _guarded(job: Job) -> bool:
             memory_ran_out = memory.is_out_of_memory(error)  # seen through what it was raised from
             message = describe(error)
             log.error("%s", message, exc_info=True)
-            if not (memory_ran_out or isinstance(error, CannotWrite)):
-                checkpoint.remove(job.folder)  # the run itself went wrong: another attempt starts from its beginning
             write_status(job.folder, "out_of_memory" if memory_ran_out else "failed", started, message)
             return False
         write_status(job.folder, "done", started)

@@ -246,9 +246,8 @@ def _plan(
         "sweeper": _choice(config, "hydra/sweeper"),
     }
     shown = {"title": config.title, "question": config.question}
-    values = {key: [*dict.fromkeys([*old.get("swept", {}).get(key, []), *swept.get(key, [])])] for key in swept}
-    values = {**{key: held for key, held in old.get("swept", {}).items() if key not in values}, **values}
-    order = [*old.get("swept", {}), *(key for key in swept if key not in old.get("swept", {}))]
+    earlier = old.get("swept", {})
+    values = {key: [*dict.fromkeys([*earlier.get(key, []), *swept.get(key, [])])] for key in [*earlier, *swept]}
     kept = {name: old[name] for name in began if name in old}
     grid = ["--multirun" if word == "-m" else word for word in resume.without_resume(sys.argv[1:])]
     grids = [*old.get("grids", []), *([] if grid in old.get("grids", []) else [grid])]
@@ -259,7 +258,7 @@ def _plan(
         **({"resumed": resumed} if resumed else {}),
         "grids": grids,
         **{name: text if text is not None else old.get(name) for name, text in shown.items()},
-        "swept": {key: values[key] for key in order},
+        "swept": values,
         "jobs": [{"folder": name, "overrides": overrides} for name, overrides in planned.items()],
     }
 

@@ -550,6 +550,23 @@ def test_a_damaged_folder_is_begun_anew_and_ends_whole(
     assert {"config", "content", "style", "versions", "machine", "git", "scores"} <= record.keys()
 
 
+@posix
+def test_other_weights_are_refused_and_nothing_is_lost(interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNT", os.devnull)
+    monkeypatch.setenv("DIE_AT", "0")
+    out = interrupted / "weights"
+    shutil.copytree(interrupted / "out", out)
+    kept, record = (out / checkpoint.FILE).read_bytes(), out / "run.json"
+    begun = json.loads(record.read_text())
+    record.write_text(json.dumps(begun | {"weights": begun["weights"] | {"sha256": "0" * 64}}))
+    assert "other weights" in refused(run(f"resume={out}", cwd=interrupted))
+    assert (out / checkpoint.FILE).read_bytes() == kept
+    record.write_text(json.dumps(begun))
+    result = run(f"resume={out}", cwd=interrupted)
+    assert "carried on from step" in result.stderr
+    assert kill_and_resume.differences(interrupted / "whole", out) == []
+
+
 def test_single_values_added_to_a_sweep_are_named_and_listed(tmp_path: Path) -> None:
     tiny = ("size=32", "steps=1", "evaluator=none", "report=false")
     assert run("-m", "beta=0.1,0.2", *tiny, "hydra.sweep.dir=out", cwd=tmp_path).returncode == 0
