@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,7 +51,19 @@ class Backbone(nn.Module):
         self.taps = taps
         self.preprocessing = preprocessing
         self.source = source
+        self.is_bfloat16 = False
         self.eval().requires_grad_(False)
+
+    def in_bfloat16(self) -> Backbone:
+        """Return a copy that computes in bfloat16, all but the first layer.
+
+        That one sees the pixels: in float32 it costs little and spares most of the error of the gradient.
+        """
+        first, *others = self.stack
+        rounded = [copy.deepcopy(module).to(torch.bfloat16) for module in others]
+        network = Backbone([first, *rounded], self.taps, self.preprocessing, self.source)
+        network.is_bfloat16 = True
+        return network
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return the feature maps of an image.
@@ -68,7 +81,7 @@ class Backbone(nn.Module):
         activation = image
         for place, module in enumerate(self.stack):
             try:
-                activation = module(activation)
+                activation = module(activation.to(torch.bfloat16) if self.is_bfloat16 and place else activation)
             except RuntimeError as error:
                 if "too small" in str(error) or "Kernel size" in str(error):
                     raise UserError(

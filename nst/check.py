@@ -11,7 +11,7 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nst import backbones, evaluator, images, optimize, pixels, runtime
+from nst import backbones, engines, evaluator, images, optimize, pixels, runtime
 from nst.config import build, import_from_config_folders, layer_weights
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.evaluator import Evaluator
@@ -56,7 +56,8 @@ def _check_scalars(config: DictConfig) -> list[str]:
         "clamp": optimize.CLAMPS,
         "pixel_space": pixels.PIXEL_SPACES,
         "pooling": backbones.POOLINGS,
-        "precision": tuple(runtime.PRECISIONS),
+        "precision": runtime.PRECISIONS,
+        "engine": engines.ENGINES,
         "output_format": tuple(images.SUFFIXES),
         "on_failure": ("continue", "stop"),
     }
@@ -86,10 +87,9 @@ def _check_scalars(config: DictConfig) -> list[str]:
         if not math.isfinite(value) or value < low or (high is not None and value > high):
             wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
             found.append(f"{name}={value} is out of range: it must be {wanted}.")
-    if problem := runtime.device_problem(config.device):
+    problem = runtime.device_problem(config.device)
+    if problem or (problem := runtime.precision_problem(config.precision, runtime.choose_device(config.device))):
         found.append(problem)
-    elif config.precision == "float64" and config.device == "mps":
-        found.append("precision=float64 does not exist on device=mps. Use float32, or device=cpu.")
     try:
         images.parse_color(config.background)
     except ValueError:

@@ -54,7 +54,8 @@ class Config:
 
     threads: int = _knob("threads on a CPU; 0 leaves it to torch (all cores, shared among a launcher's workers)")
     device: str = _knob("auto | cpu | cuda | cuda:<n> | mps")
-    precision: str = _knob("float32 | float64")
+    precision: str = _knob("auto (bfloat16 where the hardware multiplies it) | float32 | tf32 | bfloat16 | float64")
+    engine: str = _knob("auto | plain | fused: what computes losses and gradient; all give the same picture")
 
     log_every: int = _knob("steps between two rows of metrics.csv and two points in TensorBoard")
     save_every: int = _knob("steps between two pictures in frames/; 0 saves none")

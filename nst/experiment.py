@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nst import checkpoint, images, launchers, memory, resume, runtime, sweep
+from nst import checkpoint, engines, images, launchers, memory, resume, runtime, sweep
 from nst import config as configuration
 from nst.backbones import Backbone
 from nst.check import check
@@ -184,7 +184,7 @@ def pose(config: DictConfig, device: torch.device) -> Problem:
     Raises:
         UserError: an image or the weights cannot be had, or do not fit.
     """
-    dtype = runtime.PRECISIONS[config.precision]
+    dtype = runtime.pixel_dtype(config.precision)
     content, style = (_load(config, name).to(device, dtype) for name in (config.content, config.style))
     shape = images.unsqueezed(config.content, config.size) if config.fit == "square" else None
 
@@ -196,27 +196,29 @@ def pose(config: DictConfig, device: torch.device) -> Problem:
 
     need = _estimate_memory(config, backbone, content, style)
     with _memory_explained(need, config.size, device):
-        evaluate = assemble(config, backbone, content, style)
+        evaluate = assemble(config, runtime.network_dtype(config.precision, device), backbone, content, style)
         start = configuration.build(config.init)(content=content, style=style, space=space, seed=config.seed)
     return Problem(content, style, backbone, space, start, evaluate, shape, need)
 
 
-def assemble(config: DictConfig, backbone: Backbone, content: Tensor, style: Tensor) -> Evaluate:
+def assemble(
+    config: DictConfig, network_dtype: torch.dtype, backbone: Backbone, content: Tensor, style: Tensor
+) -> Evaluate:
     """Take the targets of two images; return the losses of a picture as a function of its pixels and its shift.
 
     Args:
         config: names the losses, layers and weights.
+        network_dtype: what the network computes in.
         backbone: the frozen network.
         content: ``(1, 3, H, W)`` RGB in [0, 1].
         style: ``(1, 3, H', W')`` RGB in [0, 1].
     """
     space = PixelSpace(config.pixel_space, backbone.preprocessing)
+    engine = engines.make(config.engine, backbone, network_dtype)
 
-    def features(pixels: Tensor, shift: Shift = (0, 0)) -> dict[str, Tensor]:
-        seen = with_margin(pixels, config.margin)
-        seen = seen.roll(shift, dims=(2, 3)) if shift != (0, 0) else seen
-        maps: dict[str, Tensor] = backbone(space.to_network(seen))
-        return maps
+    def seen(pixels: Tensor, shift: Shift = (0, 0)) -> Tensor:
+        framed = with_margin(pixels, config.margin)
+        return space.to_network(framed.roll(shift, dims=(2, 3)) if shift != (0, 0) else framed)
 
     combine = config.layers.get("combine", "mean")
     content_weights, style_weights = (configuration.layer_weights(config, kind) for kind in ("content", "style"))
@@ -226,21 +228,21 @@ def assemble(config: DictConfig, backbone: Backbone, content: Tensor, style: Ten
     @torch.no_grad()
     def take_content_targets(shift: Shift) -> dict[str, Any]:
         with runtime.seeded(config.seed):  # so that when it happens makes no difference to a loss that draws numbers
-            return content_term.targets(features(space.encode(content), shift))
+            return engine.targets(seen(space.encode(content), shift), content_term.wanted())
 
     kept = [value for value in take_content_targets((0, 0)).values() if isinstance(value, Tensor)]
     size = sum(value.numel() * value.element_size() for value in kept)
     content_targets = functools.lru_cache(max(1, TARGETS_BYTES // max(size, 1)))(take_content_targets)
 
     with torch.no_grad():
-        style_targets = style_term.targets(features(space.encode(style)))
+        style_targets = engine.targets(seen(space.encode(style)), style_term.wanted())
     variation = TotalVariation(config.tv_kind, config.tv_reduction)
-    objective = Objective(
-        content_term, style_term, variation, content_targets, style_targets, config.alpha, config.beta, config.tv
-    )
+    objective = Objective(content_term, style_term, variation, config.alpha, config.beta, config.tv)
+    style_readings = style_term.readings(style_targets)
 
     def evaluate(pixels: Tensor, shift: Shift) -> Losses:
-        return objective(features(pixels, shift), pixels, shift)
+        readings = content_term.readings(content_targets(shift)) | style_readings
+        return objective(engine.values(seen(pixels, shift), readings), pixels)
 
     return evaluate
 
@@ -248,7 +250,7 @@ def assemble(config: DictConfig, backbone: Backbone, content: Tensor, style: Ten
 def _estimate_memory(config: DictConfig, backbone: Backbone, content: Tensor, style: Tensor) -> memory.Need | None:
     """Estimate what the run will need, and warn if that is more than there is."""
     need = memory.estimate(
-        functools.partial(assemble, config),
+        functools.partial(assemble, config, runtime.network_dtype(config.precision, content.device)),
         backbone,
         (content.shape[2], content.shape[3]),
         (style.shape[2], style.shape[3]),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nst.engines import Reading, Wanted
 from nst.errors import UserError
 from nst.losses import LayerLoss, TotalVariation
 
-Features = dict[str, Tensor]
 Shift = tuple[int, int]
+Weight = float | Tensor
 COMBINATIONS = ("mean", "sum")
+TERMS = ("content", "style", "tv")
 
 
 @dataclass
@@ -50,36 +52,41 @@ class LayerTerm:
     Args:
         name: ``content`` or ``style``; it begins the layers' tags.
         loss: the loss of a single layer.
-        weights: weight by layer name; may be empty, then the term is zero.
+        weights: weight by layer name, a number or ``(B,)``; may be empty, then the term is zero.
         combine: ``mean`` divides the weights by their sum, ``sum`` takes them as they are.
     """
 
-    def __init__(self, name: str, loss: LayerLoss, weights: dict[str, float], combine: str) -> None:
+    def __init__(self, name: str, loss: LayerLoss, weights: Mapping[str, Weight], combine: str) -> None:
         self.name = name
         self.loss = loss
         total = sum(weights.values()) if combine == "mean" else 1.0
         scale = float(getattr(loss, "scale", 1.0))
         self.weights = {layer: scale * weight / total for layer, weight in weights.items()}
 
-    @torch.no_grad()
-    def targets(self, features: Features) -> dict[str, Any]:
-        """Take the targets of an image's feature maps."""
-        return {layer: self.loss.target(features[layer]) for layer in self.weights}
+    def wanted(self) -> dict[str, Wanted]:
+        """Return what to ask an engine for, by tag, to take the targets of an image."""
+        return {self._tag(layer): Wanted(layer, self.loss) for layer in self.weights}
 
-    def __call__(self, features: Features, targets: dict[str, Any], like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def readings(self, targets: dict[str, Any]) -> dict[str, Reading]:
+        """Return what to ask an engine for, by tag, to compare a picture with the targets."""
+        return {tag: Reading(layer, loss, targets[tag]) for tag, (layer, loss) in self.wanted().items()}
+
+    def __call__(self, values: dict[str, Tensor], like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the combined term ``(B,)`` and each layer's value ``(B,)`` by tag; ``like`` gives B without layers."""
         total = like.new_zeros(like.shape[0])
-        values = {}
+        seen = {}
         for layer, weight in self.weights.items():
-            value = self.loss(features[layer], targets[layer])
+            value = seen[self._tag(layer)] = values[self._tag(layer)]
             if value.shape != like.shape[:1]:
                 raise UserError(
                     f"{self.name}_loss {type(self.loss).__name__} returned shape {tuple(value.shape)} for {layer}; one "
                     f"value per image is needed, shape ({like.shape[0]},)."
                 )
-            values[f"{self.name}_layers/{layer}"] = value
             total = total + weight * value
-        return total, values
+        return total, seen
+
+    def _tag(self, layer: str) -> str:
+        return f"{self.name}_layers/{layer}"
 
 
 class Objective:
@@ -89,11 +96,9 @@ class Objective:
         content: the content term.
         style: the style term.
         total_variation: the roughness of the picture.
-        content_targets: the content term's targets for a shift of the picture (rows, columns).
-        style_targets: the style term's targets.
-        alpha: weight of the content term.
-        beta: weight of the style term.
-        tv: weight of the total variation.
+        alpha: weight of the content term, a number or ``(B,)``.
+        beta: weight of the style term, likewise.
+        tv: weight of the total variation, likewise.
     """
 
     def __init__(
@@ -101,40 +106,33 @@ class Objective:
         content: LayerTerm,
         style: LayerTerm,
         total_variation: TotalVariation,
-        content_targets: Callable[[Shift], dict[str, Any]],
-        style_targets: dict[str, Any],
-        alpha: float,
-        beta: float,
-        tv: float,
+        alpha: Weight,
+        beta: Weight,
+        tv: Weight,
     ) -> None:
         self.content = content
         self.style = style
         self.total_variation = total_variation
-        self.content_targets = content_targets
-        self.style_targets = style_targets
         self.alpha = alpha
         self.beta = beta
         self.tv = tv
+        self.counts = {name: bool(torch.as_tensor(w).any()) for name, w in zip(TERMS, (alpha, beta, tv), strict=True)}
 
-    def __call__(self, features: Features, pixels: Tensor, shift: Shift = (0, 0)) -> Losses:
-        """Evaluate the picture.
+    def __call__(self, values: dict[str, Tensor], pixels: Tensor) -> Losses:
+        """Weight the terms of a picture.
 
         Args:
-            features: feature maps of the picture, shifted by ``shift``.
+            values: of each layer of both terms, ``(B,)`` by tag, as an engine returned them.
             pixels: ``(B, 3, H, W)``, not shifted, for the total variation.
-            shift: rows and columns by which the picture was rolled before the network saw it.
         """
-        content, content_layers = self.content(_for(self.alpha, features), self.content_targets(shift), pixels)
-        style, style_layers = self.style(_for(self.beta, features), self.style_targets, pixels)
-        variation = self.total_variation(pixels if self.tv else pixels.detach())
+        if not all(self.counts.values()):  # a term without weight is watched but costs no backward pass
+            values = {tag: v if self.counts[tag.partition("_")[0]] else v.detach() for tag, v in values.items()}
+        content, content_layers = self.content(values, pixels)
+        style, style_layers = self.style(values, pixels)
+        variation = self.total_variation(pixels if self.counts["tv"] else pixels.detach())
 
         total = self.alpha * content + self.beta * style + self.tv * variation
 
         terms = {"unweighted/content": content, "unweighted/style": style, "unweighted/tv": variation}
         weighted = (self.alpha * content, self.beta * style, self.tv * variation)
         return Losses(total, *weighted, terms | content_layers | style_layers)
-
-
-def _for(weight: float, features: Features) -> Features:
-    """Return the maps for a term: without gradient if its weight is 0, so that it is watched but costs no backward."""
-    return features if weight else {layer: activation.detach() for layer, activation in features.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from nst import checkpoint, cli, images, provenance, resume, sweep
+from nst import checkpoint, cli, images, provenance, resume, runtime, sweep
 from nst.errors import UserError
 from nst.files import sha256, write_json, writing
 from nst.optimize import Outcome
@@ -132,7 +132,7 @@ def known_before(job: Job, device: torch.device) -> dict[str, Any]:
         **provenance.environment(device, job.folder),
         **{key: plan[key] for key in ("command", "arguments") if key in plan},  # a worker was begun with other words
         "seed": config.seed,
-        "precision": config.precision,
+        "precision": runtime.choose_precision(config.precision, device),
         "content": provenance.image_file(config.content),
         "style": provenance.image_file(config.style),
         "init": provenance.image_file(str(config.init.path)) if config.init.get("path") else None,

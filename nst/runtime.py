@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from nst.errors import UserError
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+PRECISIONS = ("auto", "float32", "tf32", "bfloat16", "float64")
 DEVICES = ("auto", "cpu", "cuda", "cuda:<n>", "mps")
 
 
@@ -114,6 +114,42 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Tell whether the hardware multiplies bfloat16 itself: AMX or AVX-512 BF16, or CUDA from capability 8.0 up."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+def precision_problem(name: str, device: torch.device) -> str | None:
+    """Return why a device cannot compute in a precision, or None."""
+    if name == "float64" and device.type == "mps":
+        return "precision=float64 does not exist on this machine's GPU. Use float32, or device=cpu."
+    if name == "tf32" and device.type != "cuda":
+        return f"precision=tf32 exists on NVIDIA's GPUs only, not on device={device.type}. Use auto or float32."
+    return None
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return the precision for a name; ``auto`` is bfloat16 where the hardware multiplies it itself, else float32."""
+    if name != "auto":
+        return name
+    return "bfloat16" if has_native_bfloat16(device) else "float32"
+
+
+def pixel_dtype(precision: str) -> torch.dtype:
+    """Return the type of pixels, optimiser state and losses: float32, or float64 if that is asked for."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def network_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the type that the network computes in."""
+    return torch.bfloat16 if choose_precision(precision, device) == "bfloat16" else pixel_dtype(precision)
+
+
 @contextlib.contextmanager
 def own_device(name: str) -> Iterator[str]:
     """Choose a device; where there are several GPUs, ``auto`` is one that no other run of this user has at the moment.
@@ -149,20 +185,19 @@ def threads(number: int) -> Iterator[None]:
 
 
 def prepare(device: str, precision: str) -> torch.device:
-    """Return the device for a run, set up to give the same bits each time, with float32 products in full float32.
+    """Return the device for a run, set up to give the same bits each time, with float32 products as asked for.
 
     Raises:
         UserError: the device cannot compute in this precision.
     """
     chosen = choose_device(device)
-    if precision == "float64" and chosen.type == "mps":
-        raise UserError("precision=float64 does not exist on this machine's GPU. Use float32, or device=cpu.")
+    if problem := precision_problem(precision, chosen):
+        raise UserError(problem)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     if chosen.type == "cuda":
         torch.cuda.reset_peak_memory_stats(chosen)
     else:

@@ -103,7 +103,7 @@ def test_any_optimizer_of_torch_goes_by_its_target() -> None:
         ("pooling=average", r"pooling=average is not one of max, avg\. Did you mean 'avg'"),
         ("fit=sqare", r"Did you mean 'square'"),
         ("clamp=always", r"clamp=always is not one of never, step, end"),
-        ("precision=float16", r"Did you mean 'float"),
+        ("precision=float46", r"Did you mean 'float"),
         ("output_format=gif", r"output_format=gif is not one of png, jpeg"),
         ("device=gpu", r"device=gpu is not one of auto"),
         ("device=cuda:99", r"torch sees \d+ CUDA devices"),

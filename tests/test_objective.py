@@ -39,8 +39,17 @@ def objective(content_weights, style_weights, combine="mean", alpha=1.0, beta=1.
     """The real losses, not normalised, against the targets ``maps(1, seed=1)`` and ``maps(1, seed=2)``."""
     content = LayerTerm("content", MSELoss("none", scale=scales[0]), content_weights, combine)
     style = LayerTerm("style", GramLoss(term_norm="none", scale=scales[1]), style_weights, combine)
-    kept = content.targets(maps(1, 1))
-    return Objective(content, style, TotalVariation(), lambda shift: kept, style.targets(maps(1, 2)), alpha, beta, tv)
+    readings = content.readings(targets(content, maps(1, 1))) | style.readings(targets(style, maps(1, 2)))
+    whole = Objective(content, style, TotalVariation(), alpha, beta, tv)
+    return lambda features, pixels: whole(values(readings, features), pixels)
+
+
+def targets(term, features):
+    return {tag: loss.target(features[layer]) for tag, (layer, loss) in term.wanted().items()}
+
+
+def values(readings, features):
+    return {tag: loss(features[layer], target) for tag, (layer, loss, target) in readings.items()}
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -116,22 +125,16 @@ def test_a_layer_with_weight_zero_is_reported_but_does_not_count():
     np.testing.assert_allclose(losses.unweighted["content_layers/b"], mse(maps(2)["b"], maps(1, 1)["b"]), rtol=1e-12)
 
 
-def test_the_content_targets_of_the_shift_are_taken_and_the_style_targets_stay():
-    content = LayerTerm("content", MSELoss("none"), {"a": 1.0}, "mean")
-    style = LayerTerm("style", GramLoss(term_norm="none"), {"b": 1.0}, "mean")
-    by_shift = {shift: content.targets(maps(1, 10 + sum(shift))) for shift in ((0, 0), (2, 1))}
-    whole = Objective(content, style, TotalVariation(), by_shift.__getitem__, style.targets(maps(1, 2)), 1, 1, 1)
-    for shift, seed in (((0, 0), 10), ((2, 1), 13)):
-        losses = whole(maps(2), picture(2), shift)
-        np.testing.assert_allclose(losses.content, mse(maps(2)["a"], maps(1, seed)["a"]), rtol=1e-12)
-        np.testing.assert_allclose(losses.style, gram_mse(maps(2)["b"], maps(1, 2)["b"]), rtol=1e-12)
-
-
-def test_targets_are_taken_without_gradient():
-    features = {name: value.requires_grad_() for name, value in maps(1).items()}
-    targets = LayerTerm("style", GramLoss(), {"a": 1.0}, "mean").targets(features)
-    assert list(targets) == ["a"]
-    assert not targets["a"].requires_grad
+def test_every_image_of_a_batch_may_have_weights_of_its_own():
+    alpha, beta, tv = torch.tensor([[1.0, 0.0, 2.0], [0.3, 0.1, 0.0], [0.0, 5.0, 1.0]], dtype=torch.float64)
+    weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    together = objective({"a": 1.0}, {"b": weight, "c": 1.0}, "mean", alpha, beta, tv)(maps(3), picture(3))
+    for i in range(3):
+        weights = ({"a": 1.0}, {"b": weight[i].item(), "c": 1.0}, "mean", alpha[i].item(), beta[i].item(), tv[i].item())
+        one = {name: value[i : i + 1] for name, value in maps(3).items()}
+        alone = objective(*weights)(one, picture(3)[i : i + 1])
+        for name, value in alone.named().items():
+            np.testing.assert_allclose(together.named()[name][i], value[0], rtol=1e-12)
 
 
 def test_the_gradient_of_the_total_is_that_of_the_weighted_sum():
@@ -162,12 +165,12 @@ class Returns:
 def test_a_loss_that_returns_a_wrong_shape_is_named(name, shape):
     term = LayerTerm(name, Returns(torch.ones(shape)), {"relu1_1": 1.0}, "mean")
     with pytest.raises(UserError, match=rf"{name}_loss Returns .*relu1_1.*\(3,\)"):
-        term({"relu1_1": torch.ones(3, 2, 2, 2)}, {"relu1_1": None}, torch.ones(3, 3, 4, 4))
+        term(values(term.readings({f"{name}_layers/relu1_1": None}), {"relu1_1": None}), torch.ones(3, 3, 4, 4))
 
 
 def test_a_loss_without_a_scale_counts_once():
     term = LayerTerm("style", Returns(torch.tensor([2.0, 3.0])), {"x": 4.0}, "sum")
-    value, _ = term({"x": torch.ones(2, 1, 1, 1)}, {"x": None}, torch.ones(2, 3, 4, 4))
+    value, _ = term({"style_layers/x": torch.tensor([2.0, 3.0])}, torch.ones(2, 3, 4, 4))
     assert value.tolist() == [8.0, 12.0]
 
 

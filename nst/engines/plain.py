@@ -1,0 +1,45 @@
+"""The plain engine: the network and the losses under torch's own autograd."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nst.backbones import Backbone
+from nst.engines.reading import Reading, Wanted
+from nst.losses.functional import at_least_float32
+
+log = logging.getLogger(__name__)
+
+
+class Plain:
+    """Runs a backbone module by module and hands its maps to the losses; autograd does the rest.
+
+    Args:
+        backbone: the network.
+        dtype: what it computes in; of the first layer, which sees the pixels, at least float32.
+    """
+
+    def __init__(self, backbone: nn.Module, dtype: torch.dtype) -> None:
+        if dtype == torch.bfloat16:
+            if isinstance(backbone, Backbone):
+                backbone = backbone.in_bfloat16()
+            else:
+                log.info("%s is not one of this package's networks: it computes in float32", type(backbone).__name__)
+        self.backbone = backbone
+
+    def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
+        """Take the targets of an image; see ``nst.engines.Engine``."""
+        maps = self._maps(image)
+        return {tag: loss.target(maps[layer]) for tag, (layer, loss) in wanted.items()}
+
+    def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
+        """Compare an image with its targets; see ``nst.engines.Engine``."""
+        maps = self._maps(image)
+        return {tag: loss(maps[layer], target) for tag, (layer, loss, target) in readings.items()}
+
+    def _maps(self, image: Tensor) -> dict[str, Tensor]:
+        return {layer: at_least_float32(activation) for layer, activation in self.backbone(image).items()}
