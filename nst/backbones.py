@@ -83,15 +83,20 @@ class Backbone(nn.Module):
             try:
                 activation = module(activation.to(torch.bfloat16) if self.is_bfloat16 and place else activation)
             except RuntimeError as error:
-                if "too small" in str(error) or "Kernel size" in str(error):
-                    raise UserError(
-                        f"An image of {image.shape[3]} x {image.shape[2]} pixels is too small for the layers "
-                        f"{', '.join(self.taps.values())}. Raise size, or choose shallower layers."
-                    ) from error
+                refuse_too_small(error, image, self.taps.values())
                 raise
             if place in self.taps:
                 maps[self.taps[place]] = activation
         return maps
+
+
+def refuse_too_small(error: RuntimeError, image: Tensor, layers: Iterable[str]) -> None:
+    """Raise UserError if torch's error says that an image ``(B, 3, H, W)`` is too small for the layers asked for."""
+    if "too small" in str(error) or "Kernel size" in str(error):
+        raise UserError(
+            f"An image of {image.shape[3]} x {image.shape[2]} pixels is too small for the layers "
+            f"{', '.join(layers)}. Raise size, or choose shallower layers."
+        ) from error
 
 
 class ScaledAvgPool2d(nn.AvgPool2d):

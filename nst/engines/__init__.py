@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from nst.backbones import Backbone
+from nst.engines.fused import Fused
 from nst.engines.plain import Plain
 from nst.engines.reading import Reading, Wanted
 
 __all__ = ["ENGINES", "Engine", "Reading", "Wanted", "make"]
+log = logging.getLogger(__name__)
 ENGINES = ("auto", "plain", "fused")
 
 
@@ -35,4 +39,8 @@ def make(engine: str, backbone: nn.Module, dtype: torch.dtype) -> Engine:
         backbone: the network, on its device, in float32 or float64; it is not changed.
         dtype: what the network is to compute in: bfloat16, or the backbone's own.
     """
+    if engine != "plain" and isinstance(backbone, Backbone):
+        return Fused(backbone, dtype)
+    if engine == "fused":
+        log.info("%s is not one of this package's networks: engine=plain runs it", type(backbone).__name__)
     return Plain(backbone, dtype)

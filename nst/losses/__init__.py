@@ -4,7 +4,8 @@ A content or style loss of one's own is any class with ``target(features)``, cal
 ``__call__(features, target)``, called every step, returning one value per image; see ``LayerLoss``.
 """
 
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from nst.losses.content import MSELoss
 from nst.losses.regularization import TotalVariation
 from nst.losses.style import GramLoss
 
-__all__ = ["GramLoss", "LayerLoss", "MSELoss", "TotalVariation"]
+__all__ = ["GramLoss", "LayerLoss", "MSELoss", "SummedLoss", "TotalVariation", "is_summed"]
 
 
 class LayerLoss(Protocol):
@@ -26,3 +27,34 @@ class LayerLoss(Protocol):
 
     def __call__(self, features: Tensor, target: Any) -> Tensor:
         """Return ``(B,)``: how far each image's map ``(B, C, H, W)`` is from the target, differentiably."""
+
+
+@runtime_checkable
+class SummedLoss(LayerLoss, Protocol):
+    """A loss that is a function of sums over positions, so that it can be summed up over the tiles of a large picture.
+
+    Then ``loss(features, target)`` is ``loss.value(loss.sums(features, target), target, shape)``, where ``shape`` is
+    the map's ``(C, H, W)``. The fused engine has fast ways to ``functional.channel_products`` and
+    ``functional.squared_differences``; any other function will do. If ``target_is_map``, the target is a map of the
+    same height and width and is cut into tiles with it; otherwise ``target_of_sums(sums, shape)`` makes the target of
+    the sums, which are then taken with the target None.
+    """
+
+    sums: Callable[..., Tensor]
+    target_is_map: bool
+
+    def value(self, sums: Tensor, target: Any, shape: Sequence[int]) -> Tensor:
+        """Return ``(B,)`` from the sums ``(B, ...)`` over all positions."""
+
+
+def is_summed(loss: object) -> bool:
+    """Tell whether a loss is a ``SummedLoss`` whose parts were not left behind by a subclass that changes the whole."""
+    if not isinstance(loss, SummedLoss):
+        return False
+    order = type(loss).__mro__
+
+    def depth(name: str) -> int:
+        return next(i for i, cls in enumerate(order) if name in vars(cls))
+
+    whole_and_part = [("__call__", "value")] + ([] if loss.target_is_map else [("target", "target_of_sums")])
+    return all(hasattr(loss, part) and depth(whole) >= depth(part) for whole, part in whole_and_part)

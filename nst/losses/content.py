@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from nst.losses import functional as F
@@ -25,10 +27,17 @@ class MSELoss:
         self.reduction = check_choice("reduction", reduction, F.REDUCTIONS)
         self.scale = check_positive("scale", scale)
 
+    sums = staticmethod(F.squared_differences)
+    target_is_map = True
+
     def target(self, features: Tensor) -> Tensor:
         """Return what to keep of the content image's map ``(B, C, H, W)``: the map itself."""
         return features
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
-        return F.content_loss(features, target, self.norm, self.reduction)
+        return self.value(self.sums(features, target), target, features.shape[1:])
+
+    def value(self, sums: Tensor, target: Tensor, shape: Sequence[int]) -> Tensor:
+        """Finish from the summed squared differences ``(B,)``; ``shape`` is the map's ``(C, H, W)``."""
+        return F.content_value(sums, target, self.norm, self.reduction)

@@ -6,6 +6,7 @@ F is the feature map of the image being optimised, P the content image's, S the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,10 +28,40 @@ def gram_matrix(features: Tensor, norm: str = "N") -> Tensor:
     Returns:
         ``(B, C, C)``, symmetric.
     """
-    batch, channels, height, width = features.shape
-    rows = at_least_float32(features).reshape(batch, channels, height * width)
-    divisor = {"none": 1, "N": height * width, "CN": channels * height * width}[norm]
-    return torch.bmm(rows, rows.transpose(1, 2)) / divisor
+    return channel_products(features) / gram_divisor(norm, features.shape[1:])
+
+
+def channel_products(features: Tensor, target: object = None) -> Tensor:
+    """Sum over the positions of the products of every two channels, F F^T: a Gram matrix before its division.
+
+    Args:
+        features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
+        target: not used.
+
+    Returns:
+        ``(B, C, C)``, symmetric.
+    """
+    rows = at_least_float32(features).flatten(2)
+    return torch.bmm(rows, rows.transpose(1, 2))
+
+
+def gram_divisor(norm: str, shape: Sequence[int]) -> int:
+    """Return what a Gram matrix is divided by, given ``(C, H, W)``; see ``gram_matrix``."""
+    channels, height, width = shape
+    return {"none": 1, "N": height * width, "CN": channels * height * width}[norm]
+
+
+def squared_differences(features: Tensor, target: Tensor) -> Tensor:
+    """Sum over channels and positions of (F - P)^2: a content loss before its divisions.
+
+    Args:
+        features: F, ``(B, C, H, W)``.
+        target: P, ``(B or 1, C, H, W)``.
+
+    Returns:
+        ``(B,)``.
+    """
+    return squared_error(features, target, "sum")
 
 
 def squared_error(value: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -62,7 +93,13 @@ def content_loss(features: Tensor, target: Tensor, norm: str | float = "relative
     Returns:
         ``(B,)``.
     """
-    return squared_error(features, target, reduction) / _divisor(norm, target, features, reduction)
+    return content_value(squared_differences(features, target), target, norm, reduction)
+
+
+def content_value(sums: Tensor, target: Tensor, norm: str | float, reduction: str) -> Tensor:
+    """Finish ``content_loss`` from its ``squared_differences`` ``(B,)``."""
+    elements = target[0].numel() if reduction == "mean" else 1
+    return sums / elements / _divisor(norm, target, target.shape[1:], reduction)
 
 
 def gram_loss(
@@ -85,8 +122,15 @@ def gram_loss(
     Returns:
         ``(B,)``.
     """
-    gram = gram_matrix(features, gram_norm)
-    return squared_error(gram, target_gram, reduction) / _divisor(term_norm, target_gram, features, reduction)
+    return gram_value(channel_products(features), target_gram, features.shape[1:], gram_norm, term_norm, reduction)
+
+
+def gram_value(
+    sums: Tensor, target_gram: Tensor, shape: Sequence[int], gram_norm: str, term_norm: str | float, reduction: str
+) -> Tensor:
+    """Finish ``gram_loss`` from its ``channel_products`` ``(B, C, C)`` and the map's ``(C, H, W)``."""
+    gram = sums / gram_divisor(gram_norm, shape)
+    return squared_error(gram, target_gram, reduction) / _divisor(term_norm, target_gram, shape, reduction)
 
 
 def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean") -> Tensor:
@@ -131,11 +175,12 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _divisor(norm: str | float, target: Tensor, features: Tensor, reduction: str) -> Tensor | float:
+def _divisor(norm: str | float, target: Tensor, shape: Sequence[int], reduction: str) -> Tensor | float:
     """Return what a term is divided by; relative to an all-zero target means not divided."""
     if norm == "relative":
-        size = squared_error(target, torch.zeros_like(target), reduction)
+        size = torch.linalg.vector_norm(target.flatten(1), dim=1, dtype=at_least_float32(target[:0]).dtype).square()
+        size = size / target[0].numel() if reduction == "mean" else size
         return torch.where(size > 0, size, torch.ones_like(size))
-    channels, positions = features.shape[1], features.shape[2] * features.shape[3]
+    channels, positions = shape[0], shape[1] * shape[2]
     named = {"none": 1, "CN": channels * positions, "4C2": 4 * channels**2, "4C2N2": 4 * channels**2 * positions**2}
     return float(named[norm]) if isinstance(norm, str) else norm

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from nst.losses import functional as F
@@ -33,10 +35,21 @@ class GramLoss:
         self.reduction = check_choice("reduction", reduction, F.REDUCTIONS)
         self.scale = check_positive("scale", scale)
 
+    sums = staticmethod(F.channel_products)
+    target_is_map = False
+
     def target(self, features: Tensor) -> Tensor:
         """Return what to keep of the style image's map ``(B, C, H, W)``: its Gram matrix ``(B, C, C)``."""
         return F.gram_matrix(features, self.gram_norm)
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
-        return F.gram_loss(features, target, self.gram_norm, self.term_norm, self.reduction)
+        return self.value(self.sums(features), target, features.shape[1:])
+
+    def value(self, sums: Tensor, target: Tensor, shape: Sequence[int]) -> Tensor:
+        """Finish from the summed products of channels ``(B, C, C)``; ``shape`` is the map's ``(C, H, W)``."""
+        return F.gram_value(sums, target, shape, self.gram_norm, self.term_norm, self.reduction)
+
+    def target_of_sums(self, sums: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return what ``target`` would, from the summed products of channels of the style image's map."""
+        return sums / F.gram_divisor(self.gram_norm, shape)

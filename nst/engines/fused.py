@@ -1,0 +1,376 @@
+"""The fused engine: the forward and the backward pass of a chain of layers written out, without autograd between them.
+
+What it spares: the gradients of the weights and whatever autograd keeps for them, a pass over the maps for each ReLU,
+int64 places of maxima, and for every loss that is a function of Gram matrices or squared differences all passes but
+the product itself. Maps are in channels-last memory. A layer or a loss that it does not know runs under autograd, in
+its place in the chain.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.squeezenet import Fire
+
+from nst.backbones import Backbone, ScaledAvgPool2d, refuse_too_small
+from nst.engines import operators
+from nst.engines.reading import Reading, Wanted
+from nst.losses import SummedLoss, functional, is_summed
+from nst.losses.functional import at_least_float32
+
+log = logging.getLogger(__name__)
+
+
+class Link(Protocol):
+    """One layer of the chain, or several that are computed together."""
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the next maps ``(B, C', h, w)`` and what ``backward`` needs beside its gradient."""
+
+    def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
+        """Return the gradient of the maps before, ``(B, C, height, width)``; the given one may be overwritten."""
+
+
+class Convolve:
+    """A convolution and the ReLU behind it, if any; computes in the type of its weights, answers in ``dtype``."""
+
+    def __init__(self, module: nn.Conv2d, rectified: bool, compute: torch.dtype, dtype: torch.dtype) -> None:
+        self.operator = _operator(module, rectified, compute)
+        self.compute, self.dtype = compute, dtype
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Convolve; keep the rectified map."""
+        result = self.operator.forward(maps.to(self.compute)).to(self.dtype)
+        return result, [result] if self.operator.rectified else []
+
+    def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
+        """Go back through the ReLU and the convolution."""
+        if kept:
+            gradient = operators.rectify_backward(gradient, kept[0])
+        return self.operator.backward(gradient.to(self.compute), height, width)
+
+
+class Squeeze:
+    """SqueezeNet's fire module: 1x1 to few channels, then 1x1 and 3x3 side by side to many (Iandola 2016, fig. 1)."""
+
+    def __init__(self, module: Fire, dtype: torch.dtype) -> None:
+        self.squeeze = _operator(module.squeeze, True, dtype)
+        narrow, wide = module.expand1x1, module.expand3x3
+        assert narrow.bias is not None and wide.bias is not None
+        weight = torch.cat([nnf.pad(narrow.weight, (1, 1, 1, 1)), wide.weight])  # both as one 3x3 convolution
+        bias = torch.cat([narrow.bias, wide.bias])
+        self.expand = operators.Convolution(weight.detach().to(dtype), bias.detach().to(dtype), 1, 1, True)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Squeeze and expand; keep both rectified maps."""
+        few = self.squeeze.forward(maps)
+        many = self.expand.forward(few)
+        return many, [few, many]
+
+    def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
+        """Go back through both."""
+        few, many = kept
+        gradient = self.expand.backward(operators.rectify_backward(gradient, many), *few.shape[2:])
+        return self.squeeze.backward(operators.rectify_backward(gradient, few), height, width)
+
+
+class Rectify:
+    """A ReLU on its own, behind a map that is read before it."""
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Rectify, not in place."""
+        result = maps.relu()
+        return result, [result]
+
+    def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
+        """Stop the gradient where nothing passed."""
+        return operators.rectify_backward(gradient, kept[0])
+
+
+class MaxPool:
+    """A max pooling."""
+
+    def __init__(self, module: nn.MaxPool2d) -> None:
+        self.size, self.stride, self.padding = (
+            int(_one(v)) for v in (module.kernel_size, module.stride, module.padding)
+        )
+        self.ceil = bool(module.ceil_mode)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Pool; keep the places of the maxima."""
+        result, places = nnf.max_pool2d(
+            maps, self.size, self.stride, self.padding, ceil_mode=self.ceil, return_indices=True
+        )
+        return result, [maps, places]
+
+    def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
+        """Send the gradient to the maxima."""
+        maps, places = kept
+        return operators.max_pool_backward(gradient, maps, places, self.size, self.stride, self.padding, self.ceil)
+
+
+class AveragePool:
+    """An average pooling with windows of 2 or 3, stride 2, no padding."""
+
+    def __init__(self, module: nn.AvgPool2d) -> None:
+        self.size, self.stride = int(_one(module.kernel_size)), int(_one(module.stride))
+        self.ceil, self.scale = module.ceil_mode, float(getattr(module, "scale", 1.0))
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Pool; nothing need be kept."""
+        result = nnf.avg_pool2d(maps, self.size, self.stride, ceil_mode=self.ceil)
+        return (result if self.scale == 1 else result * self.scale), []
+
+    def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
+        """Spread the gradient over the windows."""
+        return operators.average_pool_backward(gradient, height, width, self.size, self.stride, self.scale)
+
+
+class Foreign:
+    """A module that this engine does not know, under autograd; it is run again on the way back."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run the module; keep its input."""
+        return _channels_last(self.module(maps.clone())), [maps]
+
+    def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
+        """Let autograd go back through the module."""
+        with torch.enable_grad():
+            maps = kept[0].detach().requires_grad_(True)
+            (result,) = torch.autograd.grad(self.module(maps.clone()), maps, gradient)
+        return _channels_last(result)
+
+
+class Fused:
+    """Runs a backbone's chain of layers forward and backward by hand.
+
+    Args:
+        backbone: the network.
+        dtype: what it computes in; of the first layer, which sees the pixels, at least float32.
+    """
+
+    def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
+        self.chain, self.taps, strangers = _chain(backbone, dtype)
+        self.names = list(backbone.taps.values())
+        self.dtype = dtype
+        self.told: set[str] = set()
+        if strangers:
+            self._tell(f"The fused engine leaves {', '.join(sorted(strangers))} to autograd")
+
+    def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
+        """Take the targets of an image; see ``nst.engines.Engine``."""
+        maps = {name: activation for name, _, activation, _ in self.run(image) if name is not None}
+        return {tag: self._target(maps[layer], loss) for tag, (layer, loss) in wanted.items()}
+
+    def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
+        """Compare an image with its targets; see ``nst.engines.Engine``."""
+        known = {tag: r for tag, r in readings.items() if _sums(r.loss) in KNOWN}
+        if unknown := {tag: r for tag, r in readings.items() if tag not in known}:
+            names = sorted({type(r.loss).__name__ for r in unknown.values()})
+            self._tell(f"The fused engine leaves {', '.join(names)} to autograd")
+        layers = list(dict.fromkeys(r.layer for r in unknown.values()))
+        requests = [(r.layer, _sums(r.loss), r.target) for r in known.values()] + [
+            (name, None, None) for name in layers
+        ]
+        shapes: dict[str, Sequence[int]] = {}
+        results = _Chain.apply(image, self, requests, shapes)
+        maps = {name: at_least_float32(m) for name, m in zip(layers, results[len(known) :], strict=True)}
+        values = {
+            tag: cast(SummedLoss, r.loss).value(sums, r.target, shapes[r.layer])
+            for (tag, r), sums in zip(known.items(), results, strict=False)
+        }
+        values |= {tag: r.loss(maps[r.layer], r.target) for tag, r in unknown.items()}
+        return {tag: values[tag] for tag in readings}
+
+    def run(self, image: Tensor) -> Iterator[tuple[str | None, Link, Tensor, list[Tensor]]]:
+        """Run the chain; yield for each link its layer's name, itself, its maps, and what its backward pass needs."""
+        maps = _channels_last(image)
+        for place, link in self.chain:
+            try:
+                maps, kept = link.forward(maps)
+            except RuntimeError as error:
+                refuse_too_small(error, image, self.names)
+                raise
+            yield self.taps.get(place), link, maps, kept
+
+    def _target(self, maps: Tensor, loss: Any) -> Any:
+        """Let a loss take its target; the map itself stays in the type and memory it has here."""
+        if _sums(loss) in KNOWN:
+            if loss.target_is_map:
+                return loss.target(maps)
+            return loss.target_of_sums(KNOWN[_sums(loss)][0](maps, None)[0], maps.shape[1:])
+        return loss.target(at_least_float32(maps))
+
+    def _tell(self, line: str) -> None:
+        if line not in self.told:
+            log.info("%s", line)
+            self.told.add(line)
+
+
+class _Chain(torch.autograd.Function):
+    """The chain as one function of the image: the sums and maps asked for, and the way back from their gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        engine: Fused,
+        requests: list[tuple[str, Callable[..., Tensor] | None, Any]],
+        shapes: dict[str, Sequence[int]],
+    ) -> tuple[Tensor, ...]:
+        maps: dict[str, Tensor] = {}
+        tensors: list[Tensor] = []  # what the way back needs; links and requests know theirs by begin and end
+        ctx.links = []
+        sizes = image.shape[2:]
+        for name, link, activation, kept in engine.run(image):
+            ctx.links.append((name, link, sizes, (len(tensors), len(tensors) + len(kept))))
+            tensors += kept
+            sizes = activation.shape[2:]
+            if name is not None:
+                maps[name] = activation
+        shapes |= {name: activation.shape[1:] for name, activation in maps.items()}
+        results: list[Tensor] = []
+        spans = []
+        for name, sums, target in requests:
+            result, kept = KNOWN[sums][0](maps[name], target) if sums is not None else (maps[name].clone(), [])
+            spans.append((len(tensors), len(tensors) + len(kept)))
+            results.append(result)
+            tensors += kept
+        ctx.requests = [(name, sums, span) for (name, sums, _), span in zip(requests, spans, strict=True)]
+        ctx.dtype = engine.dtype
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return tuple(results)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        asked: dict[str, list[tuple[Any, Tensor, Sequence[Tensor]]]] = {}
+        for (name, sums, (begin, end)), gradient in zip(ctx.requests, gradients, strict=True):
+            if gradient is not None:
+                asked.setdefault(name, []).append((sums, gradient, tensors[begin:end]))
+        current: Tensor | None = None
+        for name, link, sizes, (begin, end) in reversed(ctx.links):
+            for sums, gradient, kept in asked.get(name, []):
+                if sums is not None:
+                    current = KNOWN[sums][1](current, gradient, *kept)
+                elif current is None:
+                    current = _channels_last(gradient.to(ctx.dtype, copy=True))
+                else:
+                    current += gradient
+            if current is not None:
+                current = link.backward(current, *sizes, tensors[begin:end])
+        return current, None, None, None
+
+
+def _products(maps: Tensor, target: Any) -> tuple[Tensor, list[Tensor]]:
+    return operators.channel_products(maps), [maps]
+
+
+def _differences(maps: Tensor, target: Tensor) -> tuple[Tensor, list[Tensor]]:
+    sums, difference = operators.squared_differences(maps, target.to(maps.dtype))
+    return sums, [difference]
+
+
+# By the function that sums: (maps, target) to the sums and what is kept, and the way back.
+KNOWN: dict[Any, tuple[Callable[..., tuple[Tensor, list[Tensor]]], Callable[..., Tensor]]] = {
+    functional.channel_products: (_products, operators.add_channel_products_backward),
+    functional.squared_differences: (_differences, operators.add_squared_differences_backward),
+}
+
+
+def _sums(loss: Any) -> Any:
+    """Return the function that a loss sums with, or None if it is no function of sums."""
+    return loss.sums if is_summed(loss) else None
+
+
+def _chain(backbone: Backbone, dtype: torch.dtype) -> tuple[list[tuple[int, Link]], dict[int, str], set[str]]:
+    """Return a network as links, each with the place of its last module, and the names of modules not known."""
+    chain: list[tuple[int, Link]] = []
+    strangers = set()
+    modules = list(backbone.stack)
+    place = 0
+    while place < len(modules):
+        module = modules[place]
+        compute = dtype if place else torch.promote_types(dtype, torch.float32)
+        if isinstance(module, nn.Conv2d) and _is_simple(module):
+            norm = _at(modules, place + 1)
+            if isinstance(norm, nn.BatchNorm2d) and place not in backbone.taps:
+                place += 1
+                module = fuse_conv_bn_eval(module, norm)
+            rectified = place not in backbone.taps and isinstance(_at(modules, place + 1), nn.ReLU)
+            place += int(rectified)
+            link: Link = Convolve(module, rectified, compute, dtype)
+        else:
+            link = _link(module, compute)
+            if isinstance(link, Foreign):
+                strangers.add(type(module).__name__)
+        chain.append((place, link))
+        place += 1
+    return chain, backbone.taps, strangers
+
+
+def _link(module: nn.Module, dtype: torch.dtype) -> Link:
+    """Return one module as a link that computes in ``dtype``."""
+    if isinstance(module, Fire):
+        return Squeeze(module, dtype)
+    if isinstance(module, nn.ReLU):
+        return Rectify()
+    if isinstance(module, nn.MaxPool2d) and _one(module.dilation) == 1:
+        return MaxPool(module)
+    if isinstance(module, nn.AvgPool2d) and type(module) in (nn.AvgPool2d, ScaledAvgPool2d) and _is_halving(module):
+        return AveragePool(module)
+    return Foreign(copy.deepcopy(module).to(dtype))
+
+
+def _at(modules: list[nn.Module], place: int) -> nn.Module | None:
+    return modules[place] if place < len(modules) else None
+
+
+def _operator(module: nn.Conv2d, rectified: bool, dtype: torch.dtype) -> operators.Convolution:
+    bias = module.bias.detach().to(dtype) if module.bias is not None else None
+    stride, padding = int(_one(module.stride)), int(_one(module.padding))
+    return operators.Convolution(module.weight.detach().to(dtype), bias, stride, padding, rectified)
+
+
+def _is_simple(module: nn.Conv2d) -> bool:
+    """Tell whether a convolution has one group, square kernels and zero padding narrower than its kernel."""
+    return (
+        module.groups == 1
+        and not isinstance(module.padding, str)
+        and module.padding_mode == "zeros"
+        and all(len(set(pair)) == 1 for pair in (module.kernel_size, module.stride, module.padding))
+        and _one(module.dilation) == 1
+        and module.padding[0] < module.kernel_size[0]
+    )
+
+
+def _is_halving(module: nn.AvgPool2d) -> bool:
+    return (
+        _one(module.kernel_size) in (2, 3)
+        and _one(module.stride) == 2
+        and _one(module.padding) == 0
+        and module.divisor_override is None
+    )
+
+
+def _one(value: Any) -> Any:
+    """Return the one value of both axes, or None if they differ."""
+    if isinstance(value, tuple | list):
+        return value[0] if len(set(value)) == 1 else None
+    return value
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    return maps.contiguous(memory_format=torch.channels_last)

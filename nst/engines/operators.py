@@ -1,0 +1,256 @@
+"""The operators of the fused engine, forward and backward, on maps in channels-last memory.
+
+Private operators of torch are used only where a small trial shows that they give what the public ones give.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+
+log = logging.getLogger(__name__)
+CHUNK = 1024  # positions summed in bfloat16's product before float32 takes over
+LEAST_CHUNKS = 16
+
+
+class Convolution:
+    """A convolution, rectified or not, and its gradient with respect to its input.
+
+    The gradient of a convolution with stride 1 is again a convolution, with the kernel flipped and its channels
+    transposed. Weights are kept in the order in which the CPU's library multiplies them.
+
+    Args:
+        weight: ``(C', C, k, k)``, in the type to compute in.
+        bias: ``(C',)`` or None.
+        stride: of both axes.
+        padding: on all four sides, with zeros; less than k.
+        rectified: a ReLU follows.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int, rectified: bool) -> None:
+        self.stride, self.padding, self.rectified = stride, padding, rectified
+        self.size = weight.shape[2]
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.bias = bias
+        self.packs = weight.device.type == "cpu" and _packing_works(weight.dtype)
+        self.forward_weight = self._packed(self.weight)
+        if stride == 1:
+            flipped = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+            self.backward_weight = self._packed(flipped)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, C', h, w)``."""
+        return self._convolve(maps, self.forward_weight, self.bias, self.stride, self.padding, self.rectified)
+
+    def backward(self, gradient: Tensor, height: int, width: int) -> Tensor:
+        """Map the gradient ``(B, C', h, w)``, before the ReLU, to that of the input ``(B, C, height, width)``."""
+        if self.stride == 1:
+            padding = self.size - 1 - self.padding
+            return self._convolve(gradient, self.backward_weight, None, 1, padding, False)
+        rest = [
+            full - (self.stride * (part - 1) + self.size - 2 * self.padding)
+            for full, part in zip((height, width), gradient.shape[2:], strict=True)
+        ]
+        return nnf.conv_transpose2d(gradient, self.weight, None, self.stride, self.padding, rest)
+
+    def _packed(self, weight: Tensor) -> Tensor:
+        if not self.packs:
+            return weight
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, [self.padding] * 2, [self.stride] * 2)
+
+    def _convolve(
+        self, maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, rectified: bool
+    ) -> Tensor:
+        if self.packs:
+            return _packed_convolution(maps, weight, bias, stride, padding, rectified)
+        if rectified and bias is not None and maps.is_cuda and _cudnn_relu_works(maps.device, maps.dtype):
+            two = [stride] * 2, [padding] * 2
+            return torch.cudnn_convolution_relu(maps, weight, bias, *two, [1, 1], 1)
+        result = nnf.conv2d(maps, weight, bias, stride, padding)
+        return result.relu_() if rectified else result
+
+
+def rectify_backward(gradient: Tensor, rectified: Tensor) -> Tensor:
+    """Set a gradient to zero, in place, where the rectified map is not positive."""
+    return torch.ops.aten.threshold_backward.grad_input(gradient, rectified, 0, grad_input=gradient)
+
+
+def max_pool_backward(
+    gradient: Tensor, maps: Tensor, places: Tensor, size: int, stride: int, padding: int, ceil: bool
+) -> Tensor:
+    """Send the gradient ``(B, C, h, w)`` to the place of each window's maximum in ``maps`` ``(B, C, H, W)``."""
+    if gradient.device.type == "cpu" and size == stride and not padding:  # each place is in one window at most
+        return nnf.max_unpool2d(gradient, places, [size] * 2, [stride] * 2, output_size=maps.shape[2:])
+    window = [size] * 2, [stride] * 2, [padding] * 2, [1, 1]
+    return torch.ops.aten.max_pool2d_with_indices_backward(gradient, maps, *window, ceil, places)
+
+
+def average_pool_backward(gradient: Tensor, height: int, width: int, size: int, stride: int, scale: float) -> Tensor:
+    """Spread the gradient ``(B, C, h, w)`` of an average pooling without padding over ``(B, C, height, width)``.
+
+    Works for windows of 2 and 3 with stride 2. A window that reaches over the edge (``ceil_mode``) averages over what
+    there is of it.
+
+    Args:
+        gradient: of the pooled map; it is not changed.
+        height: of the map before.
+        width: of the map before.
+        size: of the window.
+        stride: of the window: 2.
+        scale: what the average was multiplied by.
+    """
+    assert stride == 2 and size in (2, 3)
+    each = gradient * (scale / size**2)
+    for axis, full in ((2, height), (3, width)):
+        there = full - stride * (gradient.shape[axis] - 1)
+        if there < size:  # the last window has fewer members
+            each.narrow(axis, gradient.shape[axis] - 1, 1).mul_(size / there)
+    for axis, full in ((3, width), (2, height)):
+        each = _spread(each, axis, full, size)
+    return each
+
+
+def _spread(gradient: Tensor, axis: int, full: int, size: int) -> Tensor:
+    """Add each window's gradient to its 2 or 3 members along one axis of length ``full``."""
+    windows = gradient.shape[axis]
+    shape = [full if i == axis else n for i, n in enumerate(gradient.shape)]
+    result = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
+    for phase in (0, 1):  # even members are first of a window and, where it has 3, last of the one before
+        members = len(range(phase, full, 2))
+        part = result.as_strided(
+            [members if i == axis else n for i, n in enumerate(shape)],
+            [s * 2 if i == axis else s for i, s in enumerate(result.stride())],
+            phase * result.stride(axis),
+        )
+        shared = min(windows, members)
+        part.narrow(axis, 0, shared).copy_(gradient.narrow(axis, 0, shared))
+        if members > shared:
+            part.narrow(axis, shared, members - shared).zero_()
+        if phase == 0 and size == 3:
+            also = min(windows, members - 1)
+            part.narrow(axis, 1, also).add_(gradient.narrow(axis, 0, also))
+    return result
+
+
+def channel_products(maps: Tensor) -> Tensor:
+    """Sum of the products of every two channels over the positions; see ``nst.losses.functional.channel_products``.
+
+    Args:
+        maps: ``(B, C, H, W)``, channels last. In bfloat16 the sum is taken in chunks, and these are added in float32.
+
+    Returns:
+        ``(B, C, C)`` in float32, or float64 for float64.
+    """
+    rows = rows_of(maps)
+    if maps.dtype != torch.bfloat16:
+        return torch.bmm(rows.transpose(1, 2), rows)
+    batch, positions, channels = rows.shape
+    chunks = max(positions // CHUNK, min(LEAST_CHUNKS, positions))
+    length = positions // chunks
+    whole = rows[:, : chunks * length].reshape(batch * chunks, length, channels)
+    sums = torch.bmm(whole.transpose(1, 2), whole).view(batch, chunks, channels, channels)
+    total = sums.sum(1, dtype=torch.float32)
+    if rest := positions - chunks * length:
+        tail = rows[:, positions - rest :]
+        total += torch.bmm(tail.transpose(1, 2), tail)
+    return total
+
+
+def add_channel_products_backward(accumulated: Tensor | None, gradient: Tensor, maps: Tensor) -> Tensor:
+    """Add the gradient of ``channel_products`` with respect to the maps to ``(B, C, H, W)``, in place if given.
+
+    Args:
+        accumulated: channels last, or None for zero.
+        gradient: ``(B, C, C)`` with respect to the products.
+        maps: ``(B, C, H, W)``, channels last.
+    """
+    weight = (gradient + gradient.transpose(1, 2)).to(maps.dtype)
+    rows = rows_of(maps)
+    if accumulated is None:
+        return maps_of(torch.bmm(rows, weight), maps.shape[2], maps.shape[3])
+    rows_of(accumulated).baddbmm_(rows, weight)
+    return accumulated
+
+
+def squared_differences(maps: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of squares of maps - target ``(B,)`` in float32 or more, and the difference itself."""
+    difference = maps - target
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    return torch.linalg.vector_norm(difference.flatten(1), dim=1, dtype=dtype).square(), difference
+
+
+def add_squared_differences_backward(accumulated: Tensor | None, gradient: Tensor, difference: Tensor) -> Tensor:
+    """Add 2 * gradient * difference to ``(B, C, H, W)``, in place if given; gradient is ``(B,)``.
+
+    Beside bfloat16 the factor is split in two, since one such number holds too few of its digits.
+    """
+    factor = 2 * gradient
+    result = torch.zeros_like(difference) if accumulated is None else accumulated
+    high = factor.to(difference.dtype)
+    low = (factor - high.to(factor.dtype)).to(difference.dtype)
+    for part in (high, low) if difference.dtype == torch.bfloat16 else (high,):
+        result.addcmul_(difference, part.view(-1, 1, 1, 1))
+    return result
+
+
+def rows_of(maps: Tensor) -> Tensor:
+    """Return ``(B, C, H, W)`` in channels-last memory as rows ``(B, H W, C)``, without a copy."""
+    batch, channels, height, width = maps.shape
+    return maps.permute(0, 2, 3, 1).view(batch, height * width, channels)
+
+
+def maps_of(rows: Tensor, height: int, width: int) -> Tensor:
+    """Return rows ``(B, H W, C)`` as ``(B, C, H, W)`` in channels-last memory, without a copy."""
+    return rows.view(rows.shape[0], height, width, rows.shape[2]).permute(0, 3, 1, 2)
+
+
+def _packed_convolution(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, rectified: bool
+) -> Tensor:
+    two = [padding] * 2, [stride] * 2
+    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        maps, weight, bias, *two, [1, 1], 1, "relu" if rectified else "none", [], ""
+    )
+    return result
+
+
+@functools.lru_cache
+def _packing_works(dtype: torch.dtype) -> bool:
+    """Try oneDNN's convolution with packed weights and a fused ReLU, which are private to torch's compiler."""
+    if dtype == torch.float64 or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    maps, weight, bias = (
+        torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+        if len(shape) == 4
+        else torch.randn(shape, generator=generator).to(dtype)
+        for shape in ((1, 16, 9, 7), (8, 16, 3, 3), (8,))
+    )
+    try:
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, [1, 1], [1, 1])
+        found = _packed_convolution(maps, packed, bias, 1, 1, True)
+        expected = nnf.conv2d(maps, weight, bias, padding=1).relu_()
+        works = bool(torch.allclose(found.float(), expected.float(), rtol=2e-2, atol=1e-1))
+    except (AttributeError, RuntimeError, NotImplementedError, TypeError) as error:
+        log.debug("No packed convolutions in %s: %s", dtype, error)
+        works = False
+    return works
+
+
+@functools.lru_cache
+def _cudnn_relu_works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Try cuDNN's convolution with a fused ReLU, which torch does not document."""
+    maps, weight, bias = (
+        torch.ones(shape, device=device, dtype=dtype) for shape in ((1, 16, 9, 7), (8, 16, 3, 3), (8,))
+    )
+    maps, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (maps, weight))
+    try:
+        found = torch.cudnn_convolution_relu(maps, weight, bias, [1, 1], [1, 1], [1, 1], 1)
+        return bool(torch.allclose(found.float(), nnf.conv2d(maps, weight, bias, padding=1).relu_().float(), rtol=1e-2))
+    except (AttributeError, RuntimeError, NotImplementedError, TypeError) as error:
+        log.debug("No fused convolution in %s: %s", dtype, error)
+        return False

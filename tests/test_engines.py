@@ -1,0 +1,307 @@
+"""Engines against each other and against autograd: values, gradients, and what falls back to autograd."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as nnf
+
+from nst import backbones, engines
+from nst.backbones import Backbone
+from nst.engines import operators
+from nst.engines.fused import Fused
+from nst.engines.plain import Plain
+from nst.engines.reading import Reading, Wanted
+from nst.errors import UserError
+from nst.losses import GramLoss, MSELoss, functional
+from nst.pixels import PREPROCESSINGS
+from nst.weights import Source
+
+SQUEEZE = ("conv1", "relu1", "pool1", "fire3", "fire4")
+VGG = ("relu1_1", "conv2_1", "pool2", "relu3_1", "conv4_2", "relu4_2")
+NETWORKS = {
+    "squeezenet avg": ("squeezenet1_1", SQUEEZE, "avg", 1.0),
+    "squeezenet max": ("squeezenet1_1", SQUEEZE, "max", 1.0),
+    "vgg16 max": ("vgg16", VGG, "max", 1.0),
+    "vgg19 avg scaled": ("vgg19", ("conv1_1", "relu1_1", "conv3_1", "relu4_1"), "avg", 2.0),
+    "vgg16_bn max": ("vgg16_bn", ("relu1_1", "bn2_1", "relu2_1", "conv3_1", "relu3_1"), "max", 1.0),
+}
+
+
+def network(kind, dtype=torch.float64):
+    architecture, layers, pooling, scale = NETWORKS[kind]
+    return backbones.load(architecture, "random", layers, pooling, avg_scale=scale, seed=3).to(dtype)
+
+
+def picture(batch, height, width, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def readings(engine, layers, content, style, losses=None):
+    content_loss, style_loss = losses or (MSELoss(), GramLoss())
+    with torch.no_grad():
+        found = {}
+        for kind, loss, image in (("content", content_loss, content), ("style", style_loss, style)):
+            targets = engine.targets(image, {name: Wanted(name, loss) for name in layers})
+            found |= {f"{kind} {name}": Reading(name, loss, targets[name]) for name in layers}
+    return found
+
+
+def values_and_gradient(engine, image, asked, weights=None):
+    image = image.clone().requires_grad_(True)
+    values = engine.values(image, asked)
+    assert list(values) == list(asked)
+    assert all(value.shape == image.shape[:1] for value in values.values())
+    weights = weights or [1.0] * len(values)
+    (gradient,) = torch.autograd.grad(sum((w * v).sum() for w, v in zip(weights, values.values(), strict=True)), image)
+    return {tag: value.detach() for tag, value in values.items()}, gradient
+
+
+def off(found, expected):
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+@pytest.mark.parametrize("size", [(48, 48), (43, 50), (37, 61)])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_fused_is_plain_in_float64(kind, size):
+    backbone = network(kind)
+    layers = NETWORKS[kind][1]
+    content, style, image = picture(1, *size, seed=1), picture(1, 45, 52, seed=2), picture(2, *size)
+    results = []
+    for make in (Plain, Fused):
+        engine = make(backbone, torch.float64)
+        asked = readings(engine, layers, content, style)
+        weights = [torch.tensor([0.3 + 0.1 * i, 1.7 - 0.1 * i], dtype=torch.float64) for i in range(len(asked))]
+        results.append(values_and_gradient(engine, image, asked, weights))
+    (plain, gradient), (fused, other) = results
+    for tag in plain:
+        torch.testing.assert_close(fused[tag], plain[tag], rtol=1e-10, atol=0)
+    assert off(other, gradient) < 1e-10
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_fused_is_plain_to_the_rounding_of_float32(kind):
+    """The median of three pictures: rounding decides whether a ReLU passes a map that is as good as 0."""
+    backbone, layers = network(kind, torch.float32), NETWORKS[kind][1]
+    differences = []
+    for seed in (10, 20, 30):
+        content, style, image = (picture(1, 64, 51, seed + i, torch.float32) for i in range(3))
+        results = []
+        for make in (Plain, Fused):
+            engine = make(backbone, torch.float32)
+            results.append(values_and_gradient(engine, image, readings(engine, layers, content, style)))
+        (plain, gradient), (fused, other) = results
+        for tag in plain:
+            torch.testing.assert_close(fused[tag], plain[tag], rtol=2e-5, atol=0)
+        differences.append(off(other, gradient))
+    assert sorted(differences)[1] < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["squeezenet avg", "vgg16 max"])
+@pytest.mark.parametrize("make", [Plain, Fused])
+def test_bfloat16_is_float32_to_few_digits(kind, make):
+    backbone, layers = network(kind, torch.float32), NETWORKS[kind][1]
+    content, style, image = (picture(1, 64, 51, seed, torch.float32) for seed in (1, 2, 3))
+    results = []
+    for engine in (Plain(backbone, torch.float32), make(backbone, torch.bfloat16)):
+        results.append(values_and_gradient(engine, image, readings(engine, layers, content, style)))
+    (exact, gradient), (rounded, other) = results
+    for tag in exact:
+        assert rounded[tag].dtype == torch.float32
+        torch.testing.assert_close(rounded[tag], exact[tag], rtol=0.03, atol=0)
+    assert other.dtype == torch.float32
+    assert 0 < off(other, gradient) < 0.12
+
+
+def test_a_batch_is_its_images_one_by_one():
+    backbone = network("squeezenet avg")
+    engine = Fused(backbone, torch.float64)
+    asked = readings(engine, SQUEEZE, picture(3, 40, 40, 1), picture(3, 40, 40, 2))
+    image = picture(3, 40, 40)
+    values, gradient = values_and_gradient(engine, image, asked)
+    for i in range(3):
+        alone = {tag: r._replace(target=r.target[i : i + 1]) for tag, r in asked.items()}
+        one, its = values_and_gradient(engine, image[i : i + 1], alone)
+        for tag in values:
+            torch.testing.assert_close(values[tag][i], one[tag][0], rtol=1e-11, atol=0)
+        torch.testing.assert_close(gradient[i : i + 1], its, rtol=1e-9, atol=1e-18)
+
+
+class Moments:
+    """A loss of somebody's own: means and standard deviations."""
+
+    def target(self, features):
+        return features.mean((2, 3)), features.std((2, 3))
+
+    def __call__(self, features, target):
+        mean, deviation = target
+        return ((features.mean((2, 3)) - mean) ** 2 + (features.std((2, 3)) - deviation) ** 2).sum(1)
+
+
+class Halved(GramLoss):
+    """A known loss, changed by a subclass: its sums no longer tell the whole."""
+
+    def __call__(self, features, target):
+        return super().__call__(features, target) / 2
+
+
+class Weighted(MSELoss):
+    """A known loss with another target."""
+
+    def target(self, features):
+        return 0.5 * features
+
+
+@pytest.mark.parametrize(("loss", "told"), [(Moments(), "Moments"), (Halved(), "Halved")])
+def test_a_loss_of_ones_own_has_its_exact_gradient_and_is_named_in_the_log(loss, told, caplog):
+    backbone = network("vgg16 max")
+    results = []
+    with caplog.at_level(logging.INFO):
+        for make in (Plain, Fused):
+            engine = make(backbone, torch.float64)
+            asked = readings(engine, VGG, picture(1, 40, 33, 1), picture(1, 35, 40, 2), (MSELoss(), loss))
+            results += [values_and_gradient(engine, picture(2, 40, 33), asked) for _ in range(2)]
+    (plain, gradient), _, (fused, other), _ = results
+    for tag in plain:
+        torch.testing.assert_close(fused[tag], plain[tag], rtol=1e-10, atol=0)
+    assert off(other, gradient) < 1e-10
+    assert [record.message for record in caplog.records] == [f"The fused engine leaves {told} to autograd"]
+
+
+def test_a_known_loss_with_a_target_of_its_own_keeps_it():
+    backbone = network("vgg16 max")
+    results = []
+    for make in (Plain, Fused):
+        engine = make(backbone, torch.float64)
+        asked = readings(engine, VGG, picture(1, 40, 33, 1), picture(1, 35, 40, 2), (Weighted(), GramLoss()))
+        results.append(values_and_gradient(engine, picture(1, 40, 33), asked))
+    assert off(results[1][1], results[0][1]) < 1e-10
+
+
+class Swish(nn.Module):
+    """A layer that the fused engine has never seen."""
+
+    def forward(self, maps):
+        return maps * torch.sigmoid(maps)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_layer_of_ones_own_runs_under_autograd_and_is_named_in_the_log(place, caplog):
+    torch.manual_seed(0)
+    modules = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 4, 3, padding="same")]
+    modules.insert(place, Swish())
+    modules += [nn.AvgPool2d(3, 3), nn.Conv2d(4, 4, 3, dilation=2)]
+    source = Source("random", None, None)
+    backbone = Backbone(modules, {2: "early", 6: "late"}, PREPROCESSINGS["none"], source).double()
+    results = []
+    with caplog.at_level(logging.INFO):
+        for make in (Plain, Fused):
+            engine = make(backbone, torch.float64)
+            asked = readings(engine, ("early", "late"), picture(1, 40, 33, 1), picture(1, 35, 40, 2))
+            results.append(values_and_gradient(engine, picture(2, 40, 33), asked))
+    (plain, gradient), (fused, other) = results
+    for tag in plain:
+        torch.testing.assert_close(fused[tag], plain[tag], rtol=1e-10, atol=0)
+    assert off(other, gradient) < 1e-10
+    assert [record.message for record in caplog.records] == [
+        "The fused engine leaves AvgPool2d, Conv2d, Swish to autograd"
+    ]
+
+
+def test_values_without_weight_cost_nothing_and_a_graph_can_be_kept():
+    backbone = network("squeezenet avg")
+    engine = Fused(backbone, torch.float64)
+    asked = readings(engine, SQUEEZE, picture(1, 40, 40, 1), picture(1, 40, 40, 2))
+    image = picture(1, 40, 40).requires_grad_(True)
+    values = engine.values(image, asked)
+    each = [torch.autograd.grad(value.sum(), image, retain_graph=True)[0] for value in values.values()]
+    (whole,) = torch.autograd.grad(sum(value.sum() for value in values.values()), image)
+    torch.testing.assert_close(sum(each), whole, rtol=1e-9, atol=1e-15)
+    with torch.no_grad():
+        again = engine.values(image, asked)
+    for tag, value in values.items():
+        torch.testing.assert_close(again[tag], value.detach(), rtol=0, atol=0)
+
+
+def test_a_picture_that_is_too_small_is_refused_with_one_sentence():
+    backbone = network("vgg16 max", torch.float32)
+    for make in (Plain, Fused):
+        with pytest.raises(UserError, match="An image of 4 x 4 pixels is too small"):
+            make(backbone, torch.float32).targets(
+                picture(1, 4, 4, dtype=torch.float32), {"x": Wanted("relu4_2", MSELoss())}
+            )
+
+
+@pytest.mark.parametrize("engine", ["auto", "fused"])
+def test_a_network_from_outside_is_run_by_the_plain_engine(engine, caplog):
+    with caplog.at_level(logging.INFO):
+        assert isinstance(engines.make(engine, nn.Identity(), torch.float32), Plain)
+    assert ("engine=plain runs it" in caplog.text) == (engine == "fused")
+    backbone = network("squeezenet avg", torch.float32)
+    assert isinstance(engines.make(engine, backbone, torch.float32), Fused)
+    assert isinstance(engines.make("plain", backbone, torch.float32), Plain)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (1, 1, 0), (3, 2, 0), (3, 1, 0), (5, 2, 2)])
+def test_a_convolution_and_its_gradient_are_autograds(size, stride, padding, dtype, packed, monkeypatch):
+    if not packed:
+        monkeypatch.setattr(operators, "_packing_works", lambda dtype: False)
+    weight, bias = picture(1, 1, 1, 5).new_empty(0), None
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(7, 4, size, size, generator=generator, dtype=torch.float64).to(dtype)
+    bias = torch.randn(7, generator=generator, dtype=torch.float64).to(dtype)
+    for height, width in ((12, 12), (11, 14)):
+        maps = torch.randn(2, 4, height, width, generator=generator, dtype=torch.float64).to(dtype)
+        maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+        expected = nnf.conv2d(maps, weight, bias, stride, padding).relu()
+        gradient = torch.randn(expected.shape, generator=generator, dtype=torch.float64).to(dtype)
+        (wanted,) = torch.autograd.grad(expected, maps, gradient)
+        operator = operators.Convolution(weight, bias, stride, padding, True)
+        with torch.no_grad():
+            found = operator.forward(maps.detach())
+            masked = operators.rectify_backward(gradient.contiguous(memory_format=torch.channels_last), found)
+            back = operator.backward(masked, height, width)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(back, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (9, 8), (7, 11), (3, 5), (2, 3)])
+@pytest.mark.parametrize(("size", "ceil"), [(2, False), (3, True), (3, False), (2, True)])
+def test_poolings_send_their_gradient_as_autograd_does(size, ceil, shape):
+    if min(shape) < size:
+        pytest.skip("the map is smaller than the window")
+    generator = torch.Generator().manual_seed(1)
+    maps = torch.randint(0, 4, (2, 5, *shape), generator=generator).double()  # few values, so that maxima are shared
+    maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    average = nnf.avg_pool2d(maps, size, 2, ceil_mode=ceil)
+    gradient = torch.randn(average.shape, generator=generator, dtype=torch.float64)
+    (wanted,) = torch.autograd.grad(average * 1.5, maps, gradient)
+    found = operators.average_pool_backward(gradient.clone(), *shape, size, 2, 1.5)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+    maximum, places = nnf.max_pool2d(maps, size, 2, ceil_mode=ceil, return_indices=True)
+    (wanted,) = torch.autograd.grad(maximum, maps, gradient)
+    found = operators.max_pool_backward(gradient.clone(), maps.detach(), places, size, 2, 0, ceil)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("positions", [(4, 4), (1, 3), (33, 37), (64, 67)])
+def test_products_of_channels_in_bfloat16_are_added_in_float32(positions):
+    maps = picture(2, *positions).repeat(1, 5, 1, 1).relu().bfloat16().contiguous(memory_format=torch.channels_last)
+    found = operators.channel_products(maps)
+    assert found.dtype == torch.float32
+    assert off(found, functional.channel_products(maps.double())) < 2e-3
+    assert off(operators.channel_products(maps.double()), functional.channel_products(maps.double())) < 1e-14
+
+
+def test_a_factor_keeps_its_digits_beside_bfloat16_maps():
+    difference = torch.ones(1, 2, 2, 2, dtype=torch.bfloat16)
+    factor = torch.tensor([1 + 2.0**-12])
+    start = torch.full_like(difference, -2.0)
+    found = operators.add_squared_differences_backward(start, factor, difference)  # -2 + 2 (1 + 2^-12)
+    torch.testing.assert_close(found.float(), torch.full_like(found.float(), 2.0**-11), rtol=0.01, atol=0)
