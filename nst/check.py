@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nst import backbones, engines, evaluator, images, optimize, pixels, runtime
 from nst.config import build, import_from_config_folders, layer_weights
+from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.evaluator import Evaluator
 from nst.losses import functional
@@ -87,6 +88,8 @@ def _check_scalars(config: DictConfig) -> list[str]:
         if not math.isfinite(value) or value < low or (high is not None and value > high):
             wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
             found.append(f"{name}={value} is out of range: it must be {wanted}.")
+    if config.tile not in ("auto", "none") and not (config.tile.isdecimal() and int(config.tile) >= SMALLEST_TILE):
+        found.append(f"tile={config.tile} is neither auto, none nor a number of pixels from {SMALLEST_TILE} up.")
     problem = runtime.device_problem(config.device)
     if problem or (problem := runtime.precision_problem(config.precision, runtime.choose_device(config.device))):
         found.append(problem)

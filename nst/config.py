@@ -56,6 +56,9 @@ class Config:
     device: str = _knob("auto | cpu | cuda | cuda:<n> | mps")
     precision: str = _knob("auto (bfloat16 where the hardware multiplies it) | float32 | tf32 | bfloat16 | float64")
     engine: str = _knob("auto | plain | fused: what computes losses and gradient; all give the same picture")
+    tile: str = _knob(
+        "auto (if memory is short) | none | pixels of a tile's side, 64 or more: the same gradient in parts"
+    )
 
     log_every: int = _knob("steps between two rows of metrics.csv and two points in TensorBoard")
     save_every: int = _knob("steps between two pictures in frames/; 0 saves none")

@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 TARGETS_BYTES = 2**29  # content targets of so many shifts are kept; beyond that they are taken anew
 
 
+TILES = (2048, 1536, 1024, 768, 512, 384, 256, 128)  # sides that tile=auto tries
+
+
 class OutOfMemory(UserError):
     """Memory ran out; the message says what would fit."""
 
@@ -194,27 +197,36 @@ def pose(config: DictConfig, device: torch.device) -> Problem:
     backbone = configuration.build(config.backbone, layers=layers, pooling=config.pooling).to(device, dtype)
     space = PixelSpace(config.pixel_space, backbone.preprocessing)
 
-    need = _estimate_memory(config, backbone, content, style)
+    runtime.keep_freed_memory()
+
+    dtype = runtime.network_dtype(config.precision, device)
+    need, tile = _fit_into_memory(config, dtype, backbone, content, style)
     with _memory_explained(need, config.size, device):
-        evaluate = assemble(config, runtime.network_dtype(config.precision, device), backbone, content, style)
+        evaluate = assemble(config, dtype, tile, backbone, content, style)
         start = configuration.build(config.init)(content=content, style=style, space=space, seed=config.seed)
     return Problem(content, style, backbone, space, start, evaluate, shape, need)
 
 
 def assemble(
-    config: DictConfig, network_dtype: torch.dtype, backbone: Backbone, content: Tensor, style: Tensor
+    config: DictConfig,
+    network_dtype: torch.dtype,
+    tile: int | None,
+    backbone: Backbone,
+    content: Tensor,
+    style: Tensor,
 ) -> Evaluate:
     """Take the targets of two images; return the losses of a picture as a function of its pixels and its shift.
 
     Args:
         config: names the losses, layers and weights.
         network_dtype: what the network computes in.
+        tile: pixels of a tile's side at most, or None for the whole picture at once.
         backbone: the frozen network.
         content: ``(1, 3, H, W)`` RGB in [0, 1].
         style: ``(1, 3, H', W')`` RGB in [0, 1].
     """
     space = PixelSpace(config.pixel_space, backbone.preprocessing)
-    engine = engines.make(config.engine, backbone, network_dtype)
+    engine = engines.make(config.engine, backbone, network_dtype, tile)
 
     def seen(pixels: Tensor, shift: Shift = (0, 0)) -> Tensor:
         framed = with_margin(pixels, config.margin)
@@ -247,24 +259,61 @@ def assemble(
     return evaluate
 
 
-def _estimate_memory(config: DictConfig, backbone: Backbone, content: Tensor, style: Tensor) -> memory.Need | None:
-    """Estimate what the run will need, and warn if that is more than there is."""
-    need = memory.estimate(
-        functools.partial(assemble, config, runtime.network_dtype(config.precision, content.device)),
-        backbone,
-        (content.shape[2], content.shape[3]),
-        (style.shape[2], style.shape[3]),
-        configuration.build(config.optimizer),
-        config.steps,
-        max(config.jitter, 1) ** 2,
-        content.dtype,
-        content.device,
-        TARGETS_BYTES,
-    )
+def _fit_into_memory(
+    config: DictConfig, network_dtype: torch.dtype, backbone: Backbone, content: Tensor, style: Tensor
+) -> tuple[memory.Need | None, int | None]:
+    """Estimate what the run will need, and choose the tile: as large as fits, if ``tile=auto`` and the whole does not.
+
+    Returns:
+        The need, if it can be told, and the tile, or None for the whole picture. If nothing fits, there is a warning.
+
+    Raises:
+        UserError: ``tile`` is a number, and the network or a loss does not allow tiles.
+    """
     free = memory.free_bytes(content.device)
-    if need is not None and free is not None and (advice := memory.advice(need, free, config.size)):
+
+    def estimate(tile: int | None) -> memory.Need | None:
+        return memory.estimate(
+            functools.partial(assemble, config, network_dtype, tile),
+            backbone,
+            (content.shape[2], content.shape[3]),
+            (style.shape[2], style.shape[3]),
+            configuration.build(config.optimizer),
+            config.steps,
+            max(config.jitter, 1) ** 2,
+            content.dtype,
+            content.device,
+            TARGETS_BYTES,
+        )
+
+    losses = [configuration.build(node) for node in (config.content_loss, config.style_loss)]
+    obstacle = engines.untileable(backbone, losses)
+    if config.tile not in ("auto", "none"):
+        if obstacle:
+            raise UserError(f"tile={config.tile}: {obstacle}, so that it cannot be computed in tiles. Use tile=none.")
+        tile: int | None = int(config.tile)
+    else:
+        tile = None
+    need = estimate(tile)
+    if need is None or free is None or need.further <= free:
+        return need, tile
+    if config.tile == "auto" and obstacle is None:
+        for smaller in (side for side in TILES if side < max(content.shape[2:])):
+            tiled = estimate(smaller)
+            if tiled is not None and tiled.further <= free:
+                log.info(
+                    "At once this picture would need about %s, and %s are free: it is computed in tiles of %d pixels, "
+                    "with the same gradient",
+                    memory.amount(need.further),
+                    memory.amount(free),
+                    smaller,
+                )
+                return tiled, smaller
+    elif config.tile == "auto":
+        log.info("The picture is not computed in tiles: %s", obstacle)
+    if advice := memory.advice(need, free, config.size):
         log.warning("%s", advice)
-    return need
+    return need, tile
 
 
 def descend(

@@ -273,9 +273,7 @@ def advice(need: Need, free: int, size: int, smaller: str = "a smaller backbone"
         return None
     fitting = fitting_size(size, need, free)
     way_out = f"size={fitting} would fit, or choose" if fitting else "No size would fit; choose"
-    return (
-        f"This run needs about {_amount(need.further)} at size={size}; {_amount(free)} are free. {way_out} {smaller}."
-    )
+    return f"This run needs about {amount(need.further)} at size={size}; {amount(free)} are free. {way_out} {smaller}."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -343,5 +341,6 @@ def _address_room() -> Iterator[int]:
         yield soft - int(psutil.Process().memory_info().vms)
 
 
-def _amount(size: int) -> str:
+def amount(size: int) -> str:
+    """Return a number of bytes for a reader."""
     return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.0f} MB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import getpass
 import os
 import platform
@@ -215,6 +216,19 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         torch.manual_seed(seed)
         yield
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library (glibc) to keep freed memory for the next step, instead of asking the system for it each time.
+
+    A step frees and asks again for the same maps, up to hundreds of megabytes, and the system hands out zeroed pages.
+    Called once weights are loaded, so that what loading needed goes back. Elsewhere than on Linux nothing happens.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        allocator = ctypes.CDLL("libc.so.6")
+        allocator.mallopt(mmap_threshold, 2**30)
+        allocator.mallopt(trim_threshold, 2**31 - 1)
 
 
 def device_name(device: torch.device) -> str:

@@ -1,5 +1,6 @@
 """Engines against each other and against autograd: values, gradients, and what falls back to autograd."""
 
+import itertools
 import logging
 
 import pytest
@@ -9,10 +10,11 @@ from torch.nn import functional as nnf
 
 from nst import backbones, engines
 from nst.backbones import Backbone
-from nst.engines import operators
+from nst.engines import operators, tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
 from nst.engines.reading import Reading, Wanted
+from nst.engines.tiles import Tiled
 from nst.errors import UserError
 from nst.losses import GramLoss, MSELoss, functional
 from nst.pixels import PREPROCESSINGS
@@ -305,3 +307,77 @@ def test_a_factor_keeps_its_digits_beside_bfloat16_maps():
     start = torch.full_like(difference, -2.0)
     found = operators.add_squared_differences_backward(start, factor, difference)  # -2 + 2 (1 + 2^-12)
     torch.testing.assert_close(found.float(), torch.full_like(found.float(), 2.0**-11), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("size", [(131, 200), (70, 97), (64, 65)])
+@pytest.mark.parametrize("inner", [Plain, Fused])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_tiles_give_the_losses_and_the_gradient_of_the_whole(kind, inner, size):
+    """At odd sizes, on borders, with both poolings, maps before and after their ReLU, and several images."""
+    backbone = network(kind)
+    layers = NETWORKS[kind][1]
+    content, style, image = picture(2, *size, seed=1), picture(1, 150, 83, seed=2), picture(2, *size)
+    whole = inner(backbone, torch.float64)
+    asked = readings(whole, layers, content, style)
+    weights = [torch.tensor([0.3 + 0.1 * i, 1.7 - 0.1 * i], dtype=torch.float64) for i in range(len(asked))]
+    expected, gradient = values_and_gradient(whole, image, asked, weights)
+    tiled = Tiled(inner(backbone, torch.float64), tiles.reaches(backbone), 64)
+    assert len(tiled.spans(size[1])) > 1
+    own = readings(tiled, layers, content, style)
+    for tag, reading in asked.items():
+        torch.testing.assert_close(own[tag].target, reading.target, rtol=1e-11, atol=1e-13)
+    found, other = values_and_gradient(tiled, image, own, weights)
+    for tag in expected:
+        torch.testing.assert_close(found[tag], expected[tag], rtol=1e-10, atol=0)
+    assert off(other, gradient) < 1e-10
+
+
+@pytest.mark.parametrize("full", [64, 65, 127, 200, 513, 1000])
+def test_every_position_of_every_map_belongs_to_one_tile(full):
+    backbone = network("vgg16 max", torch.float32)
+    tiled = Tiled(Plain(backbone, torch.float32), tiles.reaches(backbone), 100)
+    spans = tiled.spans(full)
+    for layer, (stride, _, _) in tiled.reaches.items():
+        positions = []
+        for span in spans:
+            local = range((span.end - span.begin) // stride)[span.own[layer]]
+            positions += [span.begin // stride + i for i in local]
+        assert positions == list(range(full // stride))
+    assert all(b.begin < a.end or len(spans) == 1 for a, b in itertools.pairwise(spans))
+    assert max(span.end - span.begin for span in spans) <= 100 + 2 * 78 + 16
+
+
+class Cubes:
+    """A loss of somebody's own that is a function of sums."""
+
+    target_is_map = False
+
+    def target(self, features):
+        return self.target_of_sums(self.sums(features), features.shape[1:])
+
+    def target_of_sums(self, sums, shape):
+        return sums / (shape[1] * shape[2])
+
+    def sums(self, features, target=None):
+        return features.pow(3).sum((2, 3))
+
+    def value(self, sums, target, shape):
+        return (sums / (shape[1] * shape[2]) - target).square().sum(1)
+
+    def __call__(self, features, target):
+        return self.value(self.sums(features), target, features.shape[1:])
+
+
+@pytest.mark.parametrize("inner", [Plain, Fused])
+def test_a_summed_loss_of_ones_own_is_tiled_and_another_is_refused(inner):
+    backbone = network("squeezenet avg")
+    losses = MSELoss(), Cubes()
+    assert engines.untileable(backbone, losses) is None
+    assert engines.untileable(backbone, [Moments()]) == "Moments is no function of sums over positions"
+    assert "Halved" in engines.untileable(backbone, [Halved()])
+    assert "Identity" in engines.untileable(nn.Identity(), losses)
+    image, content, style = (picture(1, 90, 101, seed) for seed in (0, 1, 2))
+    results = []
+    for engine in (Plain(backbone, torch.float64), Tiled(inner(backbone, torch.float64), tiles.reaches(backbone), 64)):
+        results.append(values_and_gradient(engine, image, readings(engine, SQUEEZE, content, style, losses)))
+    assert off(results[1][1], results[0][1]) < 1e-10

@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from nst.backbones import Backbone
+from nst.engines import tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
 from nst.engines.reading import Reading, Wanted
+from nst.losses import is_summed
 
-__all__ = ["ENGINES", "Engine", "Reading", "Wanted", "make"]
+__all__ = ["ENGINES", "Engine", "Reading", "Wanted", "make", "untileable"]
 log = logging.getLogger(__name__)
 ENGINES = ("auto", "plain", "fused")
 
@@ -31,16 +34,34 @@ class Engine(Protocol):
         """Return, by tag, the value ``(B,)`` of each loss, differentiable with respect to the image."""
 
 
-def make(engine: str, backbone: nn.Module, dtype: torch.dtype) -> Engine:
+def make(engine: str, backbone: nn.Module, dtype: torch.dtype, tile: int | None = None) -> Engine:
     """Return an engine.
 
     Args:
         engine: ``auto``, ``plain`` or ``fused``.
         backbone: the network, on its device, in float32 or float64; it is not changed.
         dtype: what the network is to compute in: bfloat16, or the backbone's own.
+        tile: pixels of a tile's side at most, or None for the whole picture at once; see ``untileable``.
     """
+    whole: Plain | Fused
     if engine != "plain" and isinstance(backbone, Backbone):
-        return Fused(backbone, dtype)
-    if engine == "fused":
-        log.info("%s is not one of this package's networks: engine=plain runs it", type(backbone).__name__)
-    return Plain(backbone, dtype)
+        whole = Fused(backbone, dtype)
+    else:
+        if engine == "fused":
+            log.info("%s is not one of this package's networks: engine=plain runs it", type(backbone).__name__)
+        whole = Plain(backbone, dtype)
+    if tile is None:
+        return whole
+    reaches = tiles.reaches(backbone)
+    assert reaches is not None
+    return tiles.Tiled(whole, reaches, tile)
+
+
+def untileable(backbone: nn.Module, losses: Iterable[object]) -> str | None:
+    """Return why a picture cannot be computed in tiles with this network and these losses, or None if it can."""
+    for loss in losses:
+        if not is_summed(loss):
+            return f"{type(loss).__name__} is no function of sums over positions"
+    if tiles.reaches(backbone) is None:
+        return f"the network ({type(backbone).__name__}) has a layer whose reach is not known"
+    return None

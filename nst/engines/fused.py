@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torchvision.models.squeezenet import Fire
 
 from nst.backbones import Backbone, ScaledAvgPool2d, refuse_too_small
 from nst.engines import operators
-from nst.engines.reading import Reading, Wanted
+from nst.engines.reading import Reading, Shapes, Wanted, Window
 from nst.losses import SummedLoss, functional, is_summed
 from nst.losses.functional import at_least_float32
 
@@ -174,23 +174,57 @@ class Fused:
 
     def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
-        known = {tag: r for tag, r in readings.items() if _sums(r.loss) in KNOWN}
-        if unknown := {tag: r for tag, r in readings.items() if tag not in known}:
-            names = sorted({type(r.loss).__name__ for r in unknown.values()})
-            self._tell(f"The fused engine leaves {', '.join(names)} to autograd")
-        layers = list(dict.fromkeys(r.layer for r in unknown.values()))
-        requests = [(r.layer, _sums(r.loss), r.target) for r in known.values()] + [
-            (name, None, None) for name in layers
-        ]
-        shapes: dict[str, Sequence[int]] = {}
-        results = _Chain.apply(image, self, requests, shapes)
-        maps = {name: at_least_float32(m) for name, m in zip(layers, results[len(known) :], strict=True)}
-        values = {
-            tag: cast(SummedLoss, r.loss).value(sums, r.target, shapes[r.layer])
-            for (tag, r), sums in zip(known.items(), results, strict=False)
+        found, shapes = self._ask(image, readings, {})
+        if unknown := sorted({type(r.loss).__name__ for r in readings.values() if _sums(r.loss) not in KNOWN}):
+            self._tell(f"The fused engine leaves {', '.join(unknown)} to autograd")
+        return {
+            tag: cast(SummedLoss, r.loss).value(found[tag], r.target, shapes[r.layer])
+            if _sums(r.loss) in KNOWN
+            else r.loss(found[tag], r.target)
+            for tag, r in readings.items()
         }
-        values |= {tag: r.loss(maps[r.layer], r.target) for tag, r in unknown.items()}
-        return {tag: values[tag] for tag in readings}
+
+    def sums(
+        self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
+    ) -> tuple[dict[str, Tensor], Shapes]:
+        """Sum up a tile; see ``nst.engines.tiles.Summing``."""
+        found, shapes = self._ask(image, readings, windows)
+        sums = {
+            tag: found[tag] if _sums(r.loss) in KNOWN else _sums(r.loss)(found[tag], r.target)
+            for tag, r in readings.items()
+        }
+        return sums, shapes
+
+    def pieces(
+        self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]
+    ) -> tuple[dict[str, Tensor], Shapes]:
+        """Take a tile's part of the targets; see ``nst.engines.tiles.Summing``."""
+        maps = {name: activation for name, _, activation, _ in self.run(image) if name is not None}
+        pieces = {}
+        for tag, (layer, loss) in wanted.items():
+            own = _cut(maps[layer], windows.get(layer))
+            if cast(SummedLoss, loss).target_is_map:
+                pieces[tag] = loss.target(own)
+            else:
+                sums = _sums(loss)
+                pieces[tag] = KNOWN[sums][0](own, None)[0] if sums in KNOWN else sums(at_least_float32(own), None)
+        return pieces, {name: tuple(activation.shape[1:]) for name, activation in maps.items()}
+
+    def _ask(
+        self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
+    ) -> tuple[dict[str, Tensor], Shapes]:
+        """Return the known sums of each reading, else its map; of a layer's window, if it has one; and whole shapes."""
+        shapes: Shapes = {}
+        requests = [
+            Request(r.layer, _sums(r.loss) if _sums(r.loss) in KNOWN else None, r.target, windows.get(r.layer))
+            for r in readings.values()
+        ]
+        results = _Chain.apply(image, self, requests, shapes)
+        found = {
+            tag: result if request.sums else at_least_float32(result)
+            for tag, request, result in zip(readings, requests, results, strict=True)
+        }
+        return found, shapes
 
     def run(self, image: Tensor) -> Iterator[tuple[str | None, Link, Tensor, list[Tensor]]]:
         """Run the chain; yield for each link its layer's name, itself, its maps, and what its backward pass needs."""
@@ -217,6 +251,22 @@ class Fused:
             self.told.add(line)
 
 
+class Request(NamedTuple):
+    """What is asked of the chain at one layer.
+
+    Attributes:
+        layer: whose map.
+        sums: a function of ``KNOWN`` to sum with, or None for the map itself.
+        target: for that function.
+        window: rows and columns to look at, or None for all.
+    """
+
+    layer: str
+    sums: Callable[..., Tensor] | None
+    target: Any
+    window: Window | None
+
+
 class _Chain(torch.autograd.Function):
     """The chain as one function of the image: the sums and maps asked for, and the way back from their gradients."""
 
@@ -225,8 +275,8 @@ class _Chain(torch.autograd.Function):
         ctx: Any,
         image: Tensor,
         engine: Fused,
-        requests: list[tuple[str, Callable[..., Tensor] | None, Any]],
-        shapes: dict[str, Sequence[int]],
+        requests: list[Request],
+        shapes: Shapes,
     ) -> tuple[Tensor, ...]:
         maps: dict[str, Tensor] = {}
         tensors: list[Tensor] = []  # what the way back needs; links and requests know theirs by begin and end
@@ -238,15 +288,19 @@ class _Chain(torch.autograd.Function):
             sizes = activation.shape[2:]
             if name is not None:
                 maps[name] = activation
-        shapes |= {name: activation.shape[1:] for name, activation in maps.items()}
+        shapes |= {name: tuple(activation.shape[1:]) for name, activation in maps.items()}
         results: list[Tensor] = []
         spans = []
-        for name, sums, target in requests:
-            result, kept = KNOWN[sums][0](maps[name], target) if sums is not None else (maps[name].clone(), [])
+        for request in requests:
+            own = _cut(maps[request.layer], request.window)
+            result, kept = KNOWN[request.sums][0](own, request.target) if request.sums else (own.clone(), [])
             spans.append((len(tensors), len(tensors) + len(kept)))
             results.append(result)
             tensors += kept
-        ctx.requests = [(name, sums, span) for (name, sums, _), span in zip(requests, spans, strict=True)]
+        ctx.requests = [
+            request._replace(target=None)._asdict() | {"span": span, "shape": maps[request.layer].shape}
+            for request, span in zip(requests, spans, strict=True)
+        ]
         ctx.dtype = engine.dtype
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
@@ -256,22 +310,32 @@ class _Chain(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        asked: dict[str, list[tuple[Any, Tensor, Sequence[Tensor]]]] = {}
-        for (name, sums, (begin, end)), gradient in zip(ctx.requests, gradients, strict=True):
+        asked: dict[str, list[tuple[dict[str, Any], Tensor]]] = {}
+        for request, gradient in zip(ctx.requests, gradients, strict=True):
             if gradient is not None:
-                asked.setdefault(name, []).append((sums, gradient, tensors[begin:end]))
+                asked.setdefault(request["layer"], []).append((request, gradient))
         current: Tensor | None = None
         for name, link, sizes, (begin, end) in reversed(ctx.links):
-            for sums, gradient, kept in asked.get(name, []):
-                if sums is not None:
-                    current = KNOWN[sums][1](current, gradient, *kept)
-                elif current is None:
-                    current = _channels_last(gradient.to(ctx.dtype, copy=True))
-                else:
-                    current += gradient
+            for request, gradient in asked.get(name, []):
+                current = _add(current, request, gradient, tensors[slice(*request["span"])], ctx.dtype)
             if current is not None:
                 current = link.backward(current, *sizes, tensors[begin:end])
         return current, None, None, None
+
+
+def _add(
+    current: Tensor | None, request: dict[str, Any], gradient: Tensor, kept: Sequence[Tensor], dtype: torch.dtype
+) -> Tensor:
+    """Add a request's gradient to that of its map, which may be overwritten."""
+    sums, window = request["sums"], request["window"]
+    if window is None and sums is not None:
+        return KNOWN[sums][1](current, gradient, *kept)
+    part = KNOWN[sums][1](None, gradient, *kept) if sums is not None else gradient.to(dtype)
+    if current is None:
+        empty = torch.zeros(request["shape"], dtype=dtype, device=gradient.device)
+        current = _channels_last(empty)
+    _view(current, window).add_(part)
+    return current
 
 
 def _products(maps: Tensor, target: Any) -> tuple[Tensor, list[Tensor]]:
@@ -370,6 +434,14 @@ def _one(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return value[0] if len(set(value)) == 1 else None
     return value
+
+
+def _view(maps: Tensor, window: Window | None) -> Tensor:
+    return maps if window is None else maps[:, :, window[0], window[1]]
+
+
+def _cut(maps: Tensor, window: Window | None) -> Tensor:
+    return maps if window is None else _channels_last(maps[:, :, window[0], window[1]])
 
 
 def _channels_last(maps: Tensor) -> Tensor:

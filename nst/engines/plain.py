@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from nst.backbones import Backbone
-from nst.engines.reading import Reading, Wanted
+from nst.engines.reading import Reading, Shapes, Wanted, Window
+from nst.losses import SummedLoss
 from nst.losses.functional import at_least_float32
 
 log = logging.getLogger(__name__)
@@ -41,5 +42,32 @@ class Plain:
         maps = self._maps(image)
         return {tag: loss(maps[layer], target) for tag, (layer, loss, target) in readings.items()}
 
+    def sums(
+        self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
+    ) -> tuple[dict[str, Tensor], Shapes]:
+        """Sum up a tile; see ``nst.engines.tiles.Summing``."""
+        maps = self._maps(image)
+        sums = {
+            tag: cast(SummedLoss, loss).sums(_cut(maps, layer, windows), target)
+            for tag, (layer, loss, target) in readings.items()
+        }
+        return sums, {layer: tuple(activation.shape[1:]) for layer, activation in maps.items()}
+
+    def pieces(
+        self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]
+    ) -> tuple[dict[str, Tensor], Shapes]:
+        """Take a tile's part of the targets; see ``nst.engines.tiles.Summing``."""
+        maps = self._maps(image)
+        pieces = {}
+        for tag, (layer, loss) in wanted.items():
+            own, summed = _cut(maps, layer, windows), cast(SummedLoss, loss)
+            pieces[tag] = summed.target(own) if summed.target_is_map else summed.sums(own, None)
+        return pieces, {layer: tuple(activation.shape[1:]) for layer, activation in maps.items()}
+
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
         return {layer: at_least_float32(activation) for layer, activation in self.backbone(image).items()}
+
+
+def _cut(maps: dict[str, Tensor], layer: str, windows: dict[str, Window]) -> Tensor:
+    rows, columns = windows[layer]
+    return maps[layer][:, :, rows, columns]

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 from nst.losses import LayerLoss
 
+Window = tuple[slice, slice]  # rows and columns of a map
+Shapes = dict[str, tuple[int, ...]]  # of maps (C, H, W), by layer
+
 
 class Wanted(NamedTuple):
     """A target to take.

@@ -1,0 +1,224 @@
+"""Pictures larger than memory: the exact losses and gradient from tiles that overlap.
+
+A first pass sums up, tile by tile, what the losses are functions of (Gram matrices, squared differences); the losses
+and their gradients with respect to the sums follow from these few numbers; a second pass runs each tile again and
+carries its share of the gradient back to its pixels. A tile is seen with a halo as wide as the deepest layer reaches,
+and of each map only the part is summed that no other tile sums, so that nothing is seen cut off and nothing twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.squeezenet import Fire
+
+from nst.backbones import Backbone, ScaledAvgPool2d
+from nst.engines.reading import Reading, Shapes, Wanted, Window
+from nst.losses import SummedLoss
+
+SMALLEST_TILE = 64
+
+
+class Summing(Protocol):
+    """What tiles need of the engine that runs them."""
+
+    def sums(
+        self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
+    ) -> tuple[dict[str, Tensor], Shapes]:
+        """Return, by tag, the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
+
+    def pieces(
+        self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]
+    ) -> tuple[dict[str, Tensor], Shapes]:
+        """Return, by tag, what each target takes of its layer's window, a piece of a map or sums; and the shapes."""
+
+
+class Reach(NamedTuple):
+    """What position i of a map sees of the image along each axis: from i * stride - before to i * stride + after."""
+
+    stride: int
+    before: int
+    after: int
+
+
+class Span(NamedTuple):
+    """One axis of a tile: the pixels that it is given, and of each layer the positions that are its own."""
+
+    begin: int
+    end: int
+    own: dict[str, slice]
+
+
+@dataclass
+class Tiled:
+    """Runs another engine on tiles.
+
+    Attributes:
+        engine: runs a tile.
+        reaches: of every layer asked for.
+        tile: pixels of a tile's side at most, without its halo.
+    """
+
+    engine: Summing
+    reaches: dict[str, Reach]
+    tile: int
+
+    def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
+        """Take the targets of an image; see ``nst.engines.Engine``."""
+        whole: dict[str, Any] = {}
+        down, across = (self.spans(full) for full in image.shape[2:])
+        for tag in wanted:
+            whole[tag] = []
+        shapes: Shapes = {}
+        for rows in down:
+            line: dict[str, list[Tensor]] = {tag: [] for tag in wanted}
+            for columns in across:
+                pieces, seen = self.engine.pieces(_crop(image, rows, columns), wanted, _windows(rows, columns))
+                shapes = self._whole_shapes(seen, rows, columns)
+                for tag, piece in pieces.items():
+                    line[tag].append(piece)
+            for tag, (_, loss) in wanted.items():
+                is_map = cast(SummedLoss, loss).target_is_map
+                whole[tag].append(torch.cat(line[tag], 3) if is_map else sum(line[tag]))
+        for tag, (layer, loss) in wanted.items():
+            if cast(SummedLoss, loss).target_is_map:
+                whole[tag] = torch.cat(whole[tag], 2)
+            else:
+                whole[tag] = loss.target_of_sums(sum(whole[tag]), shapes[layer])  # type: ignore[attr-defined]
+        return whole
+
+    def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
+        """Compare an image with its targets; see ``nst.engines.Engine``."""
+        shapes: Shapes = {}
+        sums = _Sums.apply(image, self, readings, shapes)
+        return {
+            tag: cast(SummedLoss, r.loss).value(total, r.target, shapes[r.layer])
+            for (tag, r), total in zip(readings.items(), sums, strict=True)
+        }
+
+    def share(
+        self, image: Tensor, rows: Span, columns: Span, readings: dict[str, Reading]
+    ) -> tuple[list[Tensor], Shapes]:
+        """Return a tile's share of each reading's sums, and the shapes of whole maps; ``image`` is its crop."""
+        windows = _windows(rows, columns)
+        own = {}
+        for tag, reading in readings.items():
+            if cast(SummedLoss, reading.loss).target_is_map:
+                stride, (down, across) = self.reaches[reading.layer].stride, windows[reading.layer]
+                place = _moved(down, rows.begin // stride), _moved(across, columns.begin // stride)
+                reading = reading._replace(target=reading.target[:, :, place[0], place[1]])
+            own[tag] = reading
+        sums, seen = self.engine.sums(image, own, windows)
+        return [sums[tag] for tag in readings], self._whole_shapes(seen, rows, columns)
+
+    def spans(self, full: int) -> list[Span]:
+        """Cut an axis of so many pixels evenly into tiles that begin on the grid of the deepest layer."""
+        grid = max(reach.stride for reach in self.reaches.values())
+        before, after = (max(getattr(reach, side) for reach in self.reaches.values()) for side in ("before", "after"))
+        number = -(-full // self.tile)
+        cuts = [round(i * full / number / grid) * grid for i in range(number)] + [full]
+        spans = []
+        for start, stop in itertools.pairwise(cuts):
+            begin, end = max(start - before, 0) // grid * grid, min(stop + after, full)
+            own = {
+                layer: slice((start - begin) // reach.stride, None if stop == full else (stop - begin) // reach.stride)
+                for layer, reach in self.reaches.items()
+            }
+            spans.append(Span(begin, end, own))
+        return spans
+
+    def _whole_shapes(self, seen: Shapes, rows: Span, columns: Span) -> Shapes:
+        """Return the shapes of the whole maps; true when asked of the last tile."""
+        found: Shapes = {}
+        for layer, (channels, height, width) in seen.items():
+            stride = self.reaches[layer].stride
+            found[layer] = (channels, rows.begin // stride + height, columns.begin // stride + width)
+        return found
+
+
+class _Sums(torch.autograd.Function):
+    """The sums of all tiles as a function of the image; the way back runs each tile again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, image: Tensor, tiled: Tiled, readings: dict[str, Reading], shapes: Shapes
+    ) -> tuple[Tensor, ...]:
+        totals: list[Tensor] = []
+        for rows, columns in itertools.product(*(tiled.spans(full) for full in image.shape[2:])):
+            shares, seen = tiled.share(_crop(image, rows, columns), rows, columns, readings)
+            totals = [a + b for a, b in zip(totals, shares, strict=True)] if totals else shares
+            shapes |= seen
+        ctx.tiled, ctx.readings = tiled, readings
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(image)
+        return tuple(totals)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        (image,) = ctx.saved_tensors
+        asked = {
+            tag: (reading, gradient)
+            for (tag, reading), gradient in zip(ctx.readings.items(), gradients, strict=True)
+            if gradient is not None
+        }
+        total = torch.zeros_like(image)
+        readings = {tag: reading for tag, (reading, _) in asked.items()}
+        for rows, columns in itertools.product(*(ctx.tiled.spans(full) for full in image.shape[2:])):
+            with torch.enable_grad():
+                crop = _crop(image, rows, columns).detach().requires_grad_(True)
+                shares, _ = ctx.tiled.share(crop, rows, columns, readings)
+            (part,) = torch.autograd.grad(shares, crop, [gradient for _, gradient in asked.values()])
+            _crop(total, rows, columns).add_(part)
+        return total, None, None, None
+
+
+def reaches(backbone: nn.Module) -> dict[str, Reach] | None:
+    """Return the reach of every layer asked for, or None if the network has a layer that cannot be cut into tiles."""
+    if not isinstance(backbone, Backbone):
+        return None
+    found = {}
+    reach = Reach(1, 0, 0)
+    for place, module in enumerate(backbone.stack):
+        window = _window(module)
+        if window is None:
+            return None
+        size, stride, padding = window
+        before, after = padding * reach.stride, (size - 1 - padding) * reach.stride
+        reach = Reach(reach.stride * stride, reach.before + before, reach.after + after)
+        if place in backbone.taps:
+            found[backbone.taps[place]] = reach
+    return found
+
+
+def _window(module: nn.Module) -> tuple[int, int, int] | None:
+    """Return size, stride and padding of a module's window; None if it has none that is known."""
+    if isinstance(module, nn.ReLU | nn.BatchNorm2d):
+        return 1, 1, 0
+    if isinstance(module, Fire):
+        return 3, 1, 1
+    if not (isinstance(module, nn.Conv2d | nn.MaxPool2d) or type(module) in (nn.AvgPool2d, ScaledAvgPool2d)):
+        return None
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        return None
+    given = [getattr(module, name, 1) for name in ("kernel_size", "stride", "padding", "dilation")]
+    pairs = [value if isinstance(value, tuple) else (value, value) for value in given]
+    if any(isinstance(a, str) or a != b for a, b in pairs) or pairs[3][0] != 1:
+        return None
+    return int(pairs[0][0]), int(pairs[1][0]), int(pairs[2][0])
+
+
+def _crop(image: Tensor, rows: Span, columns: Span) -> Tensor:
+    return image[:, :, rows.begin : rows.end, columns.begin : columns.end]
+
+
+def _windows(rows: Span, columns: Span) -> dict[str, Window]:
+    return {layer: (rows.own[layer], columns.own[layer]) for layer in rows.own}
+
+
+def _moved(positions: slice, by: int) -> slice:
+    return slice(positions.start + by, None if positions.stop is None else positions.stop + by)
