@@ -1,0 +1,84 @@
+"""The whole step as a CUDA graph: forward and backward recorded once, then replayed without the cost of launching.
+
+A recorded graph always does the same to the same memory, so that all which changes from step to step goes in as a
+tensor: the pixels, the content targets of the shift, and the shift itself as the rows and columns to pick.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+Losses = tuple[Tensor, ...]
+TOLERANCE = 1e-3
+
+
+def roll_indices(
+    shifts: Sequence[tuple[int, int]], height: int, width: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Return shifts as indices: rows ``(B, H)``, columns ``(B, W)``, and the same for the way back."""
+    down, across = torch.tensor(shifts).unbind(1)
+    rows, columns = torch.arange(height), torch.arange(width)
+    found = [
+        (positions + sign * shift[:, None]) % len(positions)
+        for sign in (-1, 1)
+        for positions, shift in ((rows, down), (columns, across))
+    ]
+    return tuple(index.to(device, non_blocking=True) for index in found)
+
+
+def roll(image: Tensor, indices: Sequence[Tensor]) -> Tensor:
+    """Roll each image ``(B, 3, H, W)`` by its shift, given as ``roll_indices``; as ``torch.roll`` does, value for value."""
+    rolled: Tensor = _Roll.apply(image, *indices)
+    return rolled
+
+
+class _Roll(torch.autograd.Function):
+    """Picks rows and columns; the way back picks by the inverse, which is always in the same order."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, image: Tensor, rows: Tensor, columns: Tensor, rows_back: Tensor, columns_back: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(rows_back, columns_back)
+        return _pick(image, rows, columns)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _pick(gradient, *ctx.saved_tensors), None, None, None, None
+
+
+def _pick(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    picked = image.gather(2, rows[:, None, :, None].expand(image.shape))
+    return picked.gather(3, columns[:, None, None, :].expand(image.shape))
+
+
+def record(function: Callable[..., Losses], sample: tuple[Tensor, ...]) -> Callable[..., Losses] | None:
+    """Record a function and its gradient as CUDA graphs.
+
+    Args:
+        function: of tensors of fixed shapes; returns tensors, of which the first alone has a gradient, with respect to
+            the first argument.
+        sample: arguments of the shapes to come; their memory becomes the graph's own.
+
+    Returns:
+        The function, replayed, whose results are overwritten by the next call; or None, with a line in the log, if it cannot be recorded or does not give the same.
+    """
+    with torch.no_grad():
+        expected = function(*sample)[0]
+    try:
+        recorded = torch.cuda.make_graphed_callables(function, sample)
+        with torch.enable_grad():
+            found = recorded(*sample)[0].detach()
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        log.info("The step is not recorded as a CUDA graph: %s", (str(error) or type(error).__name__).splitlines()[0])
+        return None
+    if not torch.allclose(found, expected, rtol=TOLERANCE, equal_nan=True):
+        log.warning("The step recorded as a CUDA graph does not give the same losses, so that it is not used")
+        return None
+    return recorded  # type: ignore[no-any-return]
