@@ -33,7 +33,7 @@ def roll_indices(
 
 
 def roll(image: Tensor, indices: Sequence[Tensor]) -> Tensor:
-    """Roll each image ``(B, 3, H, W)`` by its shift, given as ``roll_indices``; as ``torch.roll`` does, value for value."""
+    """Roll each image ``(B, 3, H, W)`` by its shift, given as ``roll_indices``: ``torch.roll``, value for value."""
     rolled: Tensor = _Roll.apply(image, *indices)
     return rolled
 
@@ -67,7 +67,8 @@ def record(function: Callable[..., Losses], sample: tuple[Tensor, ...]) -> Calla
         sample: arguments of the shapes to come; their memory becomes the graph's own.
 
     Returns:
-        The function, replayed, whose results are overwritten by the next call; or None, with a line in the log, if it cannot be recorded or does not give the same.
+        The function, replayed, whose results are overwritten by the next call; or None, with a line in the log, if it
+        cannot be recorded or does not give the same.
     """
     with torch.no_grad():
         expected = function(*sample)[0]
