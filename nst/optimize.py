@@ -157,7 +157,7 @@ class Shifts:
     def restore(self, state: Tensor) -> None:
         """Carry on from a state."""
         for generator, row in zip(self.generators, state.cpu().reshape(len(self.generators), -1), strict=True):
-            generator.set_state(row)
+            generator.set_state(row.clone())  # of a row that is part of a larger tensor it takes the first
 
 
 @dataclass
