@@ -24,6 +24,7 @@ FREE = ("alpha", "beta", "tv", "seed", "content", "style", "init")
 # Optimisers that treat each number of the pixels by itself, so that the images of a batch do not touch.
 ELEMENTWISE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
 MOST = 64  # images at once; beyond that a device is busy anyway
+SHARE = 0.9  # of the free memory that a batch may take, since an estimate is one
 UNKNOWN = 8  # images at once where the memory cannot be estimated; too many are halved
 
 
@@ -113,7 +114,7 @@ def room(config: DictConfig) -> int:
         return UNKNOWN
     if need is None or free is None or need.total <= need.fixed:
         return UNKNOWN
-    return min(max((need.held + free - need.fixed) // (need.total - need.fixed), 1), MOST)
+    return min(max((need.held + int(SHARE * free) - need.fixed) // (need.total - need.fixed), 1), MOST)
 
 
 def _why_alone(candidate: Candidate) -> str | None:

@@ -501,9 +501,14 @@ def assemble(
     content_term, style_term = (_term(configs, kind, contents[0]) for kind in ("content", "style"))
 
     @torch.no_grad()
+    def take(image: Tensor, term: LayerTerm, shift: Shift = (0, 0)) -> dict[str, Any]:
+        """Take targets in a batch as large as the pictures', or kernels might round otherwise and 0 would not be 0."""
+        copies = space.encode(image).expand(len(configs), -1, -1, -1).contiguous()
+        return _of_one(engine.targets(seen(copies, shift), term.wanted()), len(configs))
+
     def take_content_targets(job: int, shift: Shift) -> dict[str, Any]:
         with runtime.seeded(configs[job].seed):  # so that when it happens makes no difference to a loss that draws
-            return engine.targets(seen(space.encode(contents[job]), shift), content_term.wanted())
+            return take(contents[job], content_term, shift)
 
     kept = [value for value in take_content_targets(0, (0, 0)).values() if isinstance(value, Tensor)]
     size = sum(value.numel() * value.element_size() for value in kept)
@@ -519,8 +524,7 @@ def assemble(
 
     @functools.cache
     def style_targets(job: int) -> dict[str, Any]:
-        with torch.no_grad():
-            return engine.targets(seen(space.encode(styles[job])), style_term.wanted())
+        return take(styles[job], style_term)
 
     first_of_style = _first_of_each([config.style for config in configs])
     style_readings = style_term.readings(_joined([style_targets(job) for job in first_of_style]))
@@ -584,18 +588,23 @@ def _rolled(pixels: Tensor, shift: Roll) -> Tensor:
     return torch.cat(list(rolled))
 
 
-def _joined(targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the targets of a batch: its images' one after the other, or the one that they share.
+def _of_one(targets: dict[str, Any], copies: int) -> dict[str, Any]:
+    """Return the targets of one image, given those of a batch of so many copies.
 
     Raises:
-        Apart: a target is no tensor of one image.
+        Apart: a target has no row for each image.
     """
+    for tag, target in targets.items() if copies > 1 else ():
+        if not isinstance(target, Tensor) or target.shape[:1] != (copies,):
+            raise Apart(f"What the loss of {tag} keeps of an image is no tensor with a row for each image.")
+    return {tag: target[:1].clone() for tag, target in targets.items()} if copies > 1 else targets
+
+
+def _joined(targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the targets of a batch: its images' one after the other, or the one that they share."""
     first = targets[0]
     if all(other is first for other in targets):
         return first
-    for tag, target in first.items():
-        if not isinstance(target, Tensor) or {tuple(other[tag].shape) for other in targets} != {(1, *target.shape[1:])}:
-            raise Apart(f"What the loss of {tag} keeps of an image is no tensor with a row for each image.")
     return {tag: torch.cat([other[tag] for other in targets]) for tag in first}
 
 

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from test_robustness import own_loss, wait_for_steps
 
-from nst import batch, checkpoint, config, experiment, launchers, memory, runtime
+from nst import batch, checkpoint, config, experiment, images, launchers, memory, runtime
 from nst.batch import Candidate
 from nst.errors import UserError
 from nst.losses import GramLoss, MSELoss
@@ -133,6 +133,17 @@ def test_in_float32_the_losses_of_a_picture_are_those_alone_to_rounding(photo: P
             assert float(losses.named()[tag][i]) == pytest.approx(float(value), rel=1e-5, abs=1e-9), tag
         difference = gradient[i : i + 1] - own_gradient
         assert float(difference.norm()) <= 1e-4 * float(own_gradient.norm())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_picture_that_is_at_its_target_stays_there(tmp_path: Path, precision: str) -> None:
+    common = (*COMMON, f"precision={precision}", "evaluator=none")
+    together(tmp_path, *((*common, f"beta={beta}", f"seed={seed}") for beta, seed in ((0, 1), (0.1, 2), (0, 3))))
+    expected = images.to_bytes(images.load("coffee", 40))
+    for number, still in enumerate((True, False, True)):
+        with Image.open(tmp_path / str(number) / "result.png") as picture:
+            assert np.array_equal(np.asarray(picture), expected) is still
+        assert rows(tmp_path / str(number))[0]["loss/content"] == 0
 
 
 def test_weights_that_all_images_share_stay_numbers() -> None:
@@ -327,7 +338,7 @@ def test_a_setting_that_is_none_is_refused(number: str) -> None:
         launchers.prepare(chosen)
 
 
-@pytest.mark.parametrize(("free", "images"), [(1000, 9), (999, 8), (250, 1), (0, 1), (10**6, batch.MOST)])
+@pytest.mark.parametrize(("free", "images"), [(1000, 8), (1112, 9), (250, 1), (0, 1), (10**6, batch.MOST)])
 def test_a_batch_is_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch, free: int, images: int) -> None:
     need = memory.Need(total=300, fixed=200, held=100)  # 100 for each image; 100 more than is held for the first
     monkeypatch.setattr("nst.experiment.estimate_memory", lambda *rest: need)
@@ -460,8 +471,8 @@ def test_lbfgs_runs_in_turn_and_the_command_says_why(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     said = "2 in one batch (2 images); in turn #0, #1: torch.optim.LBFGS does not treat each pixel by itself"
     assert said in result.stdout + result.stderr
-    images = {path.parent.name: record(path.parent).get("batch") for path in tmp_path.glob("out/*/run.json")}
-    assert [bool(images[name]) for name in sorted(images)] == [False, False, True, True]
+    batches = {path.parent.name: record(path.parent).get("batch") for path in tmp_path.glob("out/*/run.json")}
+    assert [bool(batches[name]) for name in sorted(batches)] == [False, False, True, True]
     text = refused(run(*BATCH, "seed=0,1", "hydra.launcher.images=none", cwd=tmp_path))
     assert "hydra.launcher.images=none must be auto or" in text
 
