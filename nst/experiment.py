@@ -221,7 +221,9 @@ def run_together(
                     part.record.note_weights(getattr(backbone, "source", None))
                     part.start = start(part.job.config, part.inputs, backbone)
         if goers := _going(goers):
-            _optimise(goers, stop, pose_together(goers, backbone, device), evaluator, began)
+            configs, inputs = [part.job.config for part in goers], [part.inputs for part in goers]
+            problem = pose_together(configs, inputs, [part.start for part in goers], backbone, device)
+            _optimise(goers, stop, problem, evaluator, began)
     return [part.ended for part in parts if part.ended is not None]
 
 
@@ -253,7 +255,7 @@ def _optimise(
     config, device, alone = parts[0].job.config, problem.content.device, len(parts) == 1
     begin = parts[0].saved["step"] if parts[0].saved else 0
     states = [part.saved["descent"] for part in parts if part.saved]
-    state = None if not states else states[0] if alone else join(states)
+    state = None if not states else states.pop() if alone else join(states)
     for index, part in enumerate(parts):
         with part.on_its_own():
             if not alone:
@@ -266,7 +268,7 @@ def _optimise(
             )
             log.info("%s%s", "" if alone else f"{part.job.folder.name}: ", _headline(part, device))
             if part.saved and state is not None:
-                own, joint = part.saved["descent"]["progress"], state["progress"]
+                own, joint = part.saved.pop("descent")["progress"], state["progress"]
                 part.since = own["seconds"] - joint["seconds"]
             part.trackers = _trackers(part, problem.space, evaluator, alone)
     bar = None if alone else progress(config.steps, begin, alone=not launchers.in_worker())
@@ -331,7 +333,7 @@ def _optimise(
     try:
         if not _going(parts):
             return
-        if states:
+        if state is not None:
             checkpoint.restore_random_state(parts[0].saved["random"] if parts[0].saved else {})
         with _memory_explained(problem.need, config.size, device):
             outcome = descend([part.job.config for part in parts], problem, watch, is_logged, between, state, lost)
@@ -401,18 +403,7 @@ def pose(config: DictConfig, device: torch.device) -> Problem:
         UserError: an image or the weights cannot be had, or do not fit.
     """
     inputs, backbone = load(config, device), build_network(config, device)
-    return _pose([config], [inputs], [start(config, inputs, backbone)], backbone, device)
-
-
-def pose_together(parts: Sequence[Part], backbone: Backbone, device: torch.device) -> Problem:
-    """Take the targets of several jobs that have their images and starts.
-
-    Raises:
-        Apart: they cannot be put together.
-        UserError: they do not fit.
-    """
-    configs = [part.job.config for part in parts]
-    return _pose(configs, [part.inputs for part in parts], [part.start for part in parts], backbone, device)
+    return pose_together([config], [inputs], [start(config, inputs, backbone)], backbone, device)
 
 
 def load(config: DictConfig, device: torch.device) -> Inputs:
@@ -452,13 +443,19 @@ def start(config: DictConfig, inputs: Inputs, backbone: Backbone) -> Tensor:
     return picture
 
 
-def _pose(
+def pose_together(
     configs: Sequence[DictConfig],
     inputs: list[Inputs],
     starts: list[Tensor],
     backbone: Backbone,
     device: torch.device,
 ) -> Problem:
+    """Take the targets of one or several jobs that have their images and starts.
+
+    Raises:
+        Apart: the jobs cannot be put together.
+        OutOfMemory: they do not fit.
+    """
     config = configs[0]
     need = of_images(estimate_memory(config, backbone, inputs[0]), len(configs))
     free = memory.free_bytes(device)

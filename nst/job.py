@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -77,6 +79,9 @@ def run_in_sweep(jobs: Sequence[Job]) -> None:
         for job in failed:
             if job.config.on_failure == "stop" and job.sweep is not None:
                 sweep.stop(job.sweep, job.folder.name)
+    if left:  # what the batch held, its traceback still refers to
+        gc.collect()
+        torch.cuda.empty_cache()
     for begin in range(0, len(left), size):
         run_in_sweep(left[begin : begin + size])
 
