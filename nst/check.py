@@ -90,6 +90,8 @@ def _check_scalars(config: DictConfig) -> list[str]:
             found.append(f"{name}={value} is out of range: it must be {wanted}.")
     if config.tile not in ("auto", "none") and not (config.tile.isdecimal() and int(config.tile) >= SMALLEST_TILE):
         found.append(f"tile={config.tile} is neither auto, none nor a number of pixels from {SMALLEST_TILE} up.")
+    if config.compile and config.engine == "fused":
+        found.append("compile=true goes with engine=plain or auto: the fused engine is not made for torch.compile.")
     problem = runtime.device_problem(config.device)
     if problem or (problem := runtime.precision_problem(config.precision, runtime.choose_device(config.device))):
         found.append(problem)

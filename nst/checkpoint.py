@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,17 @@ LARGEST_SHARE = 0.05  # of a run's time that may go into checkpoints that are du
 
 
 class Checkpoints:
-    """Saves a checkpoint every so many steps or seconds.
+    """Tells when checkpoints are due: every so many steps or seconds.
 
     Where saving takes long (L-BFGS at a large size keeps hundreds of pictures), the seconds between two are stretched
     so that saving takes no more than ``LARGEST_SHARE`` of the time.
 
     Args:
-        folder: of the run.
         every_steps: steps between two checkpoints; 0 leaves it to the clock.
         every_seconds: seconds between two checkpoints; 0 leaves it to the steps.
     """
 
-    def __init__(self, folder: Path, every_steps: int, every_seconds: float) -> None:
-        self.path = folder / FILE
+    def __init__(self, every_steps: int, every_seconds: float) -> None:
         self.every_steps = every_steps
         self.every_seconds = every_seconds
         self.saved_at = time.monotonic()
@@ -46,23 +45,37 @@ class Checkpoints:
         pause = max(self.every_seconds, self.took / LARGEST_SHARE)
         return bool(self.every_seconds) and time.monotonic() - self.saved_at >= pause
 
-    def save(self, step: int, content: dict[str, Any]) -> None:
-        """Write a checkpoint over the last one, atomically.
-
-        Args:
-            step: updates done.
-            content: tensors and plain values; further kinds could not be read back safely.
-
-        Raises:
-            UserError: it cannot be written; the last one is untouched.
-        """
+    @contextlib.contextmanager
+    def saving(self, step: int) -> Iterator[None]:
+        """Note how long the block takes, in which the checkpoints of all images after ``step`` updates are saved."""
         began = time.monotonic()
-        buffer = io.BytesIO()  # torch.save makes an error of its own of a disk that fills up
-        torch.save({"format": FORMAT, **content}, buffer)
-        write_atomic(self.path, lambda file: file.write(buffer.getbuffer()))
+        yield
         self.saved_at = time.monotonic()
         self.saved_step = step
         self.took = self.saved_at - began
+
+
+def save(folder: Path, content: dict[str, Any]) -> None:
+    """Write a run's checkpoint over the last one, atomically.
+
+    Args:
+        folder: of the run.
+        content: tensors and plain values; further kinds could not be read back safely.
+
+    Raises:
+        UserError: it cannot be written; the last one is untouched.
+    """
+    buffer = io.BytesIO()  # torch.save makes an error of its own of a disk that fills up
+    torch.save({"format": FORMAT, **content}, buffer)
+    write_atomic(folder / FILE, lambda file: file.write(buffer.getbuffer()))
+
+
+def step(folder: Path) -> int:
+    """Return after how many updates a run's checkpoint was saved; 0 if there is none, or none that can be read."""
+    with contextlib.suppress(Exception):  # told by load, when it comes to that
+        content: dict[str, Any] = torch.load(folder / FILE, map_location="cpu", weights_only=True, mmap=True)
+        return int(content["step"])
+    return 0
 
 
 def load(folder: Path) -> dict[str, Any] | None:

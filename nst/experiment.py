@@ -6,8 +6,8 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,316 +15,341 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nst import checkpoint, engines, images, launchers, memory, resume, runtime, sweep
+from nst import checkpoint, images, joblog, launchers, memory, resume, runtime, sweep
 from nst import config as configuration
-from nst.backbones import Backbone
 from nst.check import check
 from nst.errors import UserError
 from nst.evaluator import Evaluator
 from nst.files import CannotWrite
-from nst.losses import TotalVariation
-from nst.objective import LayerTerm, Losses, Objective, Shift
-from nst.optimize import Between, Diverged, Evaluate, Outcome, State, Step, Watch, optimize
-from nst.pixels import PixelSpace, with_margin
+from nst.optimize import Between, Diverged, Lost, Outcome, State, Step, Watch, join, optimize, split
+from nst.pixels import PixelSpace
+from nst.posing import Apart, Inputs, Problem, build_network, load, memory_explained, pose_together, start
 from nst.record import Job, Record
-from nst.tracking import Snapshot, Tracker
+from nst.tracking import Numbers, Snapshot, Tracker
 from nst.tracking.frames import Frames
 from nst.tracking.metrics import MetricsFile
 from nst.tracking.previews import Previews
-from nst.tracking.progress import progress
+from nst.tracking.progress import ProgressLines, progress
 from nst.tracking.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
-TARGETS_BYTES = 2**29  # content targets of so many shifts are kept; beyond that they are taken anew
 
 
-TILES = (2048, 1536, 1024, 768, 512, 384, 256, 128)  # sides that tile=auto tries
-
-
-class OutOfMemory(UserError):
-    """Memory ran out; the message says what would fit."""
+Ended = Outcome | Exception
 
 
 @dataclass
-class Problem:
-    """What is to be optimised: two images, a network, and a start.
+class Part:
+    """One job's part in a batch: what it begins with, who watches it, how it ends.
 
     Attributes:
-        content: ``(1, 3, H, W)`` RGB in [0, 1].
-        style: ``(1, 3, H', W')`` RGB in [0, 1].
-        backbone: the frozen network.
-        space: where the optimiser works.
-        start: ``(1, 3, H, W)`` in that space.
-        evaluate: losses of pixels that are rolled by a shift before the network sees them.
-        shape: (width, height) to save at, if not the pixels' own: a squeezed picture gets its aspect ratio back.
-        need: the memory it is estimated to need, if that can be told.
+        job: the job.
+        tell: is told at once how it ended.
+        ended: how it did; None while it goes on.
+        saved: its checkpoint, if it is carried on from one.
+        since: seconds of optimisation that it has behind it beyond those of the batch.
+        inputs: its images.
+        start: ``(1, 3, H, W)``.
+        record: its ``run.json``.
+        trackers: its own.
+        latest: what they have seen last.
     """
 
-    content: Tensor
-    style: Tensor
-    backbone: Backbone
-    space: PixelSpace
-    start: Tensor
-    evaluate: Evaluate
-    shape: tuple[int, int] | None
-    need: memory.Need | None
+    job: Job
+    tell: Callable[[Job, Ended], None]
+    ended: Ended | None = None
+    saved: dict[str, Any] | None = None
+    since: float = 0.0
+    inputs: Inputs = field(init=False)
+    start: Tensor = field(init=False)
+    record: Record = field(init=False)
+    trackers: Trackers | None = None
+    latest: Snapshot | None = None
+
+    @contextlib.contextmanager
+    def on_its_own(self, aloud: bool = True, descent: bool = False) -> Iterator[None]:
+        """Let what goes wrong in the block, but for want of memory, end this job only; log to its log."""
+        with joblog.speaking_for(self.job.folder, aloud):
+            try:
+                yield
+            except Exception as error:
+                if memory.is_out_of_memory(error):
+                    raise
+                if descent:
+                    self.forget(error)
+                self.end(error)
+
+    def end(self, ended: Ended) -> None:
+        """Take note of how the job ended."""
+        self.ended = ended
+        if isinstance(ended, Exception):
+            with contextlib.suppress(UserError):  # the disk may be full; that has been told
+                self.close("failed")
+        self.tell(self.job, ended)
+
+    def close(self, status: str) -> None:
+        """Close whatever watches."""
+        for tracker in vars(self.trackers).values() if self.trackers else ():
+            tracker.close(status)
+
+    def forget(self, error: Exception) -> None:
+        """Remove the checkpoint after the descent went wrong, so that another attempt starts from its beginning.
+
+        What goes wrong around it (memory, a full disk) leaves it in place.
+        """
+        if not (memory.is_out_of_memory(error) or isinstance(error, CannotWrite)):
+            checkpoint.remove(self.job.folder)
 
 
 def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
-    """Optimise one picture and leave ``result.png``, ``metrics.csv``, ``run.json`` and TensorBoard events.
-
-    A checkpoint in the folder is carried on from; anything else that an earlier attempt left there is replaced.
+    """Optimise one picture: ``run_together`` with a single job.
 
     Raises:
         UserError: a mistake the user can mend.
         Interrupted: a signal came; the current picture has been saved as ``interrupted.png``.
     """
-    config, began = job.config, time.perf_counter()
-    check(config)
-    before = resume.read(job.folder / "run.json")
-    saved = checkpoint.load(job.folder) if "machine" in before else None  # a checkpoint of what, if not of a record?
-    if saved and not _can_take_back(job.folder, saved):
-        saved = None
-    threads = config.threads or (before["machine"]["threads"] if saved else 0)
-    with runtime.own_device(config.device) as device_name, runtime.threads(threads):
-        device = runtime.prepare(device_name, config.precision)
-        record = Record.carry_on(job, device, saved["step"]) if saved else Record.begin(job, device)
-        evaluator = configuration.build(config.evaluator)
-        problem = pose(config, device)
-        record.note_weights(getattr(problem.backbone, "source", None))
-        record.note(
-            evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None,
-            memory_estimate_bytes=problem.need.total if problem.need else None,
-            size={"width": problem.content.shape[3], "height": problem.content.shape[2]},
-        )
-        return _optimise(job, stop, problem, evaluator, record, saved, began)
+    (ended,) = run_together([job], stop)
+    if isinstance(ended, Exception):
+        raise ended
+    return ended
+
+
+def run_together(
+    jobs: Sequence[Job], stop: runtime.PoliteStop, tell: Callable[[Job, Ended], None] = lambda job, ended: None
+) -> list[Ended]:
+    """Optimise the pictures of several jobs as one batch; each leaves what it would leave alone.
+
+    That is ``result.png``, ``metrics.csv``, ``run.json`` and TensorBoard events. A checkpoint in a job's folder is
+    carried on from; anything else that an earlier attempt left there is replaced.
+
+    Args:
+        jobs: with the same configuration, but for what may differ inside a batch (see ``nst.batch``).
+        stop: a signal to stop is answered between two steps.
+        tell: is told how a job ended as soon as it has.
+
+    Returns:
+        How each job ended: its outcome, or what went wrong with it.
+
+    Raises:
+        Apart: the jobs are no batch after all.
+        Interrupted: a signal came; the current pictures have been saved as ``interrupted.png``.
+        Exception: whatever goes wrong for all of them.
+    """
+    common, began = jobs[0].config, time.perf_counter()
+    parts = [Part(job, tell) for job in jobs]
+    for part in parts:
+        with part.on_its_own():
+            check(part.job.config)
+            part.saved = _to_carry_on_from(part.job)
+    goers = _going(parts)
+    if len({part.saved["step"] if part.saved else 0 for part in goers}) > 1:
+        raise Apart("They stand at different steps.")
+    threads = common.threads or next((recorded_threads(part.job) for part in goers if part.saved), 0)
+    with runtime.own_device(common.device) as device_name, runtime.threads(threads):
+        device = runtime.prepare(device_name, common.precision)
+        for part in goers:
+            with part.on_its_own():
+                part.record = (
+                    Record.carry_on(part.job, device, part.saved["step"])
+                    if part.saved
+                    else Record.begin(part.job, device)
+                )
+                part.inputs = load(part.job.config, device)
+        evaluator = configuration.build(common.evaluator)
+        if goers := _going(goers):
+            backbone = build_network(common, device)
+            for part in goers:
+                with part.on_its_own():
+                    part.record.note_weights(getattr(backbone, "source", None))
+                    part.start = start(part.job.config, part.inputs, backbone)
+        if goers := _going(goers):
+            configs, inputs = [part.job.config for part in goers], [part.inputs for part in goers]
+            problem = pose_together(configs, inputs, [part.start for part in goers], backbone, device)
+            _optimise(goers, stop, problem, evaluator, began)
+    return [part.ended for part in parts if part.ended is not None]
+
+
+def recorded_threads(job: Job) -> int:
+    """Return on how many threads a run was begun."""
+    return int(resume.read(job.folder / "run.json")["machine"]["threads"])
+
+
+def _going(parts: Sequence[Part]) -> list[Part]:
+    return [part for part in parts if part.ended is None]
+
+
+def _to_carry_on_from(job: Job) -> dict[str, Any] | None:
+    """Return the checkpoint to carry on from, if there is one and the files that it goes with are there."""
+    if "machine" not in resume.read(job.folder / "run.json"):
+        return None  # a checkpoint of what, if not of a record?
+    saved = checkpoint.load(job.folder)
+    return saved if saved and _can_take_back(job.folder, saved) else None
+
+
+class _NobodyLeft(Exception):
+    """Every job of the batch has ended, none as it should."""
 
 
 def _optimise(
-    job: Job,
-    stop: runtime.PoliteStop,
-    problem: Problem,
-    evaluator: Evaluator | None,
-    record: Record,
-    saved: dict[str, Any] | None,
-    began: float,
-) -> Outcome:
-    """Descend from the start or a checkpoint, watched by the trackers; save, score and record the result."""
-    config, device = job.config, problem.content.device
-    log.info("%s", _headline(job, problem, saved))
-    trackers = _trackers(job, problem, evaluator, saved)
-    keeper = checkpoint.Checkpoints(job.folder, config.checkpoint_steps, config.checkpoint_seconds)
-    earlier = saved["elapsed"] if saved else 0.0
-    latest: list[Snapshot] = []
+    parts: list[Part], stop: runtime.PoliteStop, problem: Problem, evaluator: Evaluator | None, began: float
+) -> None:
+    """Descend from the start or the checkpoints, watched by the trackers; save, score and record the results."""
+    config, device, alone = parts[0].job.config, problem.content.device, len(parts) == 1
+    begin = parts[0].saved["step"] if parts[0].saved else 0
+    states = [part.saved["descent"] for part in parts if part.saved]
+    state = None if not states else states.pop() if alone else join(states)
+    for index, part in enumerate(parts):
+        with part.on_its_own():
+            if not alone:
+                names = [other.job.folder.name for other in parts]
+                part.record.note(batch={"images": len(parts), "index": index, "jobs": names})
+            part.record.note(
+                evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None,
+                memory_estimate_bytes=problem.need.total if problem.need else None,
+                size={"width": problem.start.shape[3], "height": problem.start.shape[2]},
+            )
+            log.info("%s%s", "" if alone else f"{part.job.folder.name}: ", _headline(part, device))
+            if part.saved and state is not None:
+                own, joint = part.saved.pop("descent")["progress"], state["progress"]
+                part.since = own["seconds"] - joint["seconds"]
+            part.trackers = _trackers(part, problem.space, evaluator, alone)
+    bar = None if alone else progress(config.steps, begin, alone=not launchers.in_worker())
+    keeper = checkpoint.Checkpoints(config.checkpoint_steps, config.checkpoint_seconds)
+    done = begin
 
     def is_logged(index: int) -> bool:
         return index % config.log_every == 0
 
-    def elapsed() -> float:
-        return earlier + time.perf_counter() - began
+    def elapsed(part: Part) -> float:
+        return (part.saved["elapsed"] if part.saved else 0.0) + time.perf_counter() - began
 
     def watch(step: Step) -> None:
-        snapshot = Snapshot(step, problem.space, is_logged(step.index) or step.last)
-        latest[:] = [snapshot]
-        for tracker in vars(trackers).values():
-            tracker.step(snapshot)
+        nonlocal done
+        done = step.index + 1
+        logged, numbers = is_logged(step.index) or step.last, Numbers(step.losses)
+        for index, part in enumerate(parts):
+            if part.ended is None and part.trackers is not None:
+                part.latest = Snapshot(step, problem.space, logged, index, numbers, part.since)
+                with part.on_its_own(aloud=alone, descent=True):
+                    for tracker in vars(part.trackers).values():
+                        tracker.step(part.latest)
+        if not (goers := _going(parts)):
+            raise _NobodyLeft
+        if bar is not None and goers[0].latest is not None:
+            with joblog.speaking_for(joblog.CONSOLE_ONLY):
+                bar.step(goers[0].latest)
 
     def between(take_state: Callable[[], State] | None) -> None:
-        done = latest[0].step.index + 1 if latest else 0
         if take_state is not None and (stop.asked is not None or keeper.is_due(done)):
-            keeper.save(
-                done,
-                {
-                    "step": done,
-                    "descent": take_state(),
-                    "random": checkpoint.random_state(),
-                    "trackers": {name: tracker.position() for name, tracker in vars(trackers).items()},
-                    "elapsed": elapsed(),
-                },
-            )
+            with keeper.saving(done):
+                save(take_state())
         stop.poll()
 
-    status, ready = "failed", time.perf_counter()
+    def save(descent: State) -> None:
+        for index, part in enumerate(parts):
+            if part.ended is None:
+                with part.on_its_own():
+                    own = descent if alone else split(descent, index)
+                    own["progress"]["seconds"] += part.since
+                    content = {
+                        "step": done,
+                        "descent": own,
+                        "random": checkpoint.random_state(),
+                        "trackers": {name: tracker.position() for name, tracker in vars(part.trackers).items()},
+                        "elapsed": elapsed(part),
+                    }
+                    checkpoint.save(part.job.folder, content)
+
+    def lost(index: int, error: Diverged) -> None:
+        part = parts[index]
+        if part.ended is None:
+            with part.on_its_own():
+                part.forget(error)
+                if error.best is not None:
+                    path = _save(part, "best", problem.space.decode(error.best).cpu())
+                    log.warning("The best picture so far is in %s", path)
+                raise error
+
+    ready = time.perf_counter()
     stop.hold()
     try:
-        if saved is not None:
-            checkpoint.restore_random_state(saved["random"])
-        with _memory_explained(problem.need, config.size, device), _checkpoint_only_of_health(job.folder):
-            outcome = descend(config, problem, watch, is_logged, between, saved["descent"] if saved else None)
+        if not _going(parts):
+            return
+        if state is not None:
+            checkpoint.restore_random_state(parts[0].saved["random"] if parts[0].saved else {})
+        with memory_explained(problem.need, config.size, device):
+            outcome = descend([part.job.config for part in parts], problem, watch, is_logged, between, state, lost)
         peak = runtime.peak_memory_bytes(device)
-        result = _save(job, problem, "result", latest[0].image)
-        scores = _scores(evaluator, result, record.facts) if evaluator else None
-        if scores:
-            trackers.tensorboard.scores(scores, outcome.last.index)
-        seconds = {"setup": ready - began, "optimisation": outcome.last.seconds, "total": elapsed()}
-        record.note(scores=scores)
-        record.note_result(outcome, latest[0].values, seconds, peak)
-        for name in ("interrupted", "best"):  # what an earlier attempt left
-            job.picture(name).unlink(missing_ok=True)
-        status = "done"
+        for index, part in enumerate(parts):
+            if part.ended is None and part.latest is not None:
+                with part.on_its_own():
+                    last = replace(part.latest.step, losses=outcome.last.losses.of(index))
+                    seconds = {"setup": ready - began, "optimisation": last.seconds}
+                    _finish(
+                        part, Outcome(last, outcome.reason), evaluator, seconds, functools.partial(elapsed, part), peak
+                    )
     except runtime.Interrupted:
-        status = "interrupted"
-        if latest:
-            path = _save(job, problem, "interrupted", latest[0].image)
-            log.warning("Interrupted at step %d of %d; the picture is in %s", latest[0].step.index, config.steps, path)
+        for part in _going(parts):
+            with part.on_its_own():
+                if part.latest is not None:
+                    path, at = _save(part, "interrupted", part.latest.image), part.latest.step.index
+                    log.warning("Interrupted at step %d of %d; the picture is in %s", at, config.steps, path)
+                part.close("interrupted")
         raise
-    except Diverged as error:
-        if error.best is not None:
-            path = _save(job, problem, "best", problem.space.decode(error.best).cpu())
-            log.warning("The best picture so far is in %s", path)
+    except _NobodyLeft:
+        return
+    except Diverged:
+        return  # the last of them; each has been told of
+    except Exception as error:
+        for part in _going(parts):
+            with contextlib.suppress(UserError):
+                part.close("failed")
+            if alone:
+                part.forget(error)
         raise
     finally:
         stop.release()
-        for tracker in vars(trackers).values():
-            tracker.close(status)
+        if bar is not None:
+            bar.close("")
+
+
+def _finish(
+    part: Part,
+    outcome: Outcome,
+    evaluator: Evaluator | None,
+    seconds: dict[str, float],
+    elapsed: Callable[[], float],
+    peak: int | None,
+) -> None:
+    """Save, score and record the result of a job."""
+    assert part.latest is not None
+    assert part.trackers is not None
+    result = _save(part, "result", part.latest.image)
+    scores = _scores(evaluator, result, part.record.facts) if evaluator else None
+    if scores:
+        part.trackers.tensorboard.scores(scores, outcome.last.index)
+    seconds = seconds | {"total": elapsed()}
+    part.record.note(scores=scores)
+    part.record.note_result(outcome, part.latest.values, seconds, peak)
+    for name in ("interrupted", "best"):  # what an earlier attempt left
+        part.job.picture(name).unlink(missing_ok=True)
+    part.close("done")
     log.info("%s in %.1f s: %s", outcome.reason, seconds["total"], result)
-    return outcome
-
-
-def pose(config: DictConfig, device: torch.device) -> Problem:
-    """Load the images and the network, take the targets, and make the start image.
-
-    Raises:
-        UserError: an image or the weights cannot be had, or do not fit.
-    """
-    dtype = runtime.pixel_dtype(config.precision)
-    content, style = (_load(config, name).to(device, dtype) for name in (config.content, config.style))
-    shape = images.unsqueezed(config.content, config.size) if config.fit == "square" else None
-
-    layers = list(
-        dict.fromkeys([*configuration.layer_weights(config, "content"), *configuration.layer_weights(config, "style")])
-    )
-    backbone = configuration.build(config.backbone, layers=layers, pooling=config.pooling).to(device, dtype)
-    space = PixelSpace(config.pixel_space, backbone.preprocessing)
-
-    runtime.keep_freed_memory()
-
-    dtype = runtime.network_dtype(config.precision, device)
-    need, tile = _fit_into_memory(config, dtype, backbone, content, style)
-    with _memory_explained(need, config.size, device):
-        evaluate = assemble(config, dtype, tile, backbone, content, style)
-        start = configuration.build(config.init)(content=content, style=style, space=space, seed=config.seed)
-    return Problem(content, style, backbone, space, start, evaluate, shape, need)
-
-
-def assemble(
-    config: DictConfig,
-    network_dtype: torch.dtype,
-    tile: int | None,
-    backbone: Backbone,
-    content: Tensor,
-    style: Tensor,
-) -> Evaluate:
-    """Take the targets of two images; return the losses of a picture as a function of its pixels and its shift.
-
-    Args:
-        config: names the losses, layers and weights.
-        network_dtype: what the network computes in.
-        tile: pixels of a tile's side at most, or None for the whole picture at once.
-        backbone: the frozen network.
-        content: ``(1, 3, H, W)`` RGB in [0, 1].
-        style: ``(1, 3, H', W')`` RGB in [0, 1].
-    """
-    space = PixelSpace(config.pixel_space, backbone.preprocessing)
-    engine = engines.make(config.engine, backbone, network_dtype, tile)
-
-    def seen(pixels: Tensor, shift: Shift = (0, 0)) -> Tensor:
-        framed = with_margin(pixels, config.margin)
-        return space.to_network(framed.roll(shift, dims=(2, 3)) if shift != (0, 0) else framed)
-
-    combine = config.layers.get("combine", "mean")
-    content_weights, style_weights = (configuration.layer_weights(config, kind) for kind in ("content", "style"))
-    content_term = LayerTerm("content", configuration.build(config.content_loss), content_weights, combine)
-    style_term = LayerTerm("style", configuration.build(config.style_loss), style_weights, combine)
-
-    @torch.no_grad()
-    def take_content_targets(shift: Shift) -> dict[str, Any]:
-        with runtime.seeded(config.seed):  # so that when it happens makes no difference to a loss that draws numbers
-            return engine.targets(seen(space.encode(content), shift), content_term.wanted())
-
-    kept = [value for value in take_content_targets((0, 0)).values() if isinstance(value, Tensor)]
-    size = sum(value.numel() * value.element_size() for value in kept)
-    content_targets = functools.lru_cache(max(1, TARGETS_BYTES // max(size, 1)))(take_content_targets)
-
-    with torch.no_grad():
-        style_targets = engine.targets(seen(space.encode(style)), style_term.wanted())
-    variation = TotalVariation(config.tv_kind, config.tv_reduction)
-    objective = Objective(content_term, style_term, variation, config.alpha, config.beta, config.tv)
-    style_readings = style_term.readings(style_targets)
-
-    def evaluate(pixels: Tensor, shift: Shift) -> Losses:
-        readings = content_term.readings(content_targets(shift)) | style_readings
-        return objective(engine.values(seen(pixels, shift), readings), pixels)
-
-    return evaluate
-
-
-def _fit_into_memory(
-    config: DictConfig, network_dtype: torch.dtype, backbone: Backbone, content: Tensor, style: Tensor
-) -> tuple[memory.Need | None, int | None]:
-    """Estimate what the run will need, and choose the tile: as large as fits, if ``tile=auto`` and the whole does not.
-
-    Returns:
-        The need, if it can be told, and the tile, or None for the whole picture. If nothing fits, there is a warning.
-
-    Raises:
-        UserError: ``tile`` is a number, and the network or a loss does not allow tiles.
-    """
-    free = memory.free_bytes(content.device)
-
-    def estimate(tile: int | None) -> memory.Need | None:
-        return memory.estimate(
-            functools.partial(assemble, config, network_dtype, tile),
-            backbone,
-            (content.shape[2], content.shape[3]),
-            (style.shape[2], style.shape[3]),
-            configuration.build(config.optimizer),
-            config.steps,
-            max(config.jitter, 1) ** 2,
-            content.dtype,
-            content.device,
-            TARGETS_BYTES,
-        )
-
-    losses = [configuration.build(node) for node in (config.content_loss, config.style_loss)]
-    obstacle = engines.untileable(backbone, losses)
-    if config.tile not in ("auto", "none"):
-        if obstacle:
-            raise UserError(f"tile={config.tile}: {obstacle}, so that it cannot be computed in tiles. Use tile=none.")
-        tile: int | None = int(config.tile)
-    else:
-        tile = None
-    need = estimate(tile)
-    if need is None or free is None or need.further <= free:
-        return need, tile
-    if config.tile == "auto" and obstacle is None:
-        for smaller in (side for side in TILES if side < max(content.shape[2:])):
-            tiled = estimate(smaller)
-            if tiled is not None and tiled.further <= free:
-                log.info(
-                    "At once this picture would need about %s, and %s are free: it is computed in tiles of %d pixels, "
-                    "with the same gradient",
-                    memory.amount(need.further),
-                    memory.amount(free),
-                    smaller,
-                )
-                return tiled, smaller
-    elif config.tile == "auto":
-        log.info("The picture is not computed in tiles: %s", obstacle)
-    if advice := memory.advice(need, free, config.size):
-        log.warning("%s", advice)
-    return need, tile
+    part.end(outcome)
 
 
 def descend(
-    config: DictConfig,
+    configs: DictConfig | Sequence[DictConfig],
     problem: Problem,
     watch: Watch,
     is_logged: Callable[[int], bool],
     between: Between = lambda take_state: None,
     state: State | None = None,
+    lost: Lost | None = None,
 ) -> Outcome:
-    """Optimise a problem as the configuration says; see ``nst.optimize.optimize``."""
+    """Optimise a problem as the configuration of its job, or of each of its jobs, says; see ``optimize``."""
+    configs = [configs] if isinstance(configs, DictConfig) else configs
+    config = configs[0]
     return optimize(
         problem.start,
         problem.evaluate,
@@ -335,41 +360,11 @@ def descend(
         problem.space.bounds(problem.start),
         config.clamp,
         config.jitter,
-        config.seed,
+        [config.seed for config in configs],
         between,
         state,
+        lost,
     )
-
-
-def _load(config: DictConfig, name: str) -> Tensor:
-    return images.load(name, config.size, config.fit, config.resample, config.background)
-
-
-@contextlib.contextmanager
-def _memory_explained(need: memory.Need | None, size: int, device: torch.device) -> Iterator[None]:
-    """Turn an error of the block that says that memory ran out into one that says what would fit."""
-    free = memory.free_bytes(device)
-    try:
-        yield
-    except Exception as error:
-        if not memory.is_out_of_memory(error):
-            raise
-        fits = memory.advice(need, free, size) if need is not None and free is not None else None
-        raise OutOfMemory(f"Out of memory. {fits or 'Lower size, or choose a smaller backbone.'}") from error
-
-
-@contextlib.contextmanager
-def _checkpoint_only_of_health(folder: Path) -> Iterator[None]:
-    """Remove the checkpoint if the descent itself goes wrong, so that another attempt starts from its beginning.
-
-    What goes wrong before (weights that have moved, an image) or around it (memory, a full disk) leaves it in place.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not (memory.is_out_of_memory(error) or isinstance(error, CannotWrite)):
-            checkpoint.remove(folder)
-        raise
 
 
 @dataclass
@@ -383,10 +378,11 @@ class Trackers:
     progress: Tracker
 
 
-def _trackers(job: Job, problem: Problem, evaluator: Evaluator | None, saved: dict[str, Any] | None) -> Trackers:
-    """Make everything that watches the run, each where it stood at the checkpoint."""
-    config, shape = job.config, problem.shape
-    positions = saved["trackers"] if saved else {}
+def _trackers(part: Part, space: PixelSpace, evaluator: Evaluator | None, alone: bool) -> Trackers:
+    """Make everything that watches a job, each where it stood at the checkpoint."""
+    job, inputs, config, shape = part.job, part.inputs, part.job.config, part.inputs.shape
+    positions = part.saved["trackers"] if part.saved else {}
+    begin = part.saved["step"] if part.saved else 0
     board = TensorBoard(
         job.folder,
         config.steps,
@@ -396,16 +392,15 @@ def _trackers(job: Job, problem: Problem, evaluator: Evaluator | None, saved: di
         evaluator.name if evaluator else None,
         positions.get("tensorboard"),
     )
-    if saved is None:
-        start = problem.space.decode(problem.start)
-        for tag, picture in (("content", problem.content), ("style", problem.style), ("start", start)):
+    if part.saved is None:
+        for tag, picture in (("content", inputs.content), ("style", inputs.style), ("start", space.decode(part.start))):
             board.picture(tag, picture)
     return Trackers(
         MetricsFile(job.folder / "metrics.csv", positions.get("metrics")),
         board,
         Frames(job.folder / "frames", config.save_every, shape),
         Previews(job.folder / "previews", config.steps, shape),
-        progress(config.steps, saved["step"] if saved else 0, alone=not launchers.in_worker()),
+        progress(config.steps, begin, alone=not launchers.in_worker()) if alone else ProgressLines(config.steps, begin),
     )
 
 
@@ -428,21 +423,22 @@ def _hparams(job: Job) -> dict[str, Any]:
     return hparams
 
 
-def _headline(job: Job, problem: Problem, saved: dict[str, Any] | None) -> str:
-    height, width = problem.content.shape[2:]
-    begin = f", carried on from step {saved['step']}" if saved else ""
+def _headline(part: Part, device: torch.device) -> str:
+    job = part.job
+    height, width = part.start.shape[2:]
+    begin = f", carried on from step {part.saved['step']}" if part.saved else ""
     names = (Path(str(name)).name for name in (job.config.content, job.config.style))
     chosen = ", ".join(job.choices[group] for group in ("backbone", "optimizer") if group in job.choices)
     return (
         f"{' in the manner of '.join(names)}: {width} x {height} pixels, {chosen}, "
-        f"{job.config.steps} steps on {problem.content.device}{begin}"
+        f"{job.config.steps} steps on {device}{begin}"
     )
 
 
-def _save(job: Job, problem: Problem, name: str, image: Tensor) -> Path:
-    """Save the first picture of a batch."""
-    path = job.picture(name)
-    images.save(path, images.encode(image[:1], job.config.output_format, job.config.jpeg_quality, problem.shape))
+def _save(part: Part, name: str, image: Tensor) -> Path:
+    """Save a picture ``(1, 3, H, W)`` of a job."""
+    path, config = part.job.picture(name), part.job.config
+    images.save(path, images.encode(image, config.output_format, config.jpeg_quality, part.inputs.shape))
     return path
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from nst import checkpoint, experiment, launchers, memory, resume, runtime, sweep
+from nst import checkpoint, experiment, joblog, launchers, memory, resume, runtime, sweep
 from nst.cli import describe
 from nst.errors import UserError
 from nst.files import claim, remove_leftovers
@@ -29,16 +33,23 @@ def run_job(config: DictConfig) -> tuple[float, ...] | None:
         UserError: the folder of a single run cannot be used.
         Interrupted: Ctrl-C or a termination signal; the current picture has been saved then.
     """
+    job = this_job(config)
+    if job.sweep is not None:
+        run_in_sweep([job])
+    else:
+        with contextlib.ExitStack() as claims:
+            if _is_to_run(job, config.resume is not None, claims) and _guarded([job]):
+                raise SystemExit(1)
+    return objectives(resume.past(job.folder))
+
+
+def this_job(config: DictConfig) -> Job:
+    """Return the job that Hydra is at."""
     hydra = HydraConfig.get()
     choices = {str(k): str(v) for k, v in hydra.runtime.choices.items() if not str(k).startswith("hydra")}
-    job = Job(config, Path(hydra.runtime.output_dir), choices, resume.without_resume(list(hydra.overrides.task)))
-    if hydra.mode == RunMode.RUN:
-        if not _attempt(job, resumable=config.resume is not None):
-            raise SystemExit(1)
-    else:
-        job.sweep = Path(hydra.sweep.dir)
-        _attempt_in_sweep(job)
-    return objectives(resume.past(job.folder))
+    overrides = resume.without_resume(list(hydra.overrides.task))
+    folder = Path(hydra.sweep.dir) if hydra.mode != RunMode.RUN else None
+    return Job(config, Path(hydra.runtime.output_dir), choices, overrides, folder)
 
 
 def objectives(past: resume.Past | None) -> tuple[float, ...] | None:
@@ -48,68 +59,132 @@ def objectives(past: resume.Past | None) -> tuple[float, ...] | None:
     return tuple(float(value) for value in values if value is not None) if None not in values else None
 
 
-def _attempt_in_sweep(job: Job) -> None:
-    """Run a job so that the other jobs of its sweep do not suffer if it fails."""
+def run_in_sweep(jobs: Sequence[Job]) -> None:
+    """Run jobs of a sweep as one batch, or a single one, so that no other job suffers if one fails.
+
+    Jobs that turn out to be no batch, or too much for the memory, run in smaller batches or one by one.
+    """
+    left: list[Job] = []
+    size = 1
+    with contextlib.ExitStack() as claims:
+        ready = [job for job in jobs if _is_wanted(job) and _is_to_run_in_sweep(job, claims)]
+        try:
+            failed = _guarded(ready) if ready else []
+        except _Apart as apart:
+            left, size, failed = apart.jobs, apart.size, apart.failed
+        except runtime.Interrupted:
+            if not launchers.in_worker():
+                raise  # the sweep stops with its job, which ran in the same process
+            return  # the signal was for this worker, and its launcher could make nothing of the exception
+        for job in failed:
+            if job.config.on_failure == "stop" and job.sweep is not None:
+                sweep.stop(job.sweep, job.folder.name)
+    if left:  # what the batch held, its traceback still refers to
+        gc.collect()
+        torch.cuda.empty_cache()
+    for begin in range(0, len(left), size):
+        run_in_sweep(left[begin : begin + size])
+
+
+def _is_wanted(job: Job) -> bool:
+    """Tell whether the sweep goes on; if it was stopped, write that the job is skipped."""
     assert job.sweep is not None
-    if (failed := sweep.stopped_after(job.sweep)) is not None:
-        past = resume.past(job.folder)
-        if past is None or not past.is_done:
-            write_status(job.folder, "skipped", reason=f"the sweep was stopped after {failed} failed")
-        return
-    try:
-        done = _attempt(job, resumable=True)  # whatever is there is of this sweep: a cluster may begin a job twice
-    except UserError as error:  # the folder cannot be used; what is in it stays as it is
-        log.error("%s", describe(error))
-        return
-    except runtime.Interrupted:
-        if not launchers.in_worker():
-            raise  # the sweep stops with its job, which ran in the same process
-        return  # the signal was for this worker, and its launcher could make nothing of the exception
-    if not done and job.config.on_failure == "stop":
-        sweep.stop(job.sweep, job.folder.name)
+    if (failed := sweep.stopped_after(job.sweep)) is None:
+        return True
+    past = resume.past(job.folder)
+    if past is None or not past.is_done:
+        write_status(job.folder, "skipped", reason=f"the sweep was stopped after {failed} failed")
+    return False
 
 
-def _attempt(job: Job, resumable: bool) -> bool:
-    """Run a job, or carry on with it, or see that it is done; return False if it failed.
+def _is_to_run_in_sweep(job: Job, claims: contextlib.ExitStack) -> bool:
+    with joblog.speaking_for(job.folder):
+        try:
+            return _is_to_run(job, True, claims)  # whatever is there is of this sweep: a cluster may begin a job twice
+        except UserError as error:  # the folder cannot be used; what is in it stays as it is
+            log.error("%s", describe(error))
+            return False
+
+
+def _is_to_run(job: Job, resumable: bool, claims: contextlib.ExitStack) -> bool:
+    """Claim a job's folder; return False if the job is done already.
 
     Raises:
         UserError: the folder cannot be used; nothing in it was changed.
+    """
+    claims.callback(claim(job.folder).release)
+    remove_leftovers(job.folder)
+    past = resume.past(job.folder)
+    if past is None:
+        return True
+    if not resumable:
+        sweep.refuse_used(job.folder, "a run", "hydra.run.dir")
+    resume.refuse_changes(job.folder, job.config)
+    if past.is_done and resume.result_is_there(job.folder, past.record):
+        log.info("%s is finished already", job.folder)
+        checkpoint.remove(job.folder)
+        return False
+    return True
+
+
+class _Apart(Exception):
+    """Jobs that did not run as one batch.
+
+    Attributes:
+        jobs: those that are to run in other company.
+        size: in batches of so many.
+        failed: those that failed on their own account.
+    """
+
+    def __init__(self, jobs: list[Job], size: int, failed: list[Job]) -> None:
+        super().__init__()
+        self.jobs, self.size, self.failed = jobs, size, failed
+
+
+def _guarded(jobs: Sequence[Job]) -> list[Job]:
+    """Run jobs with their status on disk from beginning to end; return those that failed.
+
+    Raises:
+        _Apart: they did not run as one batch.
         Interrupted: a signal came.
     """
-    lock = claim(job.folder)
-    remove_leftovers(job.folder)
-    try:
-        past = resume.past(job.folder)
-        if past is not None:
-            if not resumable:
-                sweep.refuse_used(job.folder, "a run", "hydra.run.dir")
-            resume.refuse_changes(job.folder, job.config)
-            if past.is_done and resume.result_is_there(job.folder, past.record):
-                log.info("%s is finished already", job.folder)
-                checkpoint.remove(job.folder)
-                return True
-        return _guarded(job)
-    finally:
-        lock.release()
-
-
-def _guarded(job: Job) -> bool:
-    """Run a job with its status on disk from beginning to end; return False if it failed."""
     started = timestamp()
-    write_status(job.folder, "running", started)
-    with runtime.PoliteStop() as stop, runtime.seeded(job.config.seed):
+    ended: dict[Path, bool] = {}  # did it end well?
+
+    def tell(job: Job, end: experiment.Ended) -> None:
+        ended[job.folder] = not isinstance(end, Exception)
+        if not isinstance(end, Exception):
+            write_status(job.folder, "done", started)
+            checkpoint.remove(job.folder)
+            return
+        message, memory_ran_out = describe(end), memory.is_out_of_memory(end)  # seen through what it was raised from
+        with joblog.speaking_for(job.folder):
+            log.error("%s%s", f"{job.folder.name}: " if len(jobs) > 1 else "", message, exc_info=end)
+        write_status(job.folder, "out_of_memory" if memory_ran_out else "failed", started, message)
+
+    def open_jobs() -> list[Job]:
+        return [job for job in jobs if job.folder not in ended]
+
+    for job in jobs:
+        write_status(job.folder, "running", started)
+    with runtime.PoliteStop() as stop, runtime.seeded(jobs[0].config.seed):
         try:
-            experiment.run(job, stop)
+            experiment.run_together(jobs, stop, tell)
         except KeyboardInterrupt as error:
-            write_status(job.folder, "interrupted", started, str(error))
+            for job in open_jobs():
+                write_status(job.folder, "interrupted", started, str(error))
             raise
         except Exception as error:
-            memory_ran_out = memory.is_out_of_memory(error)  # seen through what it was raised from
-            message = describe(error)
-            log.error("%s", message, exc_info=True)
-            write_status(job.folder, "out_of_memory" if memory_ran_out else "failed", started, message)
-            return False
-        write_status(job.folder, "done", started)
-        checkpoint.remove(job.folder)
-        stop.poll()  # a signal that came while the result was being saved still ends the sweep
-    return True
+            if len(jobs) == 1:
+                tell(jobs[0], error)
+            else:
+                size = max(len(open_jobs()) // 2, 1) if memory.is_out_of_memory(error) else 1
+                log.warning("%s", _advice(error, size), exc_info=error)
+                raise _Apart(open_jobs(), size, [job for job in jobs if ended.get(job.folder) is False]) from None
+        stop.poll()  # a signal that came while a result was being saved still ends the sweep
+    return [job for job in jobs if not ended[job.folder]]
+
+
+def _advice(error: Exception, size: int) -> str:
+    how = f"in batches of {size}" if size > 1 else "in turn"
+    return f"The batch failed as a whole, so its jobs run {how}: {describe(error).removeprefix('Error: ')}"

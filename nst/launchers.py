@@ -1,4 +1,4 @@
-"""Sweeps in several processes: what the files in conf/hydra/launcher ask about this machine, and which extra they need.
+"""Sweeps beyond one job after the other: what conf/hydra/launcher asks about this machine, and which extra it needs.
 
 A job gets a GPU to itself where there are any, else its share of the cores. Workers import this module with the rest
 of the package; what is registered at its end is known there too.
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from nst.errors import UserError
 
 JOB_BYTES = 2 * 2**30  # what a run takes with VGG-19 at 512 pixels, roughly
+MOST_IMAGES = 128  # in a batch; Hydra begins its jobs one inside the other
 FOLDER_VARIABLE = "NST_FOLDER"
 EXTRAS = {
     "hydra_plugins.hydra_joblib_launcher": "joblib",
@@ -28,6 +29,7 @@ EXTRAS = {
     "hydra_plugins.hydra_ray_launcher": "ray",
     "hydra_plugins.hydra_optuna_sweeper": "optuna",
 }
+IN_THIS_PROCESS = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.nst_batch_launcher.")
 OPTIONS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
 
@@ -88,7 +90,7 @@ def prepare(config: DictConfig) -> None:
         config: with Hydra's part; a launcher that begins all jobs of a batch at once gets its batches limited.
 
     Raises:
-        UserError: the package that the launcher or sweeper needs is not installed.
+        UserError: the package that the launcher or sweeper needs is not installed, or it has a setting that is none.
     """
     for group in ("launcher", "sweeper"):
         target = str(config.hydra[group].get("_target_"))
@@ -100,6 +102,10 @@ def prepare(config: DictConfig) -> None:
                 f"hydra/{group}=basic needs none."
             )
     sweeper, target = config.hydra.sweeper, str(config.hydra.launcher.get("_target_"))
+    if target.endswith("nst_batch_launcher.BatchLauncher"):
+        number = config.hydra.launcher.get("images", "auto")
+        if number != "auto" and not (isinstance(number, int) and 1 <= number <= MOST_IMAGES):
+            raise UserError(f"hydra.launcher.images={number} must be auto or a whole number from 1 to {MOST_IMAGES}.")
     at_once = target.endswith("submitit_launcher.LocalLauncher")
     if at_once and "max_batch_size" in sweeper and sweeper.max_batch_size is None:
         sweeper.max_batch_size = jobs_at_once()
@@ -110,7 +116,7 @@ def in_worker() -> bool:
     """Tell whether this is a job of a sweep whose launcher starts processes of its own."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return False
-    return HydraConfig.get().runtime.choices.get("hydra/launcher") != "basic"
+    return not str(HydraConfig.get().launcher.get("_target_")).startswith(IN_THIS_PROCESS)
 
 
 def enter_folder() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from nst.engines import Reading, Wanted
 from nst.errors import UserError
 from nst.losses import LayerLoss, TotalVariation
 
-Shift = tuple[int, int]
+Shift = tuple[int, int]  # rows and columns that a picture is rolled by
+Roll = Shift | tuple[Shift, ...]  # one shift for all images of a batch, or one for each
 Weight = float | Tensor
 COMBINATIONS = ("mean", "sum")
 TERMS = ("content", "style", "tv")
@@ -45,6 +46,17 @@ class Losses:
         }
         return {tag: value.detach() for tag, value in terms.items()}
 
+    def of(self, image: int) -> Losses:
+        """Return the losses of one image of the batch, ``(1,)`` each."""
+        one = slice(image, image + 1)
+        unweighted = {tag: value[one] for tag, value in self.unweighted.items()}
+        return Losses(self.total[one], self.content[one], self.style[one], self.tv[one], unweighted)
+
+
+def together(weights: Sequence[float], like: Tensor) -> Weight:
+    """Return the weights of a batch's images: a number where all are equal, else ``(B,)`` beside ``like``."""
+    return weights[0] if len(set(weights)) == 1 else torch.tensor(weights, dtype=like.dtype, device=like.device)
+
 
 class LayerTerm:
     """A loss over several layers, each with a weight: scale * sum of w_l * loss_l, or their weighted mean.
@@ -61,7 +73,20 @@ class LayerTerm:
         self.loss = loss
         total = sum(weights.values()) if combine == "mean" else 1.0
         scale = float(getattr(loss, "scale", 1.0))
-        self.weights = {layer: scale * weight / total for layer, weight in weights.items()}
+        self.weights: dict[str, Weight] = {layer: scale * weight / total for layer, weight in weights.items()}
+
+    @classmethod
+    def of_batch(
+        cls, name: str, loss: LayerLoss, weights: Sequence[Mapping[str, float]], combine: str, like: Tensor
+    ) -> LayerTerm:
+        """Return the term of a batch, each image of which has weights of its own for the same layers.
+
+        Each weight is the very number that the image would have alone; ``like`` says where and in which precision.
+        """
+        alone = [cls(name, loss, of_image, combine) for of_image in weights]
+        term = alone[0]
+        term.weights = {layer: together([float(one.weights[layer]) for one in alone], like) for layer in term.weights}
+        return term
 
     def wanted(self) -> dict[str, Wanted]:
         """Return what to ask an engine for, by tag, to take the targets of an image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,12 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from nst.errors import UserError
-from nst.objective import Losses, Shift
+from nst.objective import Losses, Roll, Shift
 
 CLAMPS = ("never", "step", "end")
-Evaluate = Callable[[Tensor, Shift], Losses]
+Evaluate = Callable[[Tensor, Roll], Losses]
 Bounds = tuple[Tensor, Tensor]
+OF_EACH_IMAGE = ("finite", "best_loss", "best")  # of what progress remembers
 State = dict[str, Any]  # what an optimisation needs to carry on as if it had never stopped; tensors and plain values
 Between = Callable[[Callable[[], State] | None], None]
 
@@ -63,18 +64,27 @@ class Diverged(UserError):
         self.best = best
 
 
+Lost = Callable[[int, Diverged], None]
+
+
 class Progress:
     """Counts evaluations and remembers the best picture, without waiting for the device.
 
-    The flag and the best picture stay on the device; ``check`` reads the flag, which on a GPU means waiting for it.
+    The flags and the best pictures stay on the device; ``check`` reads the flags, which on a GPU means waiting for it.
+
+    Args:
+        pixels: the start, ``(B, 3, H, W)``.
+        lost: is told, once, of each image whose loss is not finite; without it the first such image ends them all.
     """
 
-    def __init__(self, pixels: Tensor) -> None:
+    def __init__(self, pixels: Tensor, lost: Lost | None = None) -> None:
         self.evaluations = 0
         self.step = 0
         self.seconds = 0.0
         self.waits = pixels.device.type != "cpu"
-        self.finite = torch.ones((), dtype=torch.bool, device=pixels.device)
+        self.lost = lost
+        self.told: set[int] = set()
+        self.finite = torch.ones(pixels.shape[0], dtype=torch.bool, device=pixels.device)
         self.best_loss = torch.full((pixels.shape[0],), torch.inf, dtype=pixels.dtype, device=pixels.device)
         self.best = pixels.detach().clone()
 
@@ -82,7 +92,7 @@ class Progress:
         """Take note of an evaluated picture; on a CPU, where looking costs nothing, stop at once if it is bad."""
         self.evaluations += 1
         total = losses.total.detach()
-        self.finite &= torch.isfinite(total).all()
+        self.finite &= torch.isfinite(total)
         better = total < self.best_loss
         self.best_loss = torch.where(better, total, self.best_loss).to(self.best_loss.dtype)
         self.best = torch.where(better.view(-1, 1, 1, 1), pixels.detach(), self.best)
@@ -90,10 +100,20 @@ class Progress:
             self.check()
 
     def check(self) -> None:
-        """Raise ``Diverged`` if any loss so far was not finite."""
-        if not self.finite:
-            seen = bool(torch.isfinite(self.best_loss).all())
-            raise Diverged(self.step, self.evaluations, self.best if seen else None)
+        """Tell of the images that had a loss that was not finite; raise ``Diverged`` if no image is left."""
+        bad = [image for image, finite in enumerate(self.finite.tolist()) if not finite]
+        if bad and self.lost is None:
+            raise self._diverged(self.best_loss, self.best)
+        for image in (image for image in bad if image not in self.told):
+            error = self._diverged(self.best_loss[image], self.best[image : image + 1])
+            self.told.add(image)
+            if self.lost is not None:
+                self.lost(image, error)
+            if len(self.told) == len(self.finite):
+                raise error
+
+    def _diverged(self, best_loss: Tensor, best: Tensor) -> Diverged:
+        return Diverged(self.step, self.evaluations, best if bool(torch.isfinite(best_loss).all()) else None)
 
     def state(self) -> State:
         """Return everything that ``restore`` needs."""
@@ -103,28 +123,41 @@ class Progress:
     def restore(self, state: State) -> None:
         """Carry on from a state, on this device."""
         self.evaluations, self.step, self.seconds = state["evaluations"], state["step"], state["seconds"]
-        self.finite = state["finite"].to(self.finite.device)
+        self.finite = state["finite"].to(self.finite.device).reshape(self.finite.shape)
         self.best_loss, self.best = state["best_loss"].to(self.best_loss), state["best"].to(self.best)
 
 
 class Shifts:
-    """The jitter: a shift (rows, columns) for each step, from a generator of its own.
+    """The jitter: a shift (rows, columns) of each image for each step, from a generator for each image.
 
     Args:
         jitter: shifts are 0 to jitter - 1 rows and columns; 0 is off.
-        seed: of the generator.
+        seeds: of the generators, one for each image; one alone moves all images together.
     """
 
-    def __init__(self, jitter: int, seed: int) -> None:
+    def __init__(self, jitter: int, seeds: Sequence[int]) -> None:
         self.jitter = jitter
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def draw(self) -> Shift:
-        """Return the next shift."""
+    def draw(self) -> Roll:
+        """Return the next shifts: one for all images where they are equal."""
         if not self.jitter:
             return 0, 0
-        rows, columns = torch.randint(self.jitter, (2,), generator=self.generator).tolist()
+        drawn = tuple(self._draw(generator) for generator in self.generators)
+        return drawn[0] if len(set(drawn)) == 1 else drawn
+
+    def _draw(self, generator: torch.Generator) -> Shift:
+        rows, columns = torch.randint(self.jitter, (2,), generator=generator).tolist()
         return rows, columns
+
+    def state(self) -> Tensor:
+        """Return the generators' states, a row for each."""
+        return torch.stack([generator.get_state() for generator in self.generators])
+
+    def restore(self, state: Tensor) -> None:
+        """Carry on from a state."""
+        for generator, row in zip(self.generators, state.cpu().reshape(len(self.generators), -1), strict=True):
+            generator.set_state(row.clone())  # of a row that is part of a larger tensor it takes the first
 
 
 @dataclass
@@ -157,14 +190,69 @@ class Descent:
     def state(self) -> State:
         """Return the part of the state that every optimiser needs."""
         pixels = self.pixels.detach().clone()
-        return {"pixels": pixels, "shifts": self.shifts.generator.get_state(), "progress": self.progress.state()}
+        return {"pixels": pixels, "shifts": self.shifts.state(), "progress": self.progress.state()}
 
     def restore(self, state: State) -> None:
         """Carry on from a state."""
         with torch.no_grad():
             self.pixels.copy_(state["pixels"])
-        self.shifts.generator.set_state(state["shifts"].cpu())
+        self.shifts.restore(state["shifts"])
         self.progress.restore(state["progress"])
+
+
+def split(state: State, image: int) -> State:
+    """Return the state of one image of a batch, as it would be alone.
+
+    Args:
+        state: of a batch under an elementwise optimiser: what is shaped like the pixels ``(B, 3, H, W)`` belongs to the
+            images, anything else, such as the number of steps, to all of them.
+        image: which one.
+    """
+    images = slice(image, image + 1)
+    shape = state["pixels"].shape
+    optimizer = _leafwise(lambda leaves: leaves[0][images].clone() if _is_shaped(leaves[0], shape) else leaves[0])
+    progress = {name: state["progress"][name][images].clone() for name in OF_EACH_IMAGE}
+    return {
+        **{name: state[name][images].clone() for name in ("pixels", "shifts")},
+        "progress": state["progress"] | progress,
+        "optimizer": optimizer(state["optimizer"]),
+    }
+
+
+def join(states: Sequence[State]) -> State:
+    """Return the state of a batch from those of its images: ``split`` undone.
+
+    Args:
+        states: each of a single image after the same number of steps; the seconds are taken from the first.
+    """
+    first = states[0]
+    shape = first["pixels"].shape
+    optimizer = _leafwise(lambda leaves: torch.cat(leaves) if _is_shaped(leaves[0], shape) else leaves[0])
+    progress = {name: torch.cat([state["progress"][name].reshape(1, *first["progress"][name].shape[1:])
+                                 for state in states]) for name in OF_EACH_IMAGE}  # fmt: skip
+    return {
+        "pixels": torch.cat([state["pixels"] for state in states]),
+        "shifts": torch.stack([state["shifts"].flatten() for state in states]),
+        "progress": first["progress"] | progress,
+        "optimizer": optimizer(*[state["optimizer"] for state in states]),
+    }
+
+
+def _is_shaped(leaf: Any, shape: torch.Size) -> bool:
+    return isinstance(leaf, Tensor) and leaf.shape == shape
+
+
+def _leafwise(function: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+    """Return what applies a function to the corresponding leaves of nested mappings and lists."""
+
+    def apply(*trees: Any) -> Any:
+        if isinstance(trees[0], dict):
+            return {key: apply(*(tree[key] for tree in trees)) for key in trees[0]}
+        if isinstance(trees[0], list):
+            return [apply(*leaves) for leaves in zip(*trees, strict=True)]
+        return function(list(trees))
+
+    return apply
 
 
 @dataclass
@@ -190,9 +278,10 @@ def optimize(
     bounds: Bounds | None = None,
     clamp: str = "never",
     jitter: int = 0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     between: Between = lambda take_state: None,
     state: State | None = None,
+    lost: Lost | None = None,
 ) -> Outcome:
     """Minimise the total loss over the pixels.
 
@@ -206,21 +295,23 @@ def optimize(
         bounds: pixels of black and white, needed unless ``clamp`` is ``never``.
         clamp: ``never``, every ``step``, or at the ``end``. SciPy's optimiser takes ``step`` as its bounds.
         jitter: the picture is rolled by 0 to jitter - 1 rows and columns, at random each step; 0 is off.
-        seed: of the jitter.
+        seed: of the jitter; a list has one for each image.
         between: is called after every step with a function that returns the state to carry on from, or with None
             where there is none: SciPy's optimiser has one only between two of its blocks.
         state: what that function returned; the optimisation goes on from there, to the same bytes.
+        lost: is told, once, of each image whose loss became NaN or infinite, while the others go on.
 
     Raises:
-        Diverged: a loss became NaN or infinite.
+        Diverged: a loss became NaN or infinite; with ``lost``, that of every image.
         ValueError: there is no such clamp, or it has no bounds.
     """
     if clamp not in CLAMPS or (clamp != "never" and bounds is None):
         raise ValueError(f"clamp={clamp} must be one of {', '.join(CLAMPS)}, and needs bounds unless it is never")
     pixels = pixels.detach().clone()
-    progress = Progress(pixels)
+    progress = Progress(pixels, lost)
+    seeds = [seed] if isinstance(seed, int) else seed
     box = bounds if clamp == "step" else None
-    descent = Descent(pixels, evaluate, steps, watch, is_logged, box, Shifts(jitter, seed), progress, between)
+    descent = Descent(pixels, evaluate, steps, watch, is_logged, box, Shifts(jitter, seeds), progress, between)
     if state is not None:
         descent.restore(state)
     if isinstance(optimizer, ScipyLBFGSB):
@@ -262,7 +353,7 @@ def _minimize_with_torch(
             shift = descent.shifts.draw()
             seen: list[Step] = []
 
-            def closure(shift: Shift = shift, index: int = index, seen: list[Step] = seen) -> Tensor:
+            def closure(shift: Roll = shift, index: int = index, seen: list[Step] = seen) -> Tensor:
                 optimizer.zero_grad(set_to_none=True)
                 losses = descent.evaluate(pixels, shift)
                 total = losses.total.sum()

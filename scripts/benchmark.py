@@ -24,7 +24,7 @@ import torchvision
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from nst import config, experiment, runtime
+from nst import config, posing, runtime
 from nst.optimize import Step, optimize
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -65,7 +65,7 @@ def notebook_loop(content: Tensor, style: Tensor, steps: int, synchronize: Calla
     return seconds
 
 
-def our_loop(problem: experiment.Problem, steps: int, synchronize: Callable[[], None]) -> list[float]:
+def our_loop(problem: posing.Problem, steps: int, synchronize: Callable[[], None]) -> list[float]:
     """Run our loop and return the seconds of each step, without those of the last picture's evaluation."""
     ends: list[float] = []
 
@@ -83,7 +83,7 @@ def measure(size: int, device: torch.device, rounds: int, steps: int) -> dict[st
     """Return the median seconds of both loops' steps at one size, and the ratio."""
     overrides = ["experiment=notebook", "backbone.weights=random", f"size={size}", f"device={device}"]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        problem = experiment.pose(compose("config", overrides), device)
+        problem = posing.pose(compose("config", overrides), device)
     synchronize = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
     theirs, ours = [], []
     for _ in range(rounds):

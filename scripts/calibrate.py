@@ -19,7 +19,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from nst import config, experiment, runtime
+from nst import config, experiment, posing, runtime
 from nst.losses import functional
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -38,7 +38,7 @@ def overrides_for(backbone: str, vgg16: str | None) -> list[str]:
 
 def stylise(job: DictConfig, device: torch.device) -> torch.Tensor:
     """Run one job without trackers; returns the picture in [0, 1]."""
-    problem = experiment.pose(job, device)
+    problem = posing.pose(job, device)
     outcome = experiment.descend(job, problem, lambda step: None, lambda index: False)
     return problem.space.decode(outcome.last.pixels).clamp(0, 1)
 
@@ -46,7 +46,7 @@ def stylise(job: DictConfig, device: torch.device) -> torch.Tensor:
 @torch.no_grad()
 def score(picture: torch.Tensor, job: DictConfig, device: torch.device) -> tuple[float, float]:
     """Return (style distance, content distance) of a picture, by the network of a job that it did not come from."""
-    judge = experiment.pose(job, device)
+    judge = posing.pose(job, device)
     maps, content, style = (
         judge.backbone(judge.backbone.preprocessing(image)) for image in (picture, judge.content, judge.style)
     )

@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from nst import config, experiment, runtime
+from nst import config, experiment, posing, runtime
 from nst.optimize import Diverged
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -34,7 +34,7 @@ def test_losses_and_gradient_are_those_of_the_cpu(tmp_path: Path, choice: list[s
     found = {}
     for device in ("cpu", "cuda"):
         settings = job(tmp_path, *choice, "size=96", "init=blend", f"device={device}").config
-        problem = experiment.pose(settings, runtime.prepare(device, "float32"))
+        problem = posing.pose(settings, runtime.prepare(device, "float32"))
         pixels = problem.start.clone().requires_grad_(True)
         losses = problem.evaluate(pixels, (1, 2) if settings.jitter else (0, 0))
         (gradient,) = torch.autograd.grad(losses.total.sum(), pixels)
@@ -64,9 +64,14 @@ def test_a_bad_loss_is_noticed_at_the_next_logged_step_and_the_best_picture_is_k
     assert np.asarray(Image.open(tmp_path / "run" / "best.png")).std() > 10
 
 
-def test_no_waiting_for_the_device_between_logged_steps(tmp_path: Path) -> None:
-    settings = job(tmp_path, "size=64", "device=cuda").config
-    problem = experiment.pose(settings, runtime.prepare("cuda", "float32"))
+@pytest.mark.parametrize("together", [False, True])
+def test_no_waiting_for_the_device_between_logged_steps(tmp_path: Path, together: bool) -> None:
+    settings = [job(tmp_path, "size=64", "device=cuda", f"beta={0.1 * (i + 1)}", f"seed={i}").config for i in range(3)]
+    settings = settings if together else settings[:1]
+    device = runtime.prepare("cuda", "float32")
+    inputs, backbone = [posing.load(one, device) for one in settings], posing.build_network(settings[0], device)
+    starts = [posing.start(one, of, backbone) for one, of in zip(settings, inputs, strict=True)]
+    problem = posing.pose_together(settings, inputs, starts, backbone, device)
     seen = []
 
     def watch(step) -> None:  # type: ignore[no-untyped-def]
@@ -75,9 +80,22 @@ def test_no_waiting_for_the_device_between_logged_steps(tmp_path: Path) -> None:
 
     try:
         experiment.optimize(
-            problem.start, problem.evaluate, config.build(settings.optimizer), 10, watch, lambda index: False,
-            problem.space.bounds(problem.start), settings.clamp, 0, 0,
+            problem.start, problem.evaluate, config.build(settings[0].optimizer), 10, watch, lambda index: False,
+            problem.space.bounds(problem.start), settings[0].clamp, 0, [one.seed for one in settings],
+            lost=lambda image, error: None,
         )  # fmt: skip
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert seen == list(range(11))
+
+
+def test_a_batch_is_its_jobs_run_alone_to_rounding(tmp_path: Path) -> None:
+    knobs = ("size=64", "steps=6", "log_every=1", "device=cuda", "precision=float32")
+    jobs = [job(tmp_path / str(i), *knobs, f"beta={0.1 * (i + 1)}", f"seed={i}") for i in range(3)]
+    ends = experiment.run_together(jobs, runtime.PoliteStop())
+    for i, end in enumerate(ends):
+        assert isinstance(end, experiment.Outcome)
+        alone = experiment.run(
+            job(tmp_path / f"alone{i}", *knobs, f"beta={0.1 * (i + 1)}", f"seed={i}"), runtime.PoliteStop()
+        )
+        assert float(end.last.losses.total) == pytest.approx(float(alone.last.losses.total), rel=1e-3)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from nst import config, experiment
-from nst.experiment import Problem
+from nst import config, posing
 from nst.pixels import with_margin
+from nst.posing import Problem
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -16,7 +16,7 @@ CONF = Path(__file__).parent.parent / "conf"
 def posed(*overrides: str) -> Problem:
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return experiment.pose(compose("config", ["size=48", *overrides]), torch.device("cpu"))
+        return posing.pose(compose("config", ["size=48", *overrides]), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("margin", [1, 5, 8])

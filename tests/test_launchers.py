@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from command_line import ROOT, TINY, refused, run
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from nst import config as configuration
@@ -303,3 +305,15 @@ def test_a_worker_elsewhere_goes_to_the_folder_of_the_sweep(tmp_path: Path, monk
     monkeypatch.setenv(variable, str(tmp_path))
     getattr(importlib.import_module(module), name)()
     assert Path.cwd().samefile(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [(["hydra/launcher=joblib"], True), (["hydra/launcher=basic"], False), (["hydra/launcher=batch"], False)],
+)
+def test_a_launcher_is_known_by_what_it_is(monkeypatch: pytest.MonkeyPatch, chosen: list[str], expected: bool) -> None:
+    config = whole(*chosen)
+    config.hydra.mode = RunMode.MULTIRUN
+    config.hydra.runtime.choices["hydra/launcher"] = "ours"  # a file of one's own with defaults: [batch]
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+    assert launchers.in_worker() is expected

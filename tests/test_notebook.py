@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import transforms
 
 from nst import config as configuration
-from nst import experiment
+from nst import posing
 from nst.check import check
 from nst.optimize import optimize
 
@@ -115,7 +115,7 @@ def ours(files, *overrides, steps):
         *overrides,
     )
     check(config)
-    problem = experiment.pose(config, torch.device("cpu"))
+    problem = posing.pose(config, torch.device("cpu"))
     seen = []
     optimize(
         problem.start,

@@ -93,15 +93,16 @@ def test_a_descent_that_dies_and_carries_on_sees_the_same_steps(tmp_path: Path, 
 def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert checkpoint.load(tmp_path) is None
     assert not caplog.messages
-    keeper = checkpoint.Checkpoints(tmp_path, 1, 0)
-    keeper.save(3, {"descent": {"pixels": torch.arange(4.0)}})
+    checkpoint.save(tmp_path, {"step": 3, "descent": {"pixels": torch.arange(4.0)}})
     whole = (tmp_path / checkpoint.FILE).read_bytes()
     content = checkpoint.load(tmp_path)
+    assert checkpoint.step(tmp_path) == 3
     assert content is not None
     assert content["descent"]["pixels"].tolist() == [0, 1, 2, 3]
     for damaged in (whole[: len(whole) // 2], b"", os.urandom(3000)):
         (tmp_path / checkpoint.FILE).write_bytes(damaged)
         assert checkpoint.load(tmp_path) is None
+        assert checkpoint.step(tmp_path) == 0
     assert len(caplog.messages) == 3
     assert all("starts again from its beginning" in message for message in caplog.messages)
 
@@ -109,11 +110,12 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, caplog: pytest.LogC
 def test_checkpoints_are_due_by_steps_or_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
-    by_steps = checkpoint.Checkpoints(tmp_path, 10, 0)
+    by_steps = checkpoint.Checkpoints(10, 0)
     assert [step for step in range(1, 25) if by_steps.is_due(step)] == [*range(10, 25)]
-    by_steps.save(12, {})
+    with by_steps.saving(12):
+        pass
     assert [step for step in range(13, 25) if by_steps.is_due(step)] == [22, 23, 24]
-    by_clock = checkpoint.Checkpoints(tmp_path, 0, 30)
+    by_clock = checkpoint.Checkpoints(0, 30)
     now[0] += 29
     assert not by_clock.is_due(1000)
     now[0] += 1
@@ -123,7 +125,7 @@ def test_checkpoints_are_due_by_steps_or_by_the_clock(tmp_path: Path, monkeypatc
     assert not by_clock.is_due(2)
     now[0] += 100
     assert by_clock.is_due(3)
-    neither = checkpoint.Checkpoints(tmp_path, 0, 0)
+    neither = checkpoint.Checkpoints(0, 0)
     now[0] += 1e6
     assert not neither.is_due(10**6)
 
@@ -478,13 +480,12 @@ def test_a_title_may_be_a_sentence_and_a_sweep_varies_only_what_changes_pictures
 def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last_one(tmp_path: Path) -> None:
     import resource
 
-    keeper = checkpoint.Checkpoints(tmp_path, 1, 0)
-    keeper.save(1, {"step": 1})
+    checkpoint.save(tmp_path, {"step": 1})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (73_600, hard))
     try:
         with pytest.raises(CannotWrite, match="Free some space"):
-            keeper.save(2, {"step": 2, "pixels": torch.zeros(30_000)})
+            checkpoint.save(tmp_path, {"step": 2, "pixels": torch.zeros(30_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert checkpoint.load(tmp_path) == {"format": 1, "step": 1}

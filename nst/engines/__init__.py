@@ -34,7 +34,9 @@ class Engine(Protocol):
         """Return, by tag, the value ``(B,)`` of each loss, differentiable with respect to the image."""
 
 
-def make(engine: str, backbone: nn.Module, dtype: torch.dtype, tile: int | None = None) -> Engine:
+def make(
+    engine: str, backbone: nn.Module, dtype: torch.dtype, tile: int | None = None, compiled: bool = False
+) -> Engine:
     """Return an engine.
 
     Args:
@@ -42,14 +44,15 @@ def make(engine: str, backbone: nn.Module, dtype: torch.dtype, tile: int | None 
         backbone: the network, on its device, in float32 or float64; it is not changed.
         dtype: what the network is to compute in: bfloat16, or the backbone's own.
         tile: pixels of a tile's side at most, or None for the whole picture at once; see ``untileable``.
+        compiled: let torch.compile work on the network of the plain engine, which is then the one.
     """
     whole: Plain | Fused
-    if engine != "plain" and isinstance(backbone, Backbone):
+    if engine != "plain" and isinstance(backbone, Backbone) and not compiled:
         whole = Fused(backbone, dtype)
     else:
-        if engine == "fused":
+        if engine == "fused" and not isinstance(backbone, Backbone):
             log.info("%s is not one of this package's networks: engine=plain runs it", type(backbone).__name__)
-        whole = Plain(backbone, dtype)
+        whole = Plain(backbone, dtype, compiled)
     if tile is None:
         return whole
     reaches = tiles.reaches(backbone)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def record(function: Callable[..., Losses], sample: tuple[Tensor, ...]) -> Calla
     with torch.no_grad():
         expected = function(*sample)[0]
     try:
-        recorded = torch.cuda.make_graphed_callables(function, sample)
+        recorded = cast(Callable[..., Losses], torch.cuda.make_graphed_callables(function, sample))
         with torch.enable_grad():
             found = recorded(*sample)[0].detach()
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
@@ -82,4 +82,4 @@ def record(function: Callable[..., Losses], sample: tuple[Tensor, ...]) -> Calla
     if not torch.allclose(found, expected, rtol=TOLERANCE, equal_nan=True):
         log.warning("The step recorded as a CUDA graph does not give the same losses, so that it is not used")
         return None
-    return recorded  # type: ignore[no-any-return]
+    return recorded

@@ -22,15 +22,17 @@ class Plain:
     Args:
         backbone: the network.
         dtype: what it computes in; of the first layer, which sees the pixels, at least float32.
+        compiled: let torch.compile work on the network.
     """
 
-    def __init__(self, backbone: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, backbone: nn.Module, dtype: torch.dtype, compiled: bool = False) -> None:
         if dtype == torch.bfloat16:
             if isinstance(backbone, Backbone):
                 backbone = backbone.in_bfloat16()
             else:
                 log.info("%s is not one of this package's networks: it computes in float32", type(backbone).__name__)
-        self.backbone = backbone
+        is_real = all(parameter.device.type != "meta" for parameter in backbone.parameters())  # no rehearsal
+        self.backbone = torch.compile(backbone) if compiled and is_real else backbone
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""

@@ -2,40 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from nst.objective import Losses
 from nst.optimize import Step
 from nst.pixels import PixelSpace
 
 
-class Snapshot:
-    """A step as trackers see it; what must wait for the device is fetched once, and only if somebody asks.
+class Numbers:
+    """The losses of a step as numbers, fetched from the device once for all images, and only if somebody asks."""
 
-    Args:
-        step: the step.
-        space: the pixel space of its picture.
-        logged: this step's numbers are to be written down.
-    """
-
-    def __init__(self, step: Step, space: PixelSpace, logged: bool) -> None:
-        self.step = step
-        self.space = space
-        self.logged = logged
+    def __init__(self, losses: Losses) -> None:
+        self.losses = losses
 
     @cached_property
+    def of_images(self) -> list[dict[str, float]]:
+        """Losses by tag, for each image."""
+        named = self.losses.named()
+        columns = torch.stack(list(named.values()), dim=1).tolist()
+        return [dict(zip(named, column, strict=True)) for column in columns]
+
+
+class Snapshot:
+    """One image's step as trackers see it; what must wait for the device is fetched once, and only if somebody asks.
+
+    Args:
+        step: the step, its picture ``(B, 3, H, W)``.
+        space: the pixel space of its picture.
+        logged: this step's numbers are to be written down.
+        index: which image of the batch it is.
+        numbers: the batch's, if there are other images that ask for them.
+        since: seconds that this image has been optimised longer than the batch.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        space: PixelSpace,
+        logged: bool,
+        index: int = 0,
+        numbers: Numbers | None = None,
+        since: float = 0.0,
+    ) -> None:
+        self.step = replace(step, pixels=step.pixels[index : index + 1], seconds=step.seconds + since)
+        self.space = space
+        self.logged = logged
+        self.index = index
+        self.numbers = numbers or Numbers(step.losses)
+
+    @property
     def values(self) -> dict[str, float]:
-        """Losses by tag, as numbers: the mean over the batch."""
-        named = self.step.losses.named()
-        numbers = torch.stack([value.mean() for value in named.values()]).tolist()
-        return dict(zip(named, numbers, strict=True))
+        """Losses by tag, as numbers."""
+        return self.numbers.of_images[self.index]
 
     @cached_property
     def image(self) -> Tensor:
-        """The picture as RGB ``(B, 3, H, W)`` in [0, 1], clamped, on the CPU."""
+        """The picture as RGB ``(1, 3, H, W)`` in [0, 1], clamped, on the CPU."""
         return self.space.decode(self.step.pixels).clamp(0, 1).cpu()
 
 

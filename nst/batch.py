@@ -1,0 +1,182 @@
+"""Which jobs of a sweep run as one batch: what may differ inside one, and how many images there is room for."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from nst import checkpoint, images, memory, posing, resume, runtime
+from nst import config as configuration
+from nst.errors import UserError
+from nst.losses import LayerLoss
+
+# What one image of a batch may have for itself; of layers it is the weights.
+FREE = ("alpha", "beta", "tv", "seed", "content", "style", "init")
+# Optimisers that treat each number of the pixels by itself, so that the images of a batch do not touch.
+ELEMENTWISE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
+MOST = 64  # images at once; beyond that a device is busy anyway
+SHARE = 0.9  # of the free memory that a batch may take, since an estimate is one
+UNKNOWN = 8  # images at once where the memory cannot be estimated; too many are halved
+
+
+@dataclass
+class Candidate:
+    """A job that waits for company.
+
+    Attributes:
+        number: of the job.
+        config: its configuration, without Hydra's part.
+        folder: where it writes, or has written.
+    """
+
+    number: int
+    config: DictConfig
+    folder: Path
+
+
+@dataclass
+class Plan:
+    """How the jobs of a sweep are run.
+
+    Attributes:
+        batches: of jobs by number, in the order of their first; some are of one.
+        alone: why those run in turn, by number.
+    """
+
+    batches: list[list[int]] = field(default_factory=list)
+    alone: dict[int, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        sizes = [len(batch) for batch in self.batches if len(batch) > 1]
+        text = f"{sum(map(len, self.batches))} jobs"
+        if sizes:
+            several = f"{len(sizes)} batches" if len(sizes) > 1 else "one batch"
+            text += f": {sum(sizes)} in {several} ({' + '.join(map(str, sizes))} images)"
+        for why in dict.fromkeys(self.alone.values()):
+            numbers = ", ".join(f"#{number}" for number, reason in self.alone.items() if reason == why)
+            text += f"; in turn {numbers}: {why}"
+        return text
+
+
+def plan(candidates: Sequence[Candidate], at_once: int | None) -> Plan:
+    """Gather jobs into batches.
+
+    Args:
+        candidates: the jobs of a sweep.
+        at_once: images in a batch at most; None leaves it to the memory.
+    """
+    groups: dict[str, list[Candidate]] = {}
+    made = Plan()
+    for candidate in candidates:
+        why, key = _why_alone(candidate), ""
+        if why is None:
+            try:
+                key = _key(candidate)
+            except UserError:
+                why = "they cannot begin"  # and will tell why
+        if why is None:
+            groups.setdefault(key, []).append(candidate)
+        else:
+            made.alone[candidate.number] = why
+    for group in groups.values():
+        numbers = [candidate.number for candidate in group]
+        if len(group) == 1:
+            made.alone[numbers[0]] = "no other job goes with it"
+            continue
+        size = at_once or room(group[0].config)
+        batches = [numbers[begin : begin + size] for begin in range(0, len(numbers), size)]
+        made.batches += [batch for batch in batches if len(batch) > 1]
+        why = "there is no room for two images" if size == 1 and not at_once else "one is left over"
+        made.alone |= {batch[0]: why for batch in batches if len(batch) == 1}
+    made.batches = sorted([*made.batches, *([number] for number in made.alone)])
+    made.alone = dict(sorted(made.alone.items()))
+    return made
+
+
+def room(config: DictConfig) -> int:
+    """Return how many images like that of a job the memory has room for, as far as can be told."""
+    try:
+        with runtime.own_device(config.device) as name:
+            device = runtime.prepare(name, config.precision)
+            inputs, backbone = posing.load(config, device), posing.build_network(config, device)
+            need = posing.estimate_memory(config, backbone, inputs)
+            free = memory.free_bytes(device)
+    except UserError:  # it will be told by the job
+        return UNKNOWN
+    if need is None or free is None or need.total <= need.fixed:
+        return UNKNOWN
+    return min(max((need.held + int(SHARE * free) - need.fixed) // (need.total - need.fixed), 1), MOST)
+
+
+def _why_alone(candidate: Candidate) -> str | None:
+    """Return why a job cannot be in a batch, or None."""
+    config, past = candidate.config, resume.past(candidate.folder)
+    if past is not None and past.is_done:
+        return "finished already"
+    if not is_elementwise(target := str(config.optimizer.get("_target_"))):
+        return f"{target} does not treat each pixel by itself"
+    if (target := str(config.backbone.get("_target_"))) != "nst.backbones.load":
+        return f"{target} may not treat each image by itself"
+    for name in ("content_loss", "style_loss"):
+        try:
+            if not is_per_image(configuration.build(config[name])):
+                return f"{config[name]._target_} does not treat each image by itself"
+        except Exception:  # a component of the user's own may raise whatever it likes
+            return f"{config[name].get('_target_')} cannot be tried on two images"
+    return None
+
+
+def is_elementwise(target: str) -> bool:
+    """Tell whether an optimiser, named as in the configuration, treats each number of the pixels by itself."""
+    try:
+        return hydra.utils.get_object(target) in [getattr(torch.optim, name) for name in ELEMENTWISE]
+    except Exception:  # an import may raise whatever it likes
+        return False
+
+
+def is_per_image(loss: LayerLoss) -> bool:
+    """Tell whether a loss gives two images together what it gives each alone, from targets that can be put together.
+
+    A loss that draws random numbers, or that remembers its last target by itself, does not.
+    """
+    with torch.random.fork_rng(devices=[]):
+        generator = torch.Generator().manual_seed(0)
+        maps, others = (torch.randn(2, 8, 6, 5, generator=generator) * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
+                        for _ in range(2))  # fmt: skip
+        before = torch.get_rng_state()
+        alone = [loss(image, loss.target(other)) for image, other in zip(maps.split(1), others.split(1), strict=True)]
+        targets = [loss.target(other) for other in others.split(1)]
+        if not all(isinstance(target, Tensor) and target.shape[:1] == (1,) for target in targets):
+            return False
+        together = loss(maps, torch.cat(targets))
+        drew = not torch.equal(before, torch.get_rng_state())
+        return not drew and together.shape == (2,) and torch.allclose(together, torch.cat(alone), rtol=1e-4)
+
+
+def _key(candidate: Candidate) -> str:
+    """Return what the jobs of a batch have in common, as text.
+
+    Raises:
+        UserError: the content image cannot be loaded, or a layer is unknown.
+    """
+    config = candidate.config
+    settings: dict[str, Any] = resume.settings(config)
+    common = {name: value for name, value in settings.items() if name not in (*FREE, *resume.HOUSEKEEPING, "layers")}
+    layers = {kind: list(configuration.layer_weights(config, kind)) for kind in ("content", "style")}
+    shape = _shape(config.content, config.size, config.fit, config.resample, config.background)
+    step = checkpoint.step(candidate.folder)
+    return json.dumps([common, layers, config.layers.get("combine"), shape, step], sort_keys=True)
+
+
+@functools.cache
+def _shape(name: str, size: int, fit: str, resample: str, background: str) -> tuple[int, ...]:
+    return tuple(images.load(name, size, fit, resample, background).shape)

@@ -1,0 +1,447 @@
+"""What is to be optimised: the images of one or several jobs, their network, their targets, and where they start."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import hashlib
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from nst import config as configuration
+from nst import engines, images, memory, replay, runtime
+from nst.backbones import Backbone
+from nst.engines import Reading
+from nst.errors import UserError
+from nst.losses import TotalVariation, is_summed
+from nst.objective import LayerTerm, Losses, Objective, Roll, Shift, together
+from nst.optimize import Evaluate
+from nst.pixels import PixelSpace, with_margin
+
+log = logging.getLogger(__name__)
+TARGETS_BYTES = 2**29  # targets of so many images and shifts are kept; beyond that they are taken anew
+TILES = (2048, 1536, 1024, 768, 512, 384, 256, 128)  # sides that tile=auto tries
+
+
+KINDS = ("content", "style")
+
+
+class Kept:
+    """What is kept for jobs to come, the last used longest.
+
+    Args:
+        most: how much, by ``size``; the last thing is kept however large it is.
+        size: of a thing.
+    """
+
+    def __init__(self, most: int, size: Callable[[Any], int] = lambda thing: 1) -> None:
+        self.most, self.size = most, size
+        self.things: OrderedDict[Hashable, Any] = OrderedDict()
+        self.total = 0
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what is kept under a key; make it if there is nothing."""
+        if key not in self.things:
+            self.things[key] = make()
+            self.total += self.size(self.things[key])
+            while self.total > self.most and len(self.things) > 1:
+                self.total -= self.size(self.things.popitem(last=False)[1])
+        self.things.move_to_end(key)
+        return self.things[key]
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self.things.clear()
+        self.total = 0
+
+
+def _bytes(targets: dict[str, Any]) -> int:
+    return sum(value.numel() * value.element_size() for value in targets.values() if isinstance(value, Tensor))
+
+
+# Between the jobs of a process: networks, engines made of them, and targets taken with these.
+_networks, _engines, _targets = Kept(2), Kept(2), Kept(TARGETS_BYTES, _bytes)
+
+
+def forget() -> None:
+    """Give back the memory that is kept for jobs to come."""
+    for kept in (_networks, _engines, _targets):
+        kept.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class OutOfMemory(UserError):
+    """Memory ran out; the message says what would fit."""
+
+
+class Apart(UserError):
+    """The jobs of a batch cannot go on as one; what they are to do instead: run in smaller batches, or one by one."""
+
+
+@dataclass
+class Inputs:
+    """What a job works on.
+
+    Attributes:
+        content: ``(1, 3, H, W)`` RGB in [0, 1].
+        style: ``(1, 3, H', W')`` RGB in [0, 1].
+        shape: (width, height) to save at, if not the pixels' own: a squeezed picture gets its aspect ratio back.
+    """
+
+    content: Tensor
+    style: Tensor
+    shape: tuple[int, int] | None
+
+
+@dataclass
+class Problem:
+    """What is to be optimised: the images of one or several jobs, a network, and where they start.
+
+    Attributes:
+        inputs: of each job.
+        backbone: the frozen network.
+        space: where the optimiser works.
+        start: ``(B, 3, H, W)`` in that space, an image for each job.
+        evaluate: losses of pixels that are rolled by a shift before the network sees them.
+        need: the memory it is estimated to need, if that can be told.
+        tile: pixels of a tile's side at most, or None for the whole picture at once.
+    """
+
+    inputs: list[Inputs]
+    backbone: Backbone
+    space: PixelSpace
+    start: Tensor
+    evaluate: Evaluate
+    need: memory.Need | None
+    tile: int | None
+
+    @property
+    def content(self) -> Tensor:
+        """The content image of the first job."""
+        return self.inputs[0].content
+
+    @property
+    def style(self) -> Tensor:
+        """The style image of the first job."""
+        return self.inputs[0].style
+
+
+def pose(config: DictConfig, device: torch.device) -> Problem:
+    """Load the images and the network of a single job, take the targets, and make the start image.
+
+    Raises:
+        UserError: an image or the weights cannot be had, or do not fit.
+    """
+    inputs, backbone = load(config, device), build_network(config, device)
+    return pose_together([config], [inputs], [start(config, inputs, backbone)], backbone, device)
+
+
+def load(config: DictConfig, device: torch.device) -> Inputs:
+    """Load the images of a job.
+
+    Raises:
+        UserError: an image cannot be had.
+    """
+    dtype = runtime.pixel_dtype(config.precision)
+    content, style = (
+        images.load(name, config.size, config.fit, config.resample, config.background).to(device, dtype)
+        for name in (config.content, config.style)
+    )
+    return Inputs(content, style, images.unsqueezed(config.content, config.size) if config.fit == "square" else None)
+
+
+def build_network(config: DictConfig, device: torch.device) -> Backbone:
+    """Return the network, with its weights, on the device; one that an earlier job left is taken again.
+
+    Raises:
+        UserError: the weights cannot be had.
+    """
+    weights = (configuration.layer_weights(config, kind) for kind in ("content", "style"))
+    layers = list(dict.fromkeys(layer for of_kind in weights for layer in of_kind))
+    dtype = runtime.pixel_dtype(config.precision)
+
+    def build() -> Backbone:
+        backbone: Backbone = configuration.build(config.backbone, layers=layers, pooling=config.pooling)
+        backbone = backbone.to(device, dtype)
+        runtime.keep_freed_memory()
+        return backbone
+
+    if config.backbone.get("_target_") != "nst.backbones.load":
+        return build()  # one of the user's own may change while it is used
+    file = Path(str(config.backbone.weights))
+    version = [file.stat().st_mtime_ns, file.stat().st_size] if file.is_file() else None
+    node = OmegaConf.to_container(config.backbone, resolve=True)
+    key = json.dumps([node, version, layers, config.pooling, str(dtype), str(device)], sort_keys=True)
+    found: Backbone = _networks.get(key, build)
+    return found
+
+
+def start(config: DictConfig, inputs: Inputs, backbone: Backbone) -> Tensor:
+    """Return the picture that a job starts from, ``(1, 3, H, W)`` in its pixel space."""
+    space = PixelSpace(config.pixel_space, backbone.preprocessing)
+    with runtime.seeded(config.seed):
+        picture: Tensor = configuration.build(config.init)(
+            content=inputs.content, style=inputs.style, space=space, seed=config.seed
+        )
+    return picture
+
+
+def pose_together(
+    configs: Sequence[DictConfig],
+    inputs: list[Inputs],
+    starts: list[Tensor],
+    backbone: Backbone,
+    device: torch.device,
+) -> Problem:
+    """Take the targets of one or several jobs that have their images and starts.
+
+    Raises:
+        Apart: the jobs cannot be put together.
+        OutOfMemory: they do not fit.
+    """
+    config = configs[0]
+    need, tile = fit_into_memory(config, backbone, inputs[0], len(configs))
+    with memory_explained(need, config.size, device):
+        dtype = runtime.network_dtype(config.precision, device)
+        contents, styles = [one.content for one in inputs], [one.style for one in inputs]
+        evaluate = assemble(configs, dtype, tile, backbone, contents, styles)
+        space = PixelSpace(config.pixel_space, backbone.preprocessing)
+        return Problem(inputs, backbone, space, torch.cat(starts), evaluate, need, tile)
+
+
+def assemble(
+    configs: Sequence[DictConfig],
+    network_dtype: torch.dtype,
+    tile: int | None,
+    backbone: Backbone,
+    contents: Sequence[Tensor],
+    styles: Sequence[Tensor],
+) -> Evaluate:
+    """Take the targets of images; return the losses of pictures as a function of their pixels and their shifts.
+
+    Args:
+        configs: of each job; they name the losses, layers and weights.
+        network_dtype: what the network computes in.
+        tile: pixels of a tile's side at most, or None for the whole picture at once.
+        backbone: the frozen network.
+        contents: of each job, ``(1, 3, H, W)`` RGB in [0, 1]; all of one size.
+        styles: of each job, ``(1, 3, H', W')`` RGB in [0, 1].
+
+    Raises:
+        Apart: a loss keeps something of an image that cannot be put into a batch.
+    """
+    config, device = configs[0], contents[0].device
+    space = PixelSpace(config.pixel_space, backbone.preprocessing)
+    engine = _engine(config, backbone, network_dtype, tile, device)
+    content_term, style_term = (_term(configs, kind, contents[0]) for kind in ("content", "style"))
+
+    def seen(pixels: Tensor, roll: Callable[[Tensor], Tensor]) -> Tensor:
+        return space.to_network(roll(with_margin(pixels, config.margin)))
+
+    @torch.no_grad()
+    def take(image: Tensor, term: LayerTerm, shift: Shift = (0, 0)) -> dict[str, Any]:
+        """Take targets in a batch as large as the pictures', or kernels might round otherwise and 0 would not be 0."""
+        copies = space.encode(image).expand(len(configs), -1, -1, -1).contiguous()
+        shifted = seen(copies, lambda framed: _rolled(framed, shift))
+        return _of_one(engine.targets(shifted, term.wanted()), len(configs))
+
+    own = Kept(TARGETS_BYTES, _bytes)  # of losses that may draw numbers or remember things, for this run only
+
+    def targets(kind: str, term: LayerTerm, job: int, image: Tensor, shift: Shift = (0, 0)) -> dict[str, Any]:
+        settings = json.dumps([OmegaConf.to_container(config[f"{kind}_loss"], resolve=True), config.pixel_space])
+        about = kind, settings, tuple(term.weights), config.margin, len(configs), torch.get_num_threads()
+        store, which = (_targets, _identity(image)) if is_summed(term.loss) else (own, job)
+        found: dict[str, Any] = store.get((engine, *about, which, shift), lambda: take(image, term, shift))
+        return found
+
+    first_of_content = _first_of_each([config.content for config in configs])
+
+    def content_of(job: int, shift: Shift) -> dict[str, Any]:
+        with runtime.seeded(configs[job].seed):  # so that when it happens makes no difference to a loss that draws
+            return targets("content", content_term, job, contents[job], shift)
+
+    @functools.lru_cache(1)
+    def content_readings(shift: Roll) -> dict[str, Reading]:
+        shifts = _of_each(shift, len(configs))
+        return content_term.readings(_joined([content_of(*one) for one in zip(first_of_content, shifts, strict=True)]))
+
+    first_of_style = _first_of_each([config.style for config in configs])
+    of_styles = {job: targets("style", style_term, job, styles[job]) for job in first_of_style}
+    style_readings = style_term.readings(_joined([of_styles[job] for job in first_of_style]))
+    variation = TotalVariation(config.tv_kind, config.tv_reduction)
+    alpha, beta, tv = (together([c[name] for c in configs], contents[0]) for name in ("alpha", "beta", "tv"))
+    objective = Objective(content_term, style_term, variation, alpha, beta, tv)
+
+    def losses(pixels: Tensor, roll: Callable[[Tensor], Tensor], readings: dict[str, Reading]) -> Losses:
+        return objective(engine.values(seen(pixels, roll), readings | style_readings), pixels)
+
+    if config.cuda_graph and device.type == "cuda" and tile is None:
+        return replay.Replay(losses, content_readings, config.margin)
+
+    def evaluate(pixels: Tensor, shift: Roll) -> Losses:
+        return losses(pixels, lambda framed: _rolled(framed, shift), content_readings(shift))
+
+    return evaluate
+
+
+def fit_into_memory(
+    config: DictConfig, backbone: Backbone, inputs: Inputs, number: int = 1
+) -> tuple[memory.Need | None, int | None]:
+    """Estimate what a batch will need, and choose the tile: as large as fits, if ``tile=auto`` and the whole does not.
+
+    Returns:
+        The need, if it can be told, and the tile, or None for the whole picture. If nothing fits, there is a warning.
+
+    Raises:
+        UserError: ``tile`` is a number, and the network or a loss does not allow tiles.
+    """
+    device = inputs.content.device
+    obstacle = engines.untileable(backbone, [configuration.build(config[f"{kind}_loss"]) for kind in KINDS])
+    if config.tile not in ("auto", "none") and obstacle:
+        raise UserError(f"tile={config.tile}: {obstacle}, so that it cannot be computed in tiles. Use tile=none.")
+    tile = None if config.tile in ("auto", "none") else int(config.tile)
+    need = of_images(estimate_memory(config, backbone, inputs, tile), number)
+    free = memory.free_bytes(device)
+    if need is not None and free is not None and need.further > free:
+        forget()
+        free = memory.free_bytes(device)
+    if need is None or free is None or need.further <= free:
+        return need, tile
+    if config.tile == "auto" and obstacle is None:
+        for smaller in (side for side in TILES if side < max(inputs.content.shape[2:])):
+            tiled = of_images(estimate_memory(config, backbone, inputs, smaller), number)
+            if tiled is not None and tiled.further <= free:
+                whole, room = memory.amount(need.further), memory.amount(free)
+                log.info(
+                    "The whole picture at once would need about %s, and %s are free: it is computed in tiles of %d "
+                    "pixels, with the same gradient",
+                    *(whole, room, smaller),
+                )
+                return tiled, smaller
+    elif config.tile == "auto":
+        log.info("The picture is not computed in tiles: %s", obstacle)
+    if advice := memory.advice(need, free, config.size):
+        log.warning("%s", advice)
+    return need, tile
+
+
+def estimate_memory(
+    config: DictConfig, backbone: Backbone, inputs: Inputs, tile: int | None = None
+) -> memory.Need | None:
+    """Estimate what a job alone will need."""
+    content, style = inputs.content, inputs.style
+    dtype = runtime.network_dtype(config.precision, content.device)
+    return memory.estimate(
+        lambda network, content, style: assemble([config], dtype, tile, cast(Backbone, network), [content], [style]),
+        backbone,
+        (content.shape[2], content.shape[3]),
+        (style.shape[2], style.shape[3]),
+        configuration.build(config.optimizer),
+        config.steps,
+        max(config.jitter, 1) ** 2,
+        content.dtype,
+        content.device,
+        TARGETS_BYTES,
+    )
+
+
+def of_images(need: memory.Need | None, number: int) -> memory.Need | None:
+    """Return what a batch of so many images will need, given what one does."""
+    return need and memory.Need(need.fixed + number * (need.total - need.fixed), need.fixed, need.held)
+
+
+def _engine(
+    config: DictConfig, backbone: Backbone, dtype: torch.dtype, tile: int | None, device: torch.device
+) -> engines.Engine:
+    """Return an engine for a network; one that an earlier job left is taken again."""
+
+    def make() -> engines.Engine:
+        return engines.make(config.engine, backbone, dtype, tile, config.compile)
+
+    if device.type == "meta":  # a rehearsal
+        return make()
+    key = config.engine, backbone, dtype, tile, config.compile
+    if key not in _engines.things and len(_engines.things) == _engines.most:
+        _targets.clear()  # some are of the engine that has to go
+    found: engines.Engine = _engines.get(key, make)
+    return found
+
+
+def _identity(image: Tensor) -> Hashable:
+    """Return what tells an image from others, whichever file it came from."""
+    if image.device.type == "meta":
+        return tuple(image.shape)
+    digest = hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    return digest, tuple(image.shape), image.dtype, image.device
+
+
+def _term(configs: Sequence[DictConfig], kind: str, like: Tensor) -> LayerTerm:
+    config = configs[0]
+    loss, combine = configuration.build(config[f"{kind}_loss"]), config.layers.get("combine", "mean")
+    weights = [configuration.layer_weights(config, kind) for config in configs]
+    return LayerTerm.of_batch(kind, loss, weights, combine, like)
+
+
+def _first_of_each(names: Sequence[str]) -> list[int]:
+    """Return, for each name, where it stands first, so that images of one name are seen by the network once."""
+    return [names.index(name) for name in names]
+
+
+def _of_each(shift: Roll, images: int) -> tuple[Shift, ...]:
+    """Return the shift of each image."""
+    return shift if isinstance(shift[0], tuple) else (shift,) * images
+
+
+def _rolled(pixels: Tensor, shift: Roll) -> Tensor:
+    """Roll the images ``(B, 3, H, W)`` of a batch, all by the same shift or each by its own."""
+    if shift == (0, 0):
+        return pixels
+    if isinstance(shift[0], int):
+        return pixels.roll(shift, dims=(2, 3))
+    rolled = (image.roll(own, dims=(2, 3)) for image, own in zip(pixels.split(1), shift, strict=True))
+    return torch.cat(list(rolled))
+
+
+def _of_one(targets: dict[str, Any], copies: int) -> dict[str, Any]:
+    """Return the targets of one image, given those of a batch of so many copies.
+
+    Raises:
+        Apart: a target has no row for each image.
+    """
+    for tag, target in targets.items() if copies > 1 else ():
+        if not isinstance(target, Tensor) or target.shape[:1] != (copies,):
+            raise Apart(f"What the loss of {tag} keeps of an image is no tensor with a row for each image.")
+    return {tag: target[:1].clone() for tag, target in targets.items()} if copies > 1 else targets
+
+
+def _joined(targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the targets of a batch: its images' one after the other, or the one that they share."""
+    first = targets[0]
+    if all(other is first for other in targets):
+        return first
+    return {tag: torch.cat([other[tag] for other in targets]) for tag in first}
+
+
+@contextlib.contextmanager
+def memory_explained(need: memory.Need | None, size: int, device: torch.device) -> Iterator[None]:
+    """Turn an error of the block that says that memory ran out into one that says what would fit."""
+    free = memory.free_bytes(device)
+    try:
+        yield
+    except Exception as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        fits = memory.advice(need, free, size) if need is not None and free is not None else None
+        raise OutOfMemory(f"Out of memory. {fits or 'Lower size, or choose a smaller backbone.'}") from error
