@@ -143,6 +143,7 @@ class Part:
         if isinstance(ended, Exception):
             with contextlib.suppress(UserError):  # the disk may be full; that has been told
                 self.close("failed")
+            self.latest = None  # which holds the pictures of all its neighbours
         self.tell(self.job, ended)
 
     def close(self, status: str) -> None:
@@ -459,7 +460,8 @@ def pose_together(
     config = configs[0]
     need = of_images(estimate_memory(config, backbone, inputs[0]), len(configs))
     free = memory.free_bytes(device)
-    if need is not None and free is not None and (advice := memory.advice(need, free, config.size)):
+    smaller = "fewer images at once" if len(configs) > 1 else "a smaller backbone"
+    if need is not None and free is not None and (advice := memory.advice(need, free, config.size, smaller)):
         log.warning("%s", advice)
     with _memory_explained(need, config.size, device):
         dtype = runtime.network_dtype(config.precision, device)
