@@ -85,6 +85,7 @@ class Part:
         if isinstance(ended, Exception):
             with contextlib.suppress(UserError):  # the disk may be full; that has been told
                 self.close("failed")
+            self.latest = None  # which holds the pictures of all its neighbours
         self.tell(self.job, ended)
 
     def close(self, status: str) -> None:
@@ -208,7 +209,8 @@ def _optimise(
                 memory_estimate_bytes=problem.need.total if problem.need else None,
                 size={"width": problem.start.shape[3], "height": problem.start.shape[2]},
             )
-            log.info("%s%s", "" if alone else f"{part.job.folder.name}: ", _headline(part, device))
+            part.record.note_computation(precision=problem.precision, engine=problem.engine)
+            log.info("%s%s", "" if alone else f"{part.job.folder.name}: ", _headline(part, problem, device))
             if part.saved and state is not None:
                 own, joint = part.saved.pop("descent")["progress"], state["progress"]
                 part.since = own["seconds"] - joint["seconds"]
@@ -423,7 +425,7 @@ def _hparams(job: Job) -> dict[str, Any]:
     return hparams
 
 
-def _headline(part: Part, device: torch.device) -> str:
+def _headline(part: Part, problem: Problem, device: torch.device) -> str:
     job = part.job
     height, width = part.start.shape[2:]
     begin = f", carried on from step {part.saved['step']}" if part.saved else ""
@@ -431,7 +433,7 @@ def _headline(part: Part, device: torch.device) -> str:
     chosen = ", ".join(job.choices[group] for group in ("backbone", "optimizer") if group in job.choices)
     return (
         f"{' in the manner of '.join(names)}: {width} x {height} pixels, {chosen}, "
-        f"{job.config.steps} steps on {device}{begin}"
+        f"{job.config.steps} steps on {device} in {problem.precision} ({problem.engine}){begin}"
     )
 
 

@@ -116,7 +116,8 @@ class Problem:
         start: ``(B, 3, H, W)`` in that space, an image for each job.
         evaluate: losses of pixels that are rolled by a shift before the network sees them.
         need: the memory it is estimated to need, if that can be told.
-        tile: pixels of a tile's side at most, or None for the whole picture at once.
+        precision: what the network computes in.
+        engine: what computes losses and gradient, in words.
     """
 
     inputs: list[Inputs]
@@ -125,7 +126,8 @@ class Problem:
     start: Tensor
     evaluate: Evaluate
     need: memory.Need | None
-    tile: int | None
+    precision: str
+    engine: str
 
     @property
     def content(self) -> Tensor:
@@ -218,7 +220,8 @@ def pose_together(
         contents, styles = [one.content for one in inputs], [one.style for one in inputs]
         evaluate = assemble(configs, dtype, tile, backbone, contents, styles)
         space = PixelSpace(config.pixel_space, backbone.preprocessing)
-        return Problem(inputs, backbone, space, torch.cat(starts), evaluate, need, tile)
+        precision, engine = runtime.choose_precision(config.precision, device), _engine(config, backbone, dtype, tile)
+        return Problem(inputs, backbone, space, torch.cat(starts), evaluate, need, precision, engine.name)
 
 
 def assemble(
@@ -244,7 +247,7 @@ def assemble(
     """
     config, device = configs[0], contents[0].device
     space = PixelSpace(config.pixel_space, backbone.preprocessing)
-    engine = _engine(config, backbone, network_dtype, tile, device)
+    engine = _engine(config, backbone, network_dtype, tile)
     content_term, style_term = (_term(configs, kind, contents[0]) for kind in ("content", "style"))
 
     def seen(pixels: Tensor, roll: Callable[[Tensor], Tensor]) -> Tensor:
@@ -332,7 +335,8 @@ def fit_into_memory(
                 return tiled, smaller
     elif config.tile == "auto":
         log.info("The picture is not computed in tiles: %s", obstacle)
-    if advice := memory.advice(need, free, config.size):
+    less = "fewer images at once" if number > 1 else "a smaller backbone"
+    if advice := memory.advice(need, free, config.size, less):
         log.warning("%s", advice)
     return need, tile
 
@@ -362,15 +366,13 @@ def of_images(need: memory.Need | None, number: int) -> memory.Need | None:
     return need and memory.Need(need.fixed + number * (need.total - need.fixed), need.fixed, need.held)
 
 
-def _engine(
-    config: DictConfig, backbone: Backbone, dtype: torch.dtype, tile: int | None, device: torch.device
-) -> engines.Engine:
+def _engine(config: DictConfig, backbone: Backbone, dtype: torch.dtype, tile: int | None) -> engines.Engine:
     """Return an engine for a network; one that an earlier job left is taken again."""
 
     def make() -> engines.Engine:
         return engines.make(config.engine, backbone, dtype, tile, config.compile)
 
-    if device.type == "meta":  # a rehearsal
+    if any(parameter.is_meta for parameter in backbone.parameters()):  # a rehearsal
         return make()
     key = config.engine, backbone, dtype, tile, config.compile
     if key not in _engines.things and len(_engines.things) == _engines.most:

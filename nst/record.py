@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from nst import checkpoint, cli, images, provenance, resume, runtime, sweep
+from nst import checkpoint, cli, images, provenance, resume, sweep
 from nst.errors import UserError
 from nst.files import sha256, write_json, writing
 from nst.optimize import Outcome
@@ -104,6 +104,16 @@ class Record:
             )
         self.note(weights=weights)
 
+    def note_computation(self, **chosen: str) -> None:
+        """Add what was chosen for the computation; warn of what is chosen otherwise than when the run began."""
+        before = self.facts.get("computation") or {}
+        for name, here in chosen.items():
+            if name in before and before[name] != here:
+                log.warning(
+                    "%s was %s when the run began and is %s now: the bytes may differ", name, before[name], here
+                )
+        self.note(computation=chosen)
+
     def note_result(
         self, outcome: Outcome, final: dict[str, float], seconds: dict[str, float], peak_memory: int | None
     ) -> None:
@@ -132,7 +142,6 @@ def known_before(job: Job, device: torch.device) -> dict[str, Any]:
         **provenance.environment(device, job.folder),
         **{key: plan[key] for key in ("command", "arguments") if key in plan},  # a worker was begun with other words
         "seed": config.seed,
-        "precision": runtime.choose_precision(config.precision, device),
         "content": provenance.image_file(config.content),
         "style": provenance.image_file(config.style),
         "init": provenance.image_file(str(config.init.path)) if config.init.get("path") else None,

@@ -70,7 +70,10 @@ def test_run_json_records_what_is_needed_to_repeat_the_run(single: Path) -> None
     assert record["config"]["beta"] == 0.01
     assert record["config"]["backbone"]["architecture"] == "squeezenet1_1"
     assert record["seed"] == 0
-    assert record["precision"] == runtime.choose_precision("auto", torch.device("cpu"))
+    assert record["computation"] == {
+        "precision": runtime.choose_precision("auto", torch.device("cpu")),
+        "engine": "fused",
+    }
     assert record["versions"]["torch"]
     assert record["weights"]["sha256"].startswith("f286bbf4")
     assert record["content"]["sha256"] == _sha256(ROOT / "nst" / "samples" / "coffee.jpg")

@@ -164,6 +164,7 @@ class Fused:
         self.names = list(backbone.taps.values())
         self.dtype = dtype
         self.told: set[str] = set()
+        self.name = f"fused, {' and '.join(sorted(strangers))} under autograd" if strangers else "fused"
         if strangers:
             self._tell(f"The fused engine leaves {', '.join(sorted(strangers))} to autograd")
 

@@ -31,6 +31,7 @@ class Plain:
                 backbone = backbone.in_bfloat16()
             else:
                 log.info("%s is not one of this package's networks: it computes in float32", type(backbone).__name__)
+        self.name = "plain, compiled" if compiled else "plain"
         is_real = all(parameter.device.type != "meta" for parameter in backbone.parameters())  # no rehearsal
         self.backbone = torch.compile(backbone) if compiled and is_real else backbone
 

@@ -26,6 +26,8 @@ SMALLEST_TILE = 64
 class Summing(Protocol):
     """What tiles need of the engine that runs them."""
 
+    name: str
+
     def sums(
         self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
     ) -> tuple[dict[str, Tensor], Shapes]:
@@ -66,6 +68,11 @@ class Tiled:
     engine: Summing
     reaches: dict[str, Reach]
     tile: int
+
+    @property
+    def name(self) -> str:
+        """What computes, in words."""
+        return f"{self.engine.name}, in tiles of {self.tile} pixels"
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""

@@ -468,6 +468,7 @@ def _provenance(run: Run, pictures: Pictures) -> list[list[str]]:
         ("about the source", record.get("git_note")),
         ("own code", _pairs(record.get("own_code"))),
         ("versions", _pairs(record.get("versions"))),
+        ("computed in", _pairs(record.get("computation"))),
         ("machine", _pairs(record.get("machine"))),
         ("determinism", _pairs(record.get("determinism"))),
         ("damaged", " ".join(_damage(run, pictures)) or None),
@@ -554,6 +555,7 @@ def _notes(collection: Collection, pictures: Pictures) -> list[str]:
         "commits": ("git", "commit"),
         "versions of torch": ("versions", "torch"),
         "devices": ("machine", "device_name"),
+        "precisions": ("computation", "precision"),
     }.items():
         found = sorted({str(value) for run in runs if (value := run.fact(*keys)) is not None})
         if len(found) > 1:

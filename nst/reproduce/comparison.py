@@ -16,7 +16,14 @@ from nst.files import sha256
 from nst.reproduce.inputs import file_name
 from nst.reproduce.runs import Run
 
-GROUPS = ("versions", "machine", "determinism", "git", "own_code")  # recorded facts that may explain a difference
+GROUPS = (
+    "versions",
+    "machine",
+    "computation",
+    "determinism",
+    "git",
+    "own_code",
+)  # recorded facts that may explain a difference
 
 
 @dataclass
