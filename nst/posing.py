@@ -290,7 +290,7 @@ def assemble(
     def losses(pixels: Tensor, roll: Callable[[Tensor], Tensor], readings: dict[str, Reading]) -> Losses:
         return objective(engine.values(seen(pixels, roll), readings | style_readings), pixels)
 
-    if config.cuda_graph and device.type == "cuda" and tile is None:
+    if _is_replayed(config, device, tile):
         return replay.Replay(losses, content_readings, config.margin)
 
     def evaluate(pixels: Tensor, shift: Roll) -> Losses:
@@ -311,6 +311,7 @@ def fit_into_memory(
         UserError: ``tile`` is a number, and the network or a loss does not allow tiles.
     """
     device = inputs.content.device
+    runtime.give_back_freed_memory()  # what an earlier job needed
     obstacle = engines.untileable(backbone, [configuration.build(config[f"{kind}_loss"]) for kind in KINDS])
     if config.tile not in ("auto", "none") and obstacle:
         raise UserError(f"tile={config.tile}: {obstacle}, so that it cannot be computed in tiles. Use tile=none.")
@@ -379,6 +380,11 @@ def _engine(config: DictConfig, backbone: Backbone, dtype: torch.dtype, tile: in
         _targets.clear()  # some are of the engine that has to go
     found: engines.Engine = _engines.get(key, make)
     return found
+
+
+def _is_replayed(config: DictConfig, device: torch.device, tile: int | None) -> bool:
+    """Tell whether the step is to be recorded as a CUDA graph."""
+    return bool(config.cuda_graph) and device.type == "cuda" and tile is None
 
 
 def _identity(image: Tensor) -> Hashable:

@@ -231,6 +231,12 @@ def keep_freed_memory() -> None:
         allocator.mallopt(trim_threshold, 2**31 - 1)
 
 
+def give_back_freed_memory() -> None:
+    """Give what ``keep_freed_memory`` kept back to the system, so that it counts as free."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def device_name(device: torch.device) -> str:
     """Return a name that a reader of a report recognises."""
     if device.type == "cuda":

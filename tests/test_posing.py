@@ -1,0 +1,184 @@
+"""Posing a problem: what is kept between jobs, tiles where memory is short, and the step replayed from a recording."""
+
+import functools
+import logging
+
+import pytest
+import torch
+from command_line import ROOT
+from hydra import compose, initialize_config_dir
+
+from nst import backbones, config, memory, posing, replay, weights
+from nst.engines.fused import Fused
+from nst.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def composed(*overrides):
+    config.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        return compose("config", ["size=64", "steps=2", *overrides])
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    posing.forget()
+    yield
+    posing.forget()
+
+
+def count(monkeypatch, owner, name):
+    """Count the calls of a function or method."""
+    calls, original = [], getattr(owner, name)
+
+    def counted(*arguments, **named):
+        calls.append(arguments)
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def value(problem, shift=(0, 0)):
+    return problem.evaluate(problem.start, shift).total.item()
+
+
+def test_jobs_of_a_process_share_network_and_targets(monkeypatch):
+    loads = count(monkeypatch, weights, "load")
+    taken = count(monkeypatch, Fused, "targets")
+    first = posing.pose(composed("beta=0.1"), CPU)
+    value(first, (1, 2))
+    begun = len(taken)
+    second = posing.pose(composed("beta=0.2", "seed=1"), CPU)
+    value(second, (1, 2))
+    assert len(loads) == 1
+    rehearsed = [arguments for arguments in taken[begun:] if not arguments[1].is_meta]
+    assert rehearsed == []  # the content image at both shifts and the style image had been seen
+    third = posing.pose(composed("style=hatching"), CPU)
+    assert [arguments[1].is_meta for arguments in taken[begun:]].count(False) == 1  # the other style image
+    assert value(third) != value(second)
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["pooling=max", "layers.style=[fire2]", "precision=float64", "margin=0", "style_loss.gram_norm=CN", "size=72"],
+)
+def test_what_is_kept_is_never_taken_for_something_else(other):
+    shared = "style_loss.term_norm=none"  # so that the size of the targets shows
+    value(posing.pose(composed(shared), CPU))
+    after = value(posing.pose(composed(shared, other), CPU))
+    posing.forget()
+    assert after == value(posing.pose(composed(shared, other), CPU))
+
+
+def test_weights_that_change_on_disk_are_loaded_again(tmp_path):
+    from safetensors.torch import save_file
+
+    layers = ["relu1", "fire2", "fire3", "fire4"]
+    chosen = ["layers.content=[fire4]", "layers.style=[relu1,fire2]", "backbone.preprocessing=none"]
+    found = []
+    for seed in (0, 1):
+        network = backbones.load("squeezenet1_1", "random", layers, seed=seed)
+        tensors = {
+            f"features.{name.removeprefix('stack.')}": t.contiguous() for name, t in network.state_dict().items()
+        }
+        save_file(tensors, tmp_path / "own.safetensors")
+        found.append(value(posing.pose(composed(*chosen, f"backbone.weights={tmp_path}/own.safetensors"), CPU)))
+    assert found[0] != found[1]
+
+
+def test_kept_things_go_when_there_are_too_many():
+    kept = posing.Kept(10, len)
+    for name in ("aaaa", "bbbb"):
+        assert kept.get(name, lambda name=name: name) == name
+    kept.get("aaaa", lambda: pytest.fail("it is kept"))
+    kept.get("cccc", lambda: "cccc")
+    assert list(kept.things) == ["aaaa", "cccc"]  # b was used longest ago
+    kept.get("large", lambda: "x" * 99)
+    assert list(kept.things) == ["large"]
+
+
+def test_a_picture_too_large_for_the_memory_is_computed_in_tiles(monkeypatch, caplog):
+    chosen = composed("size=900", "precision=float32", "jitter=0")
+    whole = posing.pose(chosen, CPU)
+    room = int(0.8 * whole.need.further)
+    assert whole.engine == "fused"
+    posing.forget()
+    monkeypatch.setattr(memory, "free_bytes", lambda device: room)
+    with caplog.at_level(logging.INFO):
+        tiled = posing.pose(chosen, CPU)
+    assert tiled.engine in {f"fused, in tiles of {side} pixels" for side in posing.TILES if side < 900}
+    assert "with the same gradient" in caplog.text
+    assert tiled.need.further <= room
+    assert value(tiled) == pytest.approx(value(whole), rel=1e-5)
+    caplog.clear()
+    posing.pose(composed("size=900", "tile=none"), CPU)
+    assert "are free" in caplog.text  # the warning
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1_000_000)
+    assert posing.pose(chosen, CPU).engine == "fused"  # nothing would fit
+
+
+class Median:
+    def __init__(self, **ignored):
+        pass
+
+    def target(self, features):
+        return features.flatten(2).median(2).values
+
+    def __call__(self, features, target):
+        return (features.flatten(2).median(2).values - target).square().mean(1)
+
+
+def test_a_loss_that_cannot_be_tiled_says_so(monkeypatch, caplog):
+    own = "style_loss={_target_: test_posing.Median}"
+    with pytest.raises(UserError, match=r"tile=64: Median is no function of sums .* Use tile=none"):
+        posing.pose(composed(own, "tile=64"), CPU)
+    need = posing.pose(composed(own), CPU).need
+    monkeypatch.setattr(memory, "free_bytes", lambda device: need.further // 2)
+    with caplog.at_level(logging.INFO):
+        assert posing.pose(composed(own), CPU).engine == "fused"
+    assert "not computed in tiles: Median is no function of sums over positions" in caplog.text
+
+
+@pytest.mark.parametrize("recorder", ["as it is", "cannot"])
+def test_a_replayed_step_is_the_step(recorder, monkeypatch):
+    """Without a GPU the recording is played by a stand-in, which overwrites its results as a graph does."""
+    chosen = composed("precision=float64", "beta=0.1", "tv=0.3")
+    problem = posing.pose(chosen, CPU)
+    calls = []
+
+    def record(function, sample):
+        if recorder == "cannot":
+            return None
+        memory_of_graph = []
+
+        def play(*arguments):
+            calls.append(arguments)
+            total, values = function(*arguments)
+            if not memory_of_graph:
+                memory_of_graph.append(values)
+            memory_of_graph[0].copy_(values)
+            return total, memory_of_graph[0]
+
+        return play
+
+    monkeypatch.setattr(posing, "_is_replayed", lambda config, device, tile: device.type != "meta")
+    monkeypatch.setattr(replay, "Replay", functools.partial(replay.Replay, record=record))
+    replayed = posing.pose(chosen, CPU).evaluate
+    seen = []
+    for shift in ((0, 0), (3, 1), (7, 7)):
+        results = []
+        for evaluate in (problem.evaluate, replayed):
+            pixels = (problem.start + 0.1).requires_grad_(True)
+            losses = evaluate(pixels, shift)
+            (gradient,) = torch.autograd.grad(losses.total.sum(), pixels)
+            results.append((losses, gradient))
+        (expected, wanted), (found, gradient) = results
+        torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-14)
+        seen.append((expected.named(), found))
+    for expected, found in seen:  # earlier ones have not been overwritten
+        assert list(found.named()) == list(expected)
+        for tag, number in expected.items():
+            torch.testing.assert_close(found.named()[tag], number, rtol=1e-10, atol=1e-14)
+    assert len(calls) == (3 if recorder == "as it is" else 0)
