@@ -164,7 +164,9 @@ def build(case: Case, name: str, device: torch.device) -> Contestant:
         return Part(pixels, start, loss, make_optimizer([pixels]))
 
     if name == "notebook":
-        features = torchvision.models.vgg19(weights=None).features[:29].to(device).eval()
+        with torch.device("meta"):
+            features = torchvision.models.vgg19(weights=None).features[:29]
+        features = features.to_empty(device=device).eval()
         features.load_state_dict(backbone.stack.state_dict())
         pairs = zip(content.split(1), style.split(1), strict=True)
         return Contestant(name, [part(c, notebook_loss(features, c, s)) for c, s in pairs], None)
@@ -341,9 +343,12 @@ def peak_alone(case: Case, name: str, steps: int) -> int | None:
 def _grown(case: Case, name: str, steps: int, threads: int) -> int | None:
     torch.set_num_threads(threads)
     device = runtime.prepare("cpu", "float32")
-    runtime.keep_freed_memory()
     before = runtime.peak_memory_bytes(device)
-    warmed_up(case, name, device, steps)
+    contestant = build(case, name, device)
+    runtime.keep_freed_memory()
+    runtime.prepare("cpu", "float32")  # the peak begins anew, without what loading the network needed
+    for _ in range(steps):
+        contestant.step()
     after = runtime.peak_memory_bytes(device)
     return None if before is None or after is None else after - before
 
