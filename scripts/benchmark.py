@@ -29,11 +29,11 @@ import torch
 from benchmark_steps import Case
 from benchmark_tables import PRECISIONS, Row, growth, plot, table, title, write_csv
 
-from nst import engines, provenance, runtime
+from nst import provenance, runtime
 from nst.check import LARGEST_SIZE, SMALLEST_SIZE
 from nst.errors import UserError
 
-ENGINES = ("notebook", *(name for name in engines.ENGINES if name != "auto"))
+ENGINES = ("notebook", "plain", "fused", "compiled", "graph")
 BACKBONES = ("squeezenet", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn")
 SIZES = {"squeezenet": [512]}  # by default; of the others:
 VGG_SIZES = [224, 512]
@@ -168,7 +168,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--sizes", nargs="+", type=size, metavar="PIXELS",
         help="of the square picture's side; 224 512, and 512 for SqueezeNet")
     add("--batch", nargs="+", type=whole(1), metavar="B", help="pictures at once; 1")
-    add("--engines", nargs="+", choices=ENGINES, metavar="NAME", help=f"of {', '.join(ENGINES)}; all")
+    add("--engines", nargs="+", choices=ENGINES, metavar="NAME",
+        help="of notebook, plain, fused, compiled (plain under torch.compile), graph (fused, recorded as a CUDA graph); "
+             "notebook plain fused, on CUDA also graph")
     add("--precisions", nargs="+", choices=PRECISIONS, metavar="NAME",
         help=f"of {', '.join(PRECISIONS)} (tf32 on NVIDIA only); float32, and the others where the hardware has them")
     add("--recipe", choices=("notebook", "default"),
@@ -206,7 +208,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.recipe == "notebook" and "squeezenet" in options.backbones:
         parser.error("--recipe notebook names layers of VGG: leave squeezenet out, or use --recipe default")
     if options.engines is None:
-        options.engines = list(ENGINES[1:] if options.scaling else ENGINES)
+        options.engines = ["plain", "fused"] if options.scaling else ["notebook", "plain", "fused"]
+        options.engines += ["graph"] if device.type == "cuda" else []
+    if "graph" in options.engines and device.type != "cuda":
+        parser.error("the engine graph needs an NVIDIA GPU: --device cuda")
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install -e '.[benchmark]'")
     for path in (options.csv, options.plot):

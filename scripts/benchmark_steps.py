@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from nst import backbones, config, engines, images, runtime
 from nst.backbones import Backbone
+from nst.engines import graphs
+from nst.errors import UserError
 from nst.losses import TotalVariation
 from nst.objective import LayerTerm, Objective
 from nst.pixels import PixelSpace, with_margin
@@ -211,9 +213,18 @@ def engine_loss(
     content: Tensor,
     style: Tensor,
 ) -> Loss:
-    """Return the loss of a run with an engine, ``engine/precision``, whose targets are taken here; without jitter."""
-    kind_of_engine, _, precision = name.partition("/")
-    engine = engines.make(kind_of_engine, backbone, runtime.network_dtype(precision, content.device))
+    """Return the loss of a run with an engine, ``engine/precision``, whose targets are taken here; without jitter.
+
+    Beside the engines' own names there are ``compiled``, the plain engine with its network under torch.compile, and
+    ``graph``, the fused engine recorded as a CUDA graph.
+
+    Raises:
+        UserError: it cannot be recorded.
+    """
+    way, _, precision = name.partition("/")
+    engine_name = {"compiled": "plain", "graph": "fused"}.get(way, way)
+    dtype = runtime.network_dtype(precision, content.device)
+    engine = engines.make(engine_name, backbone, dtype, compiled=way == "compiled")
     space = PixelSpace(recipe.pixel_space, backbone.preprocessing)
     combine = recipe.layers.get("combine", "mean")
     content_term, style_term = (
@@ -233,7 +244,12 @@ def engine_loss(
     def loss(pixels: Tensor) -> Tensor:
         return objective(engine.values(seen(pixels), readings), pixels).total
 
-    return loss
+    if way != "graph":
+        return loss
+    recorded = graphs.record(lambda pixels: (loss(pixels),), (content.clone().requires_grad_(True),))
+    if recorded is None:
+        raise UserError(f"{name} with {recipe.backbone.architecture} cannot be recorded as a CUDA graph.")
+    return lambda pixels: recorded(pixels)[0]
 
 
 @contextlib.contextmanager

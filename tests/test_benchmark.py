@@ -165,6 +165,7 @@ def test_growth_is_the_power():
         (["--batch", "1.5"], "1.5 is no whole number from 1 up"),
         (["--to-loss", "2"], "2 is no number between 0 and 1"),
         (["--engines", "quick"], "invalid choice: 'quick'"),
+        (["--device", "cpu", "--engines", "graph"], "graph needs an NVIDIA GPU"),
         (["--device", "tpu"], "device=tpu is not one of"),
         (["--device", "cpu", "--precisions", "tf32"], "precision=tf32 exists on NVIDIA's GPUs only"),
         (["--recipe", "notebook"], "names layers of VGG"),
