@@ -169,7 +169,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of the square picture's side; 224 512, and 512 for SqueezeNet")
     add("--batch", nargs="+", type=whole(1), metavar="B", help="pictures at once; 1")
     add("--engines", nargs="+", choices=ENGINES, metavar="NAME",
-        help="of notebook, plain, fused, compiled (plain under torch.compile), graph (fused, recorded as a CUDA graph); "
+        help="of notebook, plain, fused, compiled (plain under torch.compile), graph (fused as a CUDA graph); "
              "notebook plain fused, on CUDA also graph")
     add("--precisions", nargs="+", choices=PRECISIONS, metavar="NAME",
         help=f"of {', '.join(PRECISIONS)} (tf32 on NVIDIA only); float32, and the others where the hardware has them")
