@@ -1,118 +1,259 @@
-"""Time a step of ours beside the founding notebook's loop as written, interleaved in one process.
+"""Time a step of the founding notebook's loop and of the engines, side by side and interleaved in one process.
 
-    python scripts/benchmark.py                    # VGG-19, 224 and 512 pixels
-    python scripts/benchmark.py --sizes 224 --device cuda
+    python scripts/benchmark.py                                  # VGG-19 at 224 and 512, SqueezeNet at 512
+    python scripts/benchmark.py --backbones vgg19 --sizes 224 --batch 1 4 --csv steps.csv --plot steps.png
+    python scripts/benchmark.py --device cuda --sizes 512 1024 2048 --precisions float32 tf32 bfloat16
+    python scripts/benchmark.py --backbones squeezenet --to-loss 0.1    # steps and seconds to a tenth of the loss
+    python scripts/benchmark.py --scaling --csv scaling.csv --plot scaling.png
 
-Both optimise the founding recipe (experiment=notebook) on the same seeded random weights, whose values do not change
-the work. The notebook's loop forwards the content, the style and the generated image each step, through torchvision's
-network with its parameters not frozen. Ours is ``nst.optimize`` with targets taken once. Each round times both; the
-figures are medians over the rounds of the median step, and the ratio is the median of the rounds' ratios.
+A step is the losses, their gradient and an update of the pixels by the recipe's Adam, without jitter. In every round
+each contestant takes its turn, and who begins changes. Seconds are medians over the rounds, a ratio is the median of
+the rounds' ratios to a reference. The roofline is the time that the step's convolutions (forward, and back to the data)
+would take at the rate of a measured matrix product of the same type. The notebook's loop, float32 and VGG-19 only,
+forwards three images a step with parameters that are not frozen; of a batch it makes one picture after the other.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import importlib.util
+import math
 import statistics
-import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import benchmark_steps as steps
 import torch
-import torchvision
-from hydra import compose, initialize_config_dir
-from torch import Tensor
+from benchmark_steps import Case
+from benchmark_tables import PRECISIONS, Row, growth, plot, table, title, write_csv
 
-from nst import config, posing, runtime
-from nst.optimize import Step, optimize
+from nst import provenance, runtime
+from nst.check import LARGEST_SIZE, SMALLEST_SIZE
+from nst.errors import UserError
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
-NOTEBOOK_LAYERS = (0, 5, 10, 19, 28)
-
-
-def notebook_loop(content: Tensor, style: Tensor, steps: int, synchronize: Callable[[], None]) -> list[float]:
-    """Run the founding notebook's loop and return the seconds of each step."""
-    features = torchvision.models.vgg19(weights=None).features[:29].to(content.device).eval()
-
-    def maps_of(image: Tensor) -> list[Tensor]:
-        maps = []
-        for place, layer in enumerate(features):
-            image = layer(image)
-            if place in NOTEBOOK_LAYERS:
-                maps.append(image)
-        return maps
-
-    generated = content.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([generated], lr=3e-4)
-    seconds = []
-    for _ in range(steps):
-        synchronize()
-        started = time.perf_counter()
-        content_loss = style_loss = torch.zeros((), device=content.device)
-        for new, old, target in zip(maps_of(generated), maps_of(content), maps_of(style), strict=True):
-            _, channels, height, width = new.shape
-            content_loss = content_loss + torch.mean((new - old) ** 2)
-            gram = new.view(channels, height * width).mm(new.view(channels, height * width).t())
-            wanted = target.view(channels, height * width).mm(target.view(channels, height * width).t())
-            style_loss = style_loss + torch.mean((gram - wanted) ** 2)
-        total = content_loss + 0.01 * style_loss
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        synchronize()
-        seconds.append(time.perf_counter() - started)
-    return seconds
+ENGINES = ("notebook", "plain", "fused", "compiled", "graph")
+BACKBONES = ("squeezenet", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn")
+SIZES = {"squeezenet": [512]}  # by default; of the others:
+VGG_SIZES = [224, 512]
 
 
-def our_loop(problem: posing.Problem, steps: int, synchronize: Callable[[], None]) -> list[float]:
-    """Run our loop and return the seconds of each step, without those of the last picture's evaluation."""
-    ends: list[float] = []
+def measure(study: str, case: Case, options: argparse.Namespace) -> list[Row]:
+    """Measure all contestants of a case, and the matrix products beside them."""
+    device: torch.device = options.device
+    names = steps.contestants(case, options.engines, options.precisions)
+    reference = options.reference if options.reference in names else names[0]
+    warm = {name: steps.warmed_up(case, name, device, options.warmup) for name in names}
+    field = [contestant for contestant, _ in warm.values()]
+    seconds = steps.interleave(field, options.rounds, options.steps, device)
+    ratios = steps.median_ratios(seconds, reference)
+    reached: dict[str, tuple[int, float] | None] = {}
+    if options.to_loss:
+        judge = steps.build(case, "plain/float32", device)
+        reached = steps.race(field, judge, options.to_loss, options.max_steps, device)
+    flops = steps.step_flops(case)
+    layers = len({layer for kind in steps.layers(case, steps.settings(case)).values() for layer in kind})
+    rates = {p: steps.product_rate(p, device) for p in dict.fromkeys(map(steps.precision_of, names))}
+    rows = []
+    for name in names:
+        peak = warm[name][1]
+        if options.memory and device.type == "cpu":
+            peak = steps.peak_alone(case, name, options.warmup + 1)
+        precision, median = steps.precision_of(name), statistics.median(seconds[name])
+        roofline = steps.roofline_seconds(flops, rates[precision])
+        reached_steps, reached_seconds = reached.get(name) or (None, None)
+        rows.append(
+            Row(
+                study=study,
+                backbone=case.backbone,
+                recipe=case.recipe,
+                size=case.size,
+                layers=layers,
+                batch=case.batch,
+                engine=name.partition("/")[0],
+                precision=precision,
+                seconds=median,
+                seconds_min=min(seconds[name]),
+                reference=reference,
+                ratio=ratios[name],
+                flops=flops,
+                flops_per_second=rates[precision],
+                roofline_seconds=roofline,
+                times_roofline=median / roofline,
+                peak_bytes=peak,
+                to_loss=options.to_loss,
+                to_loss_steps=reached_steps,
+                to_loss_seconds=reached_seconds,
+                device=device_name(device),
+                torch=torch.__version__,
+                threads=torch.get_num_threads(),
+            )
+        )
+    return rows
 
-    def watch(step: Step) -> None:
-        synchronize()
-        ends.append(time.perf_counter())
 
-    adam = lambda pixels: torch.optim.Adam(pixels, lr=3e-4)  # noqa: E731
-    started = time.perf_counter()
-    optimize(problem.start, problem.evaluate, adam, steps, watch, lambda index: False)
-    return [end - begin for begin, end in zip([started, *ends], ends[:-1], strict=False)]
+def device_name(device: torch.device) -> str:
+    """Return the GPU's name, or the processor's model."""
+    return provenance.cpu_name() if device.type == "cpu" else runtime.device_name(device)
 
 
-def measure(size: int, device: torch.device, rounds: int, steps: int) -> dict[str, float]:
-    """Return the median seconds of both loops' steps at one size, and the ratio."""
-    overrides = ["experiment=notebook", "backbone.weights=random", f"size={size}", f"device={device}"]
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        problem = posing.pose(compose("config", overrides), device)
-    synchronize = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
-    theirs, ours = [], []
-    for _ in range(rounds):
-        theirs.append(statistics.median(notebook_loop(problem.content, problem.style, steps, synchronize)[1:]))
-        ours.append(statistics.median(our_loop(problem, steps, synchronize)[1:]))
-    ratio = statistics.median(b / a for a, b in zip(theirs, ours, strict=True))
-    return {"notebook_s": statistics.median(theirs), "ours_s": statistics.median(ours), "ratio": ratio}
+def header(device: torch.device) -> str:
+    """Return where this is measured, in one line."""
+    if device.type == "cuda":
+        ability = "compute capability {}.{}".format(*torch.cuda.get_device_capability(device))
+    else:
+        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        units = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"} if device.type == "cpu" else {}
+        ability = next((f"with {name}" for key, name in units.items() if able.get(key)), "not in hardware")
+    about = f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{about}, bfloat16 {ability}"
+
+
+def cases(options: argparse.Namespace) -> list[tuple[str, Case]]:
+    """Return what to measure, each with its study."""
+    found = []
+    for backbone in options.backbones:
+        recipe = options.recipe or ("notebook" if backbone == "vgg19" else "default")
+        if options.scaling:
+            large = options.device.type != "cpu"
+            sizes = sorted(options.sizes or ([256, 512, 1024, 2048] if large else [128, 256, 512]))
+            batches = sorted(options.batch or [1, 2, 4, 8])
+            size = sizes[len(sizes) // 2]
+            weights = steps.layers(whole := Case(backbone, recipe, size), steps.settings(whole))
+            deepest = len({layer for kind in weights.values() for layer in kind})
+            found += [("pixels", Case(backbone, recipe, side)) for side in sizes]
+            found += [("layers", Case(backbone, recipe, size, 1, depth)) for depth in range(1, deepest + 1)]
+            found += [("batch", Case(backbone, recipe, size, batch)) for batch in batches]
+        else:
+            sizes = options.sizes or SIZES.get(backbone, VGG_SIZES)
+            found += [
+                ("table", Case(backbone, recipe, size, batch)) for batch in options.batch or [1] for size in sizes
+            ]
+    return found
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Return a parser of whole numbers in a range, whose message argparse shows."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+            raise argparse.ArgumentTypeError(
+                f"{text} is no whole number from {low}" + (f" to {high}" if high else " up")
+            )
+        return int(text)
+
+    return parse
+
+
+def fraction(text: str) -> float:
+    """Parse a number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number between 0 and 1")
+    return value
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read and check the command line; a mistake ends the program with one line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    size = whole(SMALLEST_SIZE, LARGEST_SIZE)
+    # fmt: off
+    add("--backbones", nargs="+", choices=BACKBONES, default=["vgg19", "squeezenet"], metavar="NAME",
+        help=f"of {', '.join(BACKBONES)}; VGG with random weights, which take the same time")
+    add("--sizes", nargs="+", type=size, metavar="PIXELS",
+        help="of the square picture's side; 224 512, and 512 for SqueezeNet")
+    add("--batch", nargs="+", type=whole(1), metavar="B", help="pictures at once; 1")
+    add("--engines", nargs="+", choices=ENGINES, metavar="NAME",
+        help="of notebook, plain, fused, compiled (plain under torch.compile), graph (fused as a CUDA graph); "
+             "notebook plain fused, on CUDA also graph")
+    add("--precisions", nargs="+", choices=PRECISIONS, metavar="NAME",
+        help=f"of {', '.join(PRECISIONS)} (tf32 on NVIDIA only); float32, and the others where the hardware has them")
+    add("--recipe", choices=("notebook", "default"),
+        help="notebook: its five layers and raw losses; default: conf/layers/BACKBONE.yaml and relative losses; "
+             "notebook for VGG-19, default for the others")
+    add("--reference", metavar="CONTESTANT",
+        help="that ratios are to: notebook or ENGINE/PRECISION; where there is none, the first of the table")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add("--rounds", type=whole(1), metavar="N", help="turns of each contestant; 5, on a GPU 30")
+    add("--steps", type=whole(1), metavar="N", default=1, help="steps of a turn, timed together; 1")
+    add("--warmup", type=whole(1), metavar="N", default=2, help="steps before the first round, not counted; 2")
+    add("--memory", action="store_true",
+        help="on a CPU: peak memory of a step, by one more process for each contestant: the most it held, less what it "
+             "held before the contestant was built (on CUDA the peak of its tensors is always shown)")
+    add("--to-loss", type=fraction, metavar="FRACTION",
+        help="steps and seconds until the loss, told by the plain engine in float32 outside the clock, has fallen to "
+             "so much of its start")
+    add("--max-steps", type=whole(1), metavar="N", default=500, help="of --to-loss; 500")
+    add("--scaling", action="store_true",
+        help="cost against pixels, layers and batch instead, without the notebook; layers and batch at the middle size")
+    add("--csv", type=Path, metavar="FILE", help="one row for each contestant and case")
+    add("--plot", type=Path, metavar="FILE.png", help="seconds a step against pixels; needs matplotlib")
+    # fmt: on
+    options = parser.parse_args(arguments)
+
+    if problem := runtime.device_problem(options.device):
+        parser.error(problem)
+    device = runtime.choose_device(options.device)
+    if options.precisions is None:
+        native = ["bfloat16"] if runtime.has_native_bfloat16(device) else []
+        options.precisions = ["float32", *(["tf32"] if device.type == "cuda" else []), *native]
+    for precision in options.precisions:
+        if problem := runtime.precision_problem(precision, device):
+            parser.error(problem)
+    if options.recipe == "notebook" and "squeezenet" in options.backbones:
+        parser.error("--recipe notebook names layers of VGG: leave squeezenet out, or use --recipe default")
+    if options.engines is None:
+        options.engines = ["plain", "fused"] if options.scaling else ["notebook", "plain", "fused"]
+        options.engines += ["graph"] if device.type == "cuda" else []
+    if "graph" in options.engines and device.type != "cuda":
+        parser.error("the engine graph needs an NVIDIA GPU: --device cuda")
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install -e '.[benchmark]'")
+    for path in (options.csv, options.plot):
+        if path and not path.parent.is_dir():
+            parser.error(f"the folder of {path} does not exist")
+    options.rounds = options.rounds or (5 if device.type == "cpu" else 30)
+    options.device = device
+    names = {
+        name for _, case in cases(options) for name in steps.contestants(case, options.engines, options.precisions)
+    }
+    if not names:
+        parser.error("nobody is left to measure: the notebook knows VGG-19 with --recipe notebook only")
+    if options.reference and options.reference not in names:
+        parser.error(f"--reference {options.reference} is not measured here; there are {', '.join(sorted(names))}")
+    return options
 
 
 def main() -> None:
-    """Measure and print a table; ``--json FILE`` keeps the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 512])
-    parser.add_argument("--rounds", type=int, default=3, help="how often both loops take turns")
-    parser.add_argument("--steps", type=int, default=4, help="steps a turn; the first warms up and is not counted")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    config.register()
-    device = runtime.prepare(arguments.device, "float32")
-    about = f"{runtime.device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"VGG-19, experiment=notebook, float32, {about} ({platform.system()})")
-    print(f"{'size':>6} {'notebook':>12} {'ours':>12} {'ratio':>8}")
-    figures = {}
-    for size in arguments.sizes:
-        row = figures[size] = measure(size, device, arguments.rounds, arguments.steps)
-        print(f"{size:>6} {row['notebook_s']:>10.4f} s {row['ours_s']:>10.4f} s {row['ratio']:>8.3f}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": about, "sizes": figures}, indent=2) + "\n")
+    """Measure case by case; print a table of each as soon as it is there."""
+    options = parse()
+    device = options.device = runtime.prepare(str(options.device), "float32")
+    warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
+    runtime.keep_freed_memory()
+    print(header(device), flush=True)
+    rows: list[Row] = []
+    studies = cases(options)
+    for i, (study, case) in enumerate(studies):
+        if not steps.contestants(case, options.engines, options.precisions):
+            continue
+        try:
+            new = measure(study, case, options)
+        except UserError as error:
+            raise SystemExit(f"Error: {error}") from None
+        rows += new
+        print(f"\n{title(new)}\n\n{table(new, options.max_steps)}", flush=True)
+        last = i + 1 == len(studies) or (studies[i + 1][0], studies[i + 1][1].backbone) != (study, case.backbone)
+        if study in ("pixels", "batch") and last:
+            print("\n" + growth([row for row in rows if (row.study, row.backbone) == (study, case.backbone)], study))
+        if options.csv:
+            write_csv(rows, options.csv)
+    if options.plot:
+        plot(rows, options.plot)
 
 
 if __name__ == "__main__":
