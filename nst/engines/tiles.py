@@ -55,7 +55,7 @@ class Span(NamedTuple):
     own: dict[str, slice]
 
 
-@dataclass
+@dataclass(eq=False)
 class Tiled:
     """Runs another engine on tiles.
 
