@@ -19,7 +19,6 @@ import argparse
 import importlib.util
 import math
 import statistics
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,7 +175,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--recipe", choices=("notebook", "default"),
         help="notebook: its five layers and raw losses; default: conf/layers/BACKBONE.yaml and relative losses; "
              "notebook for VGG-19, default for the others")
-    add("--reference", metavar="CONTESTANT",
+    add("--reference", metavar="CONTESTANT", type=lambda name: name.replace("-", "/"),
         help="that ratios are to: notebook or ENGINE/PRECISION; where there is none, the first of the table")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     add("--rounds", type=whole(1), metavar="N", help="turns of each contestant; 5, on a GPU 30")
@@ -232,8 +231,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure case by case; print a table of each as soon as it is there."""
     options = parse()
-    device = options.device = runtime.prepare(str(options.device), "float32")
-    warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
+    device = options.device = steps.prepare(str(options.device))
     runtime.keep_freed_memory()
     print(header(device), flush=True)
     rows: list[Row] = []

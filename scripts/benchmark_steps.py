@@ -9,6 +9,7 @@ import contextlib
 import copy
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -109,6 +110,12 @@ class Contestant:
 def precision_of(name: str) -> str:
     """Return a contestant's precision; the notebook's is float32."""
     return name.partition("/")[2] or "float32"
+
+
+def prepare(device: str) -> torch.device:
+    """Set the device up as a run does, without the warnings about it, which would interrupt the tables."""
+    warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
+    return runtime.prepare(device, "float32")
 
 
 def contestants(case: Case, names: Sequence[str], precisions: Sequence[str]) -> list[str]:
@@ -358,7 +365,7 @@ def peak_alone(case: Case, name: str, steps: int) -> int | None:
 
 def _grown(case: Case, name: str, steps: int, threads: int) -> int | None:
     torch.set_num_threads(threads)
-    device = runtime.prepare("cpu", "float32")
+    device = prepare("cpu")
     before = runtime.peak_memory_bytes(device)
     contestant = build(case, name, device)
     runtime.keep_freed_memory()

@@ -116,8 +116,14 @@ def plot(rows: list[Row], path: Path) -> None:
         batch = f", batch {row.batch}" if row.study != "batch" else ""
         size = f", {row.size} pixels" if row.study in ("layers", "batch") else ""
         panels.setdefault((row.study, f"{row.backbone}, {row.recipe} recipe{size}{batch}"), []).append(row)
-    figure, grid = pyplot.subplots(1, len(panels), figsize=(6.5 * len(panels), 6), squeeze=False, layout="constrained")
-    for axes, ((study, name), own) in zip(grid[0], panels.items(), strict=True):
+    across = min(3, len(panels))
+    down = math.ceil(len(panels) / across)
+    figure, grid = pyplot.subplots(
+        down, across, figsize=(6.5 * across, 5.5 * down), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, ((study, name), own) in zip(grid.flat, panels.items(), strict=False):
         colours = dict(zip(dict.fromkeys(row.name for row in own), pyplot.rcParams["axes.prop_cycle"], strict=False))
         for contestant, style in colours.items():
             line = [row for row in own if row.name == contestant]
