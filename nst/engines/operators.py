@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
 log = logging.getLogger(__name__)
+# Where it is used here each place is written once, which is as deterministic as can be.
+warnings.filterwarnings("ignore", message="max_unpooling2d_forward_out does not have a deterministic")
 CHUNK = 1024  # positions summed in bfloat16's product before float32 takes over
 LEAST_CHUNKS = 16
+MOST_PACKED = 4  # sizes of maps, forward and backward, that a weight is kept packed for
 
 
 class Convolution:
     """A convolution, rectified or not, and its gradient with respect to its input.
 
     The gradient of a convolution with stride 1 is again a convolution, with the kernel flipped and its channels
-    transposed. Weights are kept in the order in which the CPU's library multiplies them.
+    transposed. On a CPU weights are kept in the order in which its library multiplies them.
 
     Args:
         weight: ``(C', C, k, k)``, in the type to compute in.
@@ -36,37 +40,45 @@ class Convolution:
         self.size = weight.shape[2]
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self.bias = bias
+        self.flipped = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
         self.packs = weight.device.type == "cpu" and _packing_works(weight.dtype)
-        self.forward_weight = self._packed(self.weight)
-        if stride == 1:
-            flipped = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-            self.backward_weight = self._packed(flipped)
+        self.packed: dict[tuple[bool, torch.Size], Tensor] = {}
+        self.seen: set[tuple[bool, torch.Size]] = set()
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, C', h, w)``."""
-        return self._convolve(maps, self.forward_weight, self.bias, self.stride, self.padding, self.rectified)
+        return self._convolve(maps, self.weight, self.bias, self.stride, self.padding, self.rectified)
 
     def backward(self, gradient: Tensor, height: int, width: int) -> Tensor:
         """Map the gradient ``(B, C', h, w)``, before the ReLU, to that of the input ``(B, C, height, width)``."""
         if self.stride == 1:
             padding = self.size - 1 - self.padding
-            return self._convolve(gradient, self.backward_weight, None, 1, padding, False)
+            return self._convolve(gradient, self.flipped, None, 1, padding, False)
         rest = [
             full - (self.stride * (part - 1) + self.size - 2 * self.padding)
             for full, part in zip((height, width), gradient.shape[2:], strict=True)
         ]
         return nnf.conv_transpose2d(gradient, self.weight, None, self.stride, self.padding, rest)
 
-    def _packed(self, weight: Tensor) -> Tensor:
-        if not self.packs:
-            return weight
-        return torch.ops.mkldnn._reorder_convolution_weight(weight, [self.padding] * 2, [self.stride] * 2)
+    def _packed(self, weight: Tensor, maps: Tensor, stride: int, padding: int) -> Tensor:
+        """Return a weight in the order that is best for maps of this size, once they have come twice.
+
+        The order for another size costs more than none, and a style image, say, comes only once.
+        """
+        key = weight is self.weight, maps.shape
+        if key not in self.seen:
+            self.seen.add(key)
+        elif key not in self.packed and len(self.packed) < MOST_PACKED:
+            about = [padding] * 2, [stride] * 2, [1, 1], 1, list(maps.shape)
+            self.packed[key] = torch.ops.mkldnn._reorder_convolution_weight(weight, *about)
+        return self.packed.get(key, weight)
 
     def _convolve(
         self, maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, rectified: bool
     ) -> Tensor:
         if self.packs:
-            return _packed_convolution(maps, weight, bias, stride, padding, rectified)
+            packed = self._packed(weight, maps, stride, padding)
+            return _packed_convolution(maps, packed, bias, stride, padding, rectified)
         if rectified and bias is not None and maps.is_cuda and _cudnn_relu_works(maps.device, maps.dtype):
             two = [stride] * 2, [padding] * 2
             return torch.cudnn_convolution_relu(maps, weight, bias, *two, [1, 1], 1)
