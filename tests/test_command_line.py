@@ -223,3 +223,17 @@ def _sha256(path: Path) -> str:
     import hashlib
 
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_tiles_are_chosen_recorded_and_give_the_same_losses(tmp_path: Path) -> None:
+    final = []
+    for tile in ("none", "64"):
+        out = tmp_path / tile
+        result = run("size=150", "steps=2", "precision=float32", f"tile={tile}", f"hydra.run.dir={out}")
+        assert result.returncode == 0, result.stderr
+        record = json.loads((out / "run.json").read_text())
+        final.append(record["final"]["loss/total"])
+        chosen = "fused" if tile == "none" else "fused, in tiles of 64 pixels"
+        assert record["computation"]["engine"] == chosen
+        assert f"in float32 ({chosen})" in result.stderr
+    assert final[1] == pytest.approx(final[0], rel=1e-4)

@@ -99,3 +99,24 @@ def test_a_batch_is_its_jobs_run_alone_to_rounding(tmp_path: Path) -> None:
             job(tmp_path / f"alone{i}", *knobs, f"beta={0.1 * (i + 1)}", f"seed={i}"), runtime.PoliteStop()
         )
         assert float(end.last.losses.total) == pytest.approx(float(alone.last.losses.total), rel=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["plain", "fused"])
+def test_a_step_replayed_from_a_graph_is_the_step(tmp_path: Path, engine: str) -> None:
+    device = runtime.prepare("cuda", "float32")
+    found = []
+    for graph in ("true", "false"):
+        settings = job(
+            tmp_path, "size=96", "device=cuda", "precision=float32", f"engine={engine}", f"cuda_graph={graph}"
+        ).config
+        problem = posing.pose(settings, device)
+        for shift in ((0, 0), (1, 2), (7, 3)):
+            pixels = (problem.start + 0.05).requires_grad_(True)
+            losses = problem.evaluate(pixels, shift)
+            losses.total.sum().backward()
+            assert pixels.grad is not None
+            found.append((losses.named(), pixels.grad.clone()))
+    for (values, gradient), (others, other) in zip(found[:3], found[3:], strict=True):
+        for tag, value in values.items():
+            torch.testing.assert_close(value, others[tag], rtol=1e-4, atol=1e-6)
+        assert (gradient - other).norm() < 1e-3 * other.norm()
