@@ -16,7 +16,7 @@ from nst.config import build, import_from_config_folders, layer_weights
 from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.evaluator import Evaluator
-from nst.losses import functional
+from nst.losses import functional, is_summed
 from nst.objective import COMBINATIONS
 
 # What the framework itself passes to a component, beside the arguments in the configuration.
@@ -41,7 +41,7 @@ def check(config: DictConfig) -> None:
         raise ConfigError([f"{name} has no value. Give it one: {name}=VALUE." for name in missing])
     problems = _check_scalars(config) + _check_images(config)
     for group in PASSED:
-        problems += _check_component(group, config[group])
+        problems += _check_component(group, config[group], config.tile not in ("auto", "none"))
     problems += _check_backbone_and_layers(config)
     if problems:
         raise ConfigError(problems)
@@ -116,7 +116,7 @@ def _check_images(config: DictConfig) -> list[str]:
     return found
 
 
-def _check_component(group: str, node: Any) -> list[str]:
+def _check_component(group: str, node: Any, tiled: bool = False) -> list[str]:
     """Bind a component's arguments to its signature, and make it if that is cheap, to hear what it refuses."""
     if not isinstance(node, Mapping) or not node.get("_target_"):
         return [f"{group} has no _target_, so nothing can be built. Choose an option: {group}=NAME (see --help)."]
@@ -131,7 +131,12 @@ def _check_component(group: str, node: Any) -> list[str]:
         return [problem]
     try:
         if group in ("content_loss", "style_loss"):
-            build(node)
+            loss = build(node)
+            if tiled and not is_summed(loss):
+                name = type(loss).__name__
+                return [
+                    f"{group}: {name} is no function of sums over positions, so that it cannot be tiled: tile=none."
+                ]
         elif group == "init":
             _try_start(node)
         elif group == "optimizer":

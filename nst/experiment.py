@@ -209,7 +209,7 @@ def _optimise(
                 memory_estimate_bytes=problem.need.total if problem.need else None,
                 size={"width": problem.start.shape[3], "height": problem.start.shape[2]},
             )
-            part.record.note_computation(precision=problem.precision, engine=problem.engine)
+            part.record.note_computation(precision=problem.precision, engine=problem.engine, tile=problem.tile)
             log.info("%s%s", "" if alone else f"{part.job.folder.name}: ", _headline(part, problem, device))
             if part.saved and state is not None:
                 own, joint = part.saved.pop("descent")["progress"], state["progress"]

@@ -11,7 +11,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,6 +22,7 @@ from nst import engines, images, memory, replay, runtime
 from nst.backbones import Backbone
 from nst.engines import Reading
 from nst.errors import UserError
+from nst.files import existing_file
 from nst.losses import TotalVariation, is_summed
 from nst.objective import LayerTerm, Losses, Objective, Roll, Shift, together
 from nst.optimize import Evaluate
@@ -118,6 +118,7 @@ class Problem:
         need: the memory it is estimated to need, if that can be told.
         precision: what the network computes in.
         engine: what computes losses and gradient, in words.
+        tile: pixels of a tile's side, or ``none``.
     """
 
     inputs: list[Inputs]
@@ -128,6 +129,7 @@ class Problem:
     need: memory.Need | None
     precision: str
     engine: str
+    tile: str
 
     @property
     def content(self) -> Tensor:
@@ -182,8 +184,8 @@ def build_network(config: DictConfig, device: torch.device) -> Backbone:
 
     if config.backbone.get("_target_") != "nst.backbones.load":
         return build()  # one of the user's own may change while it is used
-    file = Path(str(config.backbone.weights))
-    version = [file.stat().st_mtime_ns, file.stat().st_size] if file.is_file() else None
+    file = existing_file(str(config.backbone.weights))
+    version = [file.stat().st_mtime_ns, file.stat().st_size] if file is not None else None
     node = OmegaConf.to_container(config.backbone, resolve=True)
     key = json.dumps([node, version, layers, config.pooling, str(dtype), str(device)], sort_keys=True)
     found: Backbone = _networks.get(key, build)
@@ -221,7 +223,10 @@ def pose_together(
         evaluate = assemble(configs, dtype, tile, backbone, contents, styles)
         space = PixelSpace(config.pixel_space, backbone.preprocessing)
         precision, engine = runtime.choose_precision(config.precision, device), _engine(config, backbone, dtype, tile)
-        return Problem(inputs, backbone, space, torch.cat(starts), evaluate, need, precision, engine.name)
+        words = engine.describe(_losses(config))
+        return Problem(
+            inputs, backbone, space, torch.cat(starts), evaluate, need, precision, words, str(tile or "none")
+        )
 
 
 def assemble(
@@ -260,12 +265,13 @@ def assemble(
         shifted = seen(copies, lambda framed: _rolled(framed, shift))
         return _of_one(engine.targets(shifted, term.wanted()), len(configs))
 
-    own = Kept(TARGETS_BYTES, _bytes)  # of losses that may draw numbers or remember things, for this run only
+    own = Kept(TARGETS_BYTES, _bytes)  # for this run only: a rehearsal, or losses that may draw numbers or remember
+    is_shared = device.type != "meta"
 
     def targets(kind: str, term: LayerTerm, job: int, image: Tensor, shift: Shift = (0, 0)) -> dict[str, Any]:
         settings = json.dumps([OmegaConf.to_container(config[f"{kind}_loss"], resolve=True), config.pixel_space])
         about = kind, settings, tuple(term.weights), config.margin, len(configs), torch.get_num_threads()
-        store, which = (_targets, _identity(image)) if is_summed(term.loss) else (own, job)
+        store, which = (_targets, _identity(image)) if is_shared and is_summed(term.loss) else (own, job)
         found: dict[str, Any] = store.get((engine, *about, which, shift), lambda: take(image, term, shift))
         return found
 
@@ -312,7 +318,7 @@ def fit_into_memory(
     """
     device = inputs.content.device
     runtime.give_back_freed_memory()  # what an earlier job needed
-    obstacle = engines.untileable(backbone, [configuration.build(config[f"{kind}_loss"]) for kind in KINDS])
+    obstacle = engines.untileable(backbone, _losses(config))
     if config.tile not in ("auto", "none") and obstacle:
         raise UserError(f"tile={config.tile}: {obstacle}, so that it cannot be computed in tiles. Use tile=none.")
     tile = None if config.tile in ("auto", "none") else int(config.tile)
@@ -375,7 +381,8 @@ def _engine(config: DictConfig, backbone: Backbone, dtype: torch.dtype, tile: in
 
     if any(parameter.is_meta for parameter in backbone.parameters()):  # a rehearsal
         return make()
-    key = config.engine, backbone, dtype, tile, config.compile
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    key = config.engine, backbone, dtype, tile, config.compile, tf32
     if key not in _engines.things and len(_engines.things) == _engines.most:
         _targets.clear()  # some are of the engine that has to go
     found: engines.Engine = _engines.get(key, make)
@@ -387,10 +394,12 @@ def _is_replayed(config: DictConfig, device: torch.device, tile: int | None) -> 
     return bool(config.cuda_graph) and device.type == "cuda" and tile is None
 
 
+def _losses(config: DictConfig) -> list[Any]:
+    return [configuration.build(config[f"{kind}_loss"]) for kind in KINDS]
+
+
 def _identity(image: Tensor) -> Hashable:
     """Return what tells an image from others, whichever file it came from."""
-    if image.device.type == "meta":
-        return tuple(image.shape)
     digest = hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
     return digest, tuple(image.shape), image.dtype, image.device
 

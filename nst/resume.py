@@ -18,6 +18,8 @@ from nst.files import plain, sha256
 
 # Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
 HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
+# What runs did that were begun before there was such a knob.
+BEFORE = {"engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"}
 CHECKPOINT_FILE = "checkpoint.pt"
 SWEEP_FILE = "sweep.json"
 _MULTIRUN = ("-m", "--multirun")
@@ -79,7 +81,7 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
     record = read(folder / "run.json")
     if "config" not in record:
         return  # nothing is known, so the run will be begun anew
-    if changes := differences(record["config"], settings(config)):
+    if changes := differences(BEFORE | record["config"], settings(config)):
         lines = "\n".join(f"  {name}: {old} -> {new}" for name, (old, new) in changes.items())
         raise UserError(
             f"{folder} was begun with another configuration, so it cannot be resumed with this one:\n{lines}\n"
@@ -159,11 +161,24 @@ def command_lines(typed: list[str]) -> list[list[str]]:
         [
             *(["--multirun"] if plan else []),
             *(a for a in arguments if a not in _MULTIRUN and not (_is_override(a) and is_replaced(_key(a)))),
+            *(line for line in _as_before(folder, plan) if _key(line) not in {*anew, *map(_key, arguments)}),
             *rest,
             *where,
         ]
         for arguments in recorded
     ]
+
+
+def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
+    """Return overrides that keep a run, or a sweep, as it was begun when knobs of today did not exist."""
+    folders = [folder / str(job.get("folder")) for job in plan.get("jobs", [])] if plan else [folder]
+    configs = (read(one / "run.json").get("config") for one in folders)
+    config = next((one for one in configs if isinstance(one, Mapping)), None)
+    if config is None or all(name in config for name in BEFORE):
+        return []
+    values = {name: value for name, value in BEFORE.items() if name not in config}
+    values |= {"precision": config["precision"]} if "precision" in config else {}  # its default is another one now
+    return [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()]
 
 
 def without_resume(arguments: list[str]) -> list[str]:

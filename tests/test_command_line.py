@@ -73,6 +73,7 @@ def test_run_json_records_what_is_needed_to_repeat_the_run(single: Path) -> None
     assert record["computation"] == {
         "precision": runtime.choose_precision("auto", torch.device("cpu")),
         "engine": "fused",
+        "tile": "none",
     }
     assert record["versions"]["torch"]
     assert record["weights"]["sha256"].startswith("f286bbf4")

@@ -8,9 +8,10 @@ import torch
 from command_line import ROOT
 from hydra import compose, initialize_config_dir
 
-from nst import backbones, config, memory, posing, replay, weights
+from nst import backbones, config, memory, posing, replay, runtime, weights
+from nst.check import check
 from nst.engines.fused import Fused
-from nst.errors import UserError
+from nst.errors import ConfigError, UserError
 
 CPU = torch.device("cpu")
 
@@ -72,7 +73,7 @@ def test_what_is_kept_is_never_taken_for_something_else(other):
     assert after == value(posing.pose(composed(shared, other), CPU))
 
 
-def test_weights_that_change_on_disk_are_loaded_again(tmp_path):
+def test_weights_that_change_on_disk_are_loaded_again(tmp_path, folder=None):
     from safetensors.torch import save_file
 
     layers = ["relu1", "fire2", "fire3", "fire4"]
@@ -84,8 +85,26 @@ def test_weights_that_change_on_disk_are_loaded_again(tmp_path):
             f"features.{name.removeprefix('stack.')}": t.contiguous() for name, t in network.state_dict().items()
         }
         save_file(tensors, tmp_path / "own.safetensors")
-        found.append(value(posing.pose(composed(*chosen, f"backbone.weights={tmp_path}/own.safetensors"), CPU)))
+        found.append(
+            value(posing.pose(composed(*chosen, f"backbone.weights='{folder or tmp_path}/own.safetensors'"), CPU))
+        )
     assert found[0] != found[1]
+
+
+def test_a_folder_of_weights_may_be_named_from_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    test_weights_that_change_on_disk_are_loaded_again(tmp_path, "~")
+
+
+def test_tf32_has_targets_of_its_own(monkeypatch):
+    taken = count(monkeypatch, Fused, "targets")
+    try:
+        for allowed in (False, True, False):
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+            value(posing.pose(composed(), CPU))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    assert [arguments[1].is_meta for arguments in taken].count(False) == 4  # content and style, twice
 
 
 def test_kept_things_go_when_there_are_too_many():
@@ -101,11 +120,13 @@ def test_kept_things_go_when_there_are_too_many():
 
 def test_a_picture_too_large_for_the_memory_is_computed_in_tiles(monkeypatch, caplog):
     chosen = composed("size=900", "precision=float32", "jitter=0")
+    runtime.prepare("cpu", "float32")  # from here on the peak counts
     whole = posing.pose(chosen, CPU)
     room = int(0.8 * whole.need.further)
     assert whole.engine == "fused"
     posing.forget()
     monkeypatch.setattr(memory, "free_bytes", lambda device: room)
+    runtime.prepare("cpu", "float32")
     with caplog.at_level(logging.INFO):
         tiled = posing.pose(chosen, CPU)
     assert tiled.engine in {f"fused, in tiles of {side} pixels" for side in posing.TILES if side < 900}
@@ -134,10 +155,12 @@ def test_a_loss_that_cannot_be_tiled_says_so(monkeypatch, caplog):
     own = "style_loss={_target_: test_posing.Median}"
     with pytest.raises(UserError, match=r"tile=64: Median is no function of sums .* Use tile=none"):
         posing.pose(composed(own, "tile=64"), CPU)
+    with pytest.raises(ConfigError, match=r"style_loss: Median is no function of sums .* tile=none"):
+        check(composed(own, "tile=64"))
     need = posing.pose(composed(own), CPU).need
     monkeypatch.setattr(memory, "free_bytes", lambda device: need.further // 2)
     with caplog.at_level(logging.INFO):
-        assert posing.pose(composed(own), CPU).engine == "fused"
+        assert posing.pose(composed(own), CPU).engine == "fused, Median under autograd"
     assert "not computed in tiles: Median is no function of sums over positions" in caplog.text
 
 

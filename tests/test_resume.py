@@ -582,3 +582,31 @@ def test_single_values_added_to_a_sweep_are_named_and_listed(tmp_path: Path) -> 
     assert "is a file" in refused(run("resume=out/sweep.json", cwd=tmp_path))
     (tmp_path / "out" / "sweep.json").write_text("{")
     assert "sweep.json is damaged" in refused(run("resume=out", cwd=tmp_path))
+
+
+def test_a_run_from_before_there_were_engines_is_carried_on_with_as_it_was(tmp_path: Path) -> None:
+    """Its record lacks the knobs, and its precision was the default then."""
+    tiny = ("size=32", "steps=2", "evaluator=none", "report=false")
+    as_then = ("engine=plain", "tile=none", "compile=false", "cuda_graph=false", "precision=float32")
+    assert run(*tiny, *as_then, "hydra.run.dir=run", cwd=tmp_path).returncode == 0
+    assert run("-m", *tiny, *as_then, "beta=0.1,0.2", "hydra.sweep.dir=sweep", cwd=tmp_path).returncode == 0
+    jobs = [tmp_path / "run", *(path.parent for path in tmp_path.glob("sweep/*/run.json"))]
+    for job in jobs:
+        record = json.loads((job / "run.json").read_text())
+        for name in resume.BEFORE:
+            del record["config"][name]
+        record["overrides"] = [line for line in record["overrides"] if line not in as_then]
+        (job / "run.json").write_text(json.dumps(record))
+    plan = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    for lists in (plan["grids"], [job["overrides"] for job in plan["jobs"]]):
+        for words in lists:
+            words[:] = [word for word in words if word not in as_then]
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(plan))
+
+    assert "finished already" in run("resume=run", cwd=tmp_path).stderr
+    result = run("resume=sweep", "beta=0.3", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    added = json.loads((tmp_path / "sweep" / "2_beta=0.3" / "run.json").read_text())
+    assert added["computation"] == {"precision": "float32", "engine": "plain", "tile": "none"}
+    refusal = refused(run("resume=run", "engine=fused", cwd=tmp_path))
+    assert 'engine: "plain" -> "fused"' in refusal

@@ -27,9 +27,8 @@ ENGINES = ("auto", "plain", "fused")
 class Engine(Protocol):
     """What every engine offers. An image is ``(B, 3, H, W)``, already preprocessed, in float32 or float64."""
 
-    @property
-    def name(self) -> str:
-        """What it is, in words."""
+    def describe(self, losses: Iterable[object]) -> str:
+        """Say what computes these losses, for the log and the record."""
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Return, by tag, what each loss keeps of an image; called without gradient."""

@@ -9,8 +9,7 @@ its place in the chain.
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -24,8 +23,6 @@ from nst.engines import operators
 from nst.engines.reading import Reading, Shapes, Wanted, Window
 from nst.losses import SummedLoss, functional, is_summed
 from nst.losses.functional import at_least_float32
-
-log = logging.getLogger(__name__)
 
 
 class Link(Protocol):
@@ -163,10 +160,12 @@ class Fused:
         self.chain, self.taps, strangers = _chain(backbone, dtype)
         self.names = list(backbone.taps.values())
         self.dtype = dtype
-        self.told: set[str] = set()
-        self.name = f"fused, {' and '.join(sorted(strangers))} under autograd" if strangers else "fused"
-        if strangers:
-            self._tell(f"The fused engine leaves {', '.join(sorted(strangers))} to autograd")
+        self.strangers = strangers
+
+    def describe(self, losses: Iterable[object]) -> str:
+        """Say what computes, and what it leaves to autograd; see ``nst.engines.Engine``."""
+        left = self.strangers | {type(loss).__name__ for loss in losses if _sums(loss) not in KNOWN}
+        return f"fused, {', '.join(sorted(left))} under autograd" if left else "fused"
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
@@ -176,8 +175,6 @@ class Fused:
     def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
         found, shapes = self._ask(image, readings, {})
-        if unknown := sorted({type(r.loss).__name__ for r in readings.values() if _sums(r.loss) not in KNOWN}):
-            self._tell(f"The fused engine leaves {', '.join(unknown)} to autograd")
         return {
             tag: cast(SummedLoss, r.loss).value(found[tag], r.target, shapes[r.layer])
             if _sums(r.loss) in KNOWN
@@ -244,12 +241,7 @@ class Fused:
             if loss.target_is_map:
                 return loss.target(maps)
             return loss.target_of_sums(KNOWN[_sums(loss)][0](maps, None)[0], maps.shape[1:])
-        return loss.target(at_least_float32(maps))
-
-    def _tell(self, line: str) -> None:
-        if line not in self.told:
-            log.info("%s", line)
-            self.told.add(line)
+        return loss.target(at_least_float32(maps.clone()))  # which may be changed in place
 
 
 class Request(NamedTuple):

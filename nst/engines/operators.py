@@ -68,7 +68,9 @@ class Convolution:
         key = weight is self.weight, maps.shape
         if key not in self.seen:
             self.seen.add(key)
-        elif key not in self.packed and len(self.packed) < MOST_PACKED:
+        elif key not in self.packed:
+            if len(self.packed) == MOST_PACKED:
+                self.packed.pop(next(iter(self.packed)))
             about = [padding] * 2, [stride] * 2, [1, 1], 1, list(maps.shape)
             self.packed[key] = torch.ops.mkldnn._reorder_convolution_weight(weight, *about)
         return self.packed.get(key, weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -31,19 +32,23 @@ class Plain:
                 backbone = backbone.in_bfloat16()
             else:
                 log.info("%s is not one of this package's networks: it computes in float32", type(backbone).__name__)
-        self.name = "plain, compiled" if compiled else "plain"
+        self.compiled = compiled
         is_real = all(parameter.device.type != "meta" for parameter in backbone.parameters())  # no rehearsal
         self.backbone = torch.compile(backbone) if compiled and is_real else backbone
+
+    def describe(self, losses: Iterable[object]) -> str:
+        """Say what computes; see ``nst.engines.Engine``."""
+        return "plain, compiled" if self.compiled else "plain"
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
         maps = self._maps(image)
-        return {tag: loss.target(maps[layer]) for tag, (layer, loss) in wanted.items()}
+        return {tag: loss.target(_own(maps[layer], loss)) for tag, (layer, loss) in wanted.items()}
 
     def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
         maps = self._maps(image)
-        return {tag: loss(maps[layer], target) for tag, (layer, loss, target) in readings.items()}
+        return {tag: loss(_own(maps[layer], loss), target) for tag, (layer, loss, target) in readings.items()}
 
     def sums(
         self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
@@ -51,7 +56,7 @@ class Plain:
         """Sum up a tile; see ``nst.engines.tiles.Summing``."""
         maps = self._maps(image)
         sums = {
-            tag: cast(SummedLoss, loss).sums(_cut(maps, layer, windows), target)
+            tag: cast(SummedLoss, loss).sums(_own(_cut(maps, layer, windows), loss), target)
             for tag, (layer, loss, target) in readings.items()
         }
         return sums, {layer: tuple(activation.shape[1:]) for layer, activation in maps.items()}
@@ -63,12 +68,17 @@ class Plain:
         maps = self._maps(image)
         pieces = {}
         for tag, (layer, loss) in wanted.items():
-            own, summed = _cut(maps, layer, windows), cast(SummedLoss, loss)
+            own, summed = _own(_cut(maps, layer, windows), loss), cast(SummedLoss, loss)
             pieces[tag] = summed.target(own) if summed.target_is_map else summed.sums(own, None)
         return pieces, {layer: tuple(activation.shape[1:]) for layer, activation in maps.items()}
 
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
         return {layer: at_least_float32(activation) for layer, activation in self.backbone(image).items()}
+
+
+def _own(maps: Tensor, loss: object) -> Tensor:
+    """Return a map for a loss, a copy if it is somebody's own, which may change it in place."""
+    return maps if type(loss).__module__.startswith("nst.") else maps.clone()
 
 
 def _cut(maps: dict[str, Tensor], layer: str, windows: dict[str, Window]) -> Tensor:

@@ -9,6 +9,7 @@ and of each map only the part is summed that no other tile sums, so that nothing
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -26,7 +27,8 @@ SMALLEST_TILE = 64
 class Summing(Protocol):
     """What tiles need of the engine that runs them."""
 
-    name: str
+    def describe(self, losses: Iterable[object]) -> str:
+        """Say what computes."""
 
     def sums(
         self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
@@ -69,10 +71,9 @@ class Tiled:
     reaches: dict[str, Reach]
     tile: int
 
-    @property
-    def name(self) -> str:
-        """What computes, in words."""
-        return f"{self.engine.name}, in tiles of {self.tile} pixels"
+    def describe(self, losses: Iterable[object]) -> str:
+        """Say what computes; see ``nst.engines.Engine``."""
+        return f"{self.engine.describe(losses)}, in tiles of {self.tile} pixels"
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""

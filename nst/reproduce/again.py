@@ -68,8 +68,8 @@ class Told(UserError):
 def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the configuration of a run, complete for today's program, and what had to be done to it.
 
-    A knob that the run did not have yet gets today's default, as it suits the run's groups; one that there is no longer
-    is left out.
+    A knob that the run did not have yet does what was done before there was one, or else gets today's default, as it
+    suits the run's groups; one that there is no longer is left out. What ``auto`` chose on the run's machine is chosen.
     """
     known = [knob.name for knob in fields(configuration.Config)]
     config = {name: value for name, value in record["config"].items() if name in known}
@@ -78,6 +78,11 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         for name, value in record["config"].items()
         if name not in known
     ]
+    before = {name: value for name, value in resume.BEFORE.items() if name not in config}
+    config |= before
+    for name, value in (record.get("computation") or {}).items():
+        if config.get(name) == "auto" and name in ("precision", "tile"):
+            config[name] = value
     if missing := [name for name in known if name not in config]:
         today = _todays_config(record.get("choices", {}))
         config |= {name: today[name] for name in missing}
