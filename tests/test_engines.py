@@ -253,6 +253,19 @@ def test_a_network_from_outside_is_run_by_the_plain_engine(engine, caplog):
     assert isinstance(engines.make("plain", backbone, torch.float32), Plain)
 
 
+def test_a_compiler_that_is_missing_is_one_sentence(monkeypatch):
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def refuse(image):
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(torch, "compile", lambda backbone: refuse)
+    engine = engines.make("auto", network("squeezenet avg", torch.float32), torch.float32, compiled=True)
+    assert engine.describe([MSELoss()]) == "plain, compiled"
+    with pytest.raises(UserError, match=r"compile=true: torch.compile cannot work .* Use compile=false"):
+        engine.targets(picture(1, 40, 40, dtype=torch.float32), {"x": Wanted("fire4", MSELoss())})
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (1, 1, 0), (3, 2, 0), (3, 1, 0), (5, 2, 2)])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nst.backbones import Backbone
 from nst.engines.reading import Reading, Shapes, Wanted, Window
+from nst.errors import UserError
 from nst.losses import SummedLoss
 from nst.losses.functional import at_least_float32
 
@@ -73,7 +74,17 @@ class Plain:
         return pieces, {layer: tuple(activation.shape[1:]) for layer, activation in maps.items()}
 
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
-        return {layer: at_least_float32(activation) for layer, activation in self.backbone(image).items()}
+        try:
+            maps = self.backbone(image)
+        except Exception as error:
+            if self.compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"compile=true: torch.compile cannot work on this network here ({reason}). Use compile=false, or "
+                    "install what it needs: on a CPU a C++ compiler."
+                ) from error
+            raise
+        return {layer: at_least_float32(activation) for layer, activation in maps.items()}
 
 
 def _own(maps: Tensor, loss: object) -> Tensor:
