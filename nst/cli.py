@@ -220,8 +220,9 @@ class ConsoleHandler(logging.Handler):
     """Writes to standard error without tearing a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record above the bar, if there is one."""
+        """Write a record above the bar, if there is one; if nobody reads any more (``| head``), the run goes on."""
         from tqdm import tqdm
 
         stream: TextIO = sys.stderr
-        tqdm.write(self.format(record), file=stream)
+        with contextlib.suppress(BrokenPipeError):
+            tqdm.write(self.format(record), file=stream)

@@ -246,3 +246,13 @@ def test_a_killed_run_leaves_no_result_and_readable_metrics(tmp_path: Path) -> N
     nothing_half_written(out)
     header, *rows = (out / "metrics.csv").read_text().splitlines()
     assert all(row.count(",") == header.count(",") for row in rows[:-1])
+
+
+@posix
+def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    process = start("size=32", "steps=40", "log_every=1", "evaluator=none", f"hydra.run.dir={tmp_path}/out")
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    process.wait(timeout=120)
+    assert status(tmp_path / "out") == "done"
