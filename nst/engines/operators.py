@@ -43,7 +43,6 @@ class Convolution:
         self.flipped = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
         self.packs = weight.device.type == "cpu" and _packing_works(weight.dtype)
         self.packed: dict[tuple[bool, torch.Size], Tensor] = {}
-        self.seen: set[tuple[bool, torch.Size]] = set()
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, C', h, w)``."""
@@ -61,19 +60,17 @@ class Convolution:
         return nnf.conv_transpose2d(gradient, self.weight, None, self.stride, self.padding, rest)
 
     def _packed(self, weight: Tensor, maps: Tensor, stride: int, padding: int) -> Tensor:
-        """Return a weight in the order that is best for maps of this size, once they have come twice.
+        """Return a weight in the order that is best for maps of this size; that for another size costs more than none.
 
-        The order for another size costs more than none, and a style image, say, comes only once.
+        It is packed whenever it is used, so that the bits of a result do not depend on what was computed before.
         """
         key = weight is self.weight, maps.shape
-        if key not in self.seen:
-            self.seen.add(key)
-        elif key not in self.packed:
+        if key not in self.packed:
             if len(self.packed) == MOST_PACKED:
                 self.packed.pop(next(iter(self.packed)))
             about = [padding] * 2, [stride] * 2, [1, 1], 1, list(maps.shape)
             self.packed[key] = torch.ops.mkldnn._reorder_convolution_weight(weight, *about)
-        return self.packed.get(key, weight)
+        return self.packed[key]
 
     def _convolve(
         self, maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, rectified: bool
