@@ -11,7 +11,7 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from nst import checkpoint, images, memory, posing, resume, runtime
@@ -126,6 +126,8 @@ def _why_alone(candidate: Candidate) -> str | None:
         return f"{target} does not treat each pixel by itself"
     if (target := str(config.backbone.get("_target_"))) != "nst.backbones.load":
         return f"{target} may not treat each image by itself"
+    if config.style_masks is not None or config.content_mask is not None:
+        return "they have masks"
     for name in ("content_loss", "style_loss"):
         try:
             if not is_per_image(configuration.build(config[name])):
@@ -176,6 +178,8 @@ def _key(candidate: Candidate) -> str:
     settings: dict[str, Any] = resume.settings(config)
     common = {name: value for name, value in settings.items() if name not in (*FREE, *resume.HOUSEKEEPING, "layers")}
     layers = {kind: list(configuration.layer_weights(config, kind)) for kind in ("content", "style")}
+    if OmegaConf.is_list(config.style):  # whose names are part of the tags
+        common["style"] = settings["style"]
     shape = _shape(config.content, config.size, config.fit, config.resample, config.background)
     step = checkpoint.step(candidate.folder)
     return json.dumps([common, layers, config.layers.get("combine"), shape, step], sort_keys=True)

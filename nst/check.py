@@ -11,12 +11,12 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nst import backbones, engines, evaluator, images, optimize, pixels, runtime
-from nst.config import build, import_from_config_folders, layer_weights
+from nst import backbones, color, engines, evaluator, images, optimize, pixels, runtime
+from nst.config import build, images_named, import_from_config_folders, layer_weights, styles
 from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.evaluator import Evaluator
-from nst.losses import functional, is_summed
+from nst.losses import functional, is_guidable, is_summed
 from nst.objective import COMBINATIONS
 
 # What the framework itself passes to a component, beside the arguments in the configuration.
@@ -42,6 +42,7 @@ def check(config: DictConfig) -> None:
     problems = _check_scalars(config) + _check_images(config)
     for group in PASSED:
         problems += _check_component(group, config[group], config.tile not in ("auto", "none"))
+    problems += _check_regions(config)
     problems += _check_backbone_and_layers(config)
     if problems:
         raise ConfigError(problems)
@@ -60,6 +61,7 @@ def _check_scalars(config: DictConfig) -> list[str]:
         "precision": runtime.PRECISIONS,
         "engine": engines.ENGINES,
         "output_format": tuple(images.SUFFIXES),
+        "color": color.COLORS,
         "on_failure": ("continue", "stop"),
     }
     found = [
@@ -88,6 +90,13 @@ def _check_scalars(config: DictConfig) -> list[str]:
         if not math.isfinite(value) or value < low or (high is not None and value > high):
             wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
             found.append(f"{name}={value} is out of range: it must be {wanted}.")
+    if config.style_fit is not None and config.style_fit not in images.STYLE_FITS:
+        found.append(
+            f"style_fit={config.style_fit} is not one of {', '.join(images.STYLE_FITS)}."
+            f"{nearest(config.style_fit, images.STYLE_FITS)}"
+        )
+    if config.style_fit == "content" and config.style_size is not None:
+        found.append("style_fit=content gives the style the content's size, so that style_size has no meaning.")
     if config.tile not in ("auto", "none") and not (config.tile.isdecimal() and int(config.tile) >= SMALLEST_TILE):
         found.append(f"tile={config.tile} is neither auto, none nor a number of pixels from {SMALLEST_TILE} up.")
     if config.compile and config.engine == "fused":
@@ -103,14 +112,19 @@ def _check_scalars(config: DictConfig) -> list[str]:
 
 
 def _check_images(config: DictConfig) -> list[str]:
-    """Check that every image named exists."""
-    named = {"content": config.content, "style": config.style}
-    if isinstance(config.init, Mapping) and config.init.get("path") is not None:
-        named["init.path"] = config.init["path"]
+    """Check that the styles go together, and that every image named exists."""
     found = []
-    for knob, name in named.items():
+    try:
+        for style in styles(config):
+            if config.style_size is not None and not SMALLEST_SIZE <= style.size <= LARGEST_SIZE:
+                found.append(
+                    f"style_size={style.size} is out of range: it must be from {SMALLEST_SIZE} to {LARGEST_SIZE}."
+                )
+    except ConfigError as error:
+        found += error.problems
+    for knob, name in images_named(config).items():
         try:
-            images.locate(str(name))
+            images.locate(name)
         except UserError as error:
             found.append(f"{knob}={name}: {error}")
     return found
@@ -148,6 +162,20 @@ def _check_component(group: str, node: Any, tiled: bool = False) -> list[str]:
     except Exception as error:
         return [f"{group}: {node['_target_']} refuses its arguments: {str(error) or type(error).__name__}"]
     return []
+
+
+def _check_regions(config: DictConfig) -> list[str]:
+    """Check that the style loss can be confined to a region, if a mask asks for it."""
+    if config.style_masks is None:
+        return []
+    try:
+        loss = build(config.style_loss)
+    except Exception:  # that has been told
+        return []
+    if is_guidable(loss):
+        return []
+    name = type(loss).__name__
+    return [f"style_masks: {name} cannot be confined to a region. Use a style_loss that can: gram, moments, ..."]
 
 
 def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,19 @@ class Config:
     """Every knob there is; values and group defaults stand in ``conf/config.yaml``."""
 
     content: str = _knob("content image: a path, or the name of a sample")
-    style: str = _knob("style image: a path, or the name of a sample")
-    size: int = _knob("pixels of the side that `fit` names, for content and style alike")
+    style: Any = _knob("style image: a path, or the name of a sample; several: 'style=[swirls,mosaic]'")
+    style_weights: Any = _knob("of several styles: how much each counts, such as [2,1]; null: alike")
+    style_size: Any = _knob(
+        "pixels of the style's side that `style_fit` names, one number or one for each; null: `size`"
+    )
+    style_fit: str | None = _knob("as `fit`, for the style; content: stretched to the content's shape; null: as `fit`")
+    style_masks: Any = _knob("greyscale image, or one for each style: where that style goes (white); null: everywhere")
+    content_mask: str | None = _knob("greyscale image: where the content stays as it is (white); null: nowhere")
+    color: str = _knob(
+        "style: colours of the style | luminance: of the content, only the luminance is painted | match_pca | "
+        "match_cholesky | match_histogram: the style image gets the content's colours first"
+    )
+    size: int = _knob("pixels of the side that `fit` names, for content and (unless style_size says else) style")
     fit: str = _knob("long | short | height: keep the aspect ratio and set that side; square: squeeze to size x size")
     resample: str = _knob("bilinear | bicubic | lanczos, each antialiased")
     background: str = _knob("colour behind transparent pixels: a name or '#rrggbb'")
@@ -158,6 +170,83 @@ def build(node: Any, **passed: Any) -> Any:
         if isinstance(cause, UserError):
             raise cause from None
         raise UserError(f"{node.get('_target_')}: {cause}") from error
+
+
+@dataclass(frozen=True)
+class Style:
+    """One style of a run.
+
+    Attributes:
+        image: a path, or the name of a sample.
+        weight: how much it counts beside the others.
+        size: pixels of the side that ``style_fit`` names.
+        mask: a greyscale image of where it goes, or None for everywhere.
+    """
+
+    image: str
+    weight: float
+    size: int
+    mask: str | None
+
+
+def styles(config: DictConfig) -> list[Style]:
+    """Return the styles of a run, one or several.
+
+    Raises:
+        ConfigError: the lists do not go together, or a weight or size is no number above 0.
+    """
+    images = [str(name) for name in _listed(config.style)]
+    problems = [] if images else ["style=[] names no style image."]
+    columns: dict[str, list[Any]] = {"style_weights": [1.0], "style_size": [config.size], "style_masks": [None]}
+    for knob, default in columns.items():
+        given = default if config[knob] is None else _listed(config[knob])
+        alike = len(given) == 1 and (config[knob] is None or knob == "style_size")
+        if len(given) != len(images) and not alike:
+            problems.append(
+                f"{knob} has {_entries(given)} and style {_entries(images)}: each style needs one of its own."
+            )
+        columns[knob] = list(given) * len(images) if alike else list(given)
+    whats: dict[str, Any] = {"style_weights": float, "style_size": int}
+    for knob, what in whats.items():
+        for value in columns[knob] if config[knob] is not None else []:
+            is_number = isinstance(value, int | what) and not isinstance(value, bool)
+            if not is_number or not (math.isfinite(float(value)) and value > 0):
+                problems.append(f"{knob}: {value} is no {'whole ' if what is int else ''}number above 0.")
+    if problems:
+        raise ConfigError(problems)
+    masks = [None if mask is None else str(mask) for mask in columns["style_masks"]]
+    weights = [float(weight) for weight in columns["style_weights"]]
+    return [Style(*one) for one in zip(images, weights, columns["style_size"], masks, strict=True)]
+
+
+def images_named(config: DictConfig) -> dict[str, str]:
+    """Return every image that a run reads, by the knob that names it: ``style`` or, of several, ``style[1]``."""
+    found = {"content": str(config.content)}
+    for knob in ("style", "style_masks"):
+        if OmegaConf.is_list(config[knob]):
+            found |= {f"{knob}[{i}]": str(name) for i, name in enumerate(config[knob]) if name is not None}
+        elif config[knob] is not None:
+            found[knob] = str(config[knob])
+    if config.content_mask is not None:
+        found["content_mask"] = str(config.content_mask)
+    if isinstance(config.init, Mapping) and config.init.get("path") is not None:
+        found["init.path"] = str(config.init["path"])
+    return found
+
+
+def further_images(config: DictConfig) -> dict[str, str]:
+    """Return the images beside content, first style and start, by the knob that names them: more styles, masks."""
+    return {
+        k: name for k, name in images_named(config).items() if k not in ("content", "style", "style[0]", "init.path")
+    }
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if OmegaConf.is_list(value) else [value]
+
+
+def _entries(values: Sequence[Any]) -> str:
+    return "1 entry" if len(values) == 1 else f"{len(values)} entries"
 
 
 def layer_weights(config: DictConfig, kind: str) -> dict[str, float]:

@@ -149,6 +149,34 @@ class Evaluator:
                 found["lpips"] = self.lpips(_tensor(painted), _tensor(original))
         return {"evaluator": self.name, **{key: _rounded(value) for key, value in found.items()}}
 
+    def scores_of_blend(
+        self, result: Picture, content: Picture, styles: Sequence[tuple[Picture, float]], background: str = "white"
+    ) -> Scores:
+        """Score a picture that has several styles: against each, the two distances from the style averaged.
+
+        Args:
+            result: see ``scores``.
+            content: see ``scores``.
+            styles: each style image and its weight.
+            background: see ``scores``.
+
+        Returns:
+            As ``scores``; with a single style the very same. An average is None where one of its distances is.
+
+        Raises:
+            UserError: see ``scores``.
+        """
+        found = [(self.scores(result, content, style, background), weight) for style, weight in styles]
+        if len(found) == 1:
+            return found[0][0]
+        blended: dict[str, float | None] = {}
+        for name in ("style_distance", "color_histogram_distance"):
+            distances = [(scores[name], weight) for scores, weight in found]
+            known = [value * weight for value, weight in distances if isinstance(value, float)]
+            total = sum(weight for _, weight in styles)
+            blended[name] = _rounded(sum(known) / total) if len(known) == len(distances) else None
+        return found[0][0] | blended
+
     def _distances(
         self, painted: np.ndarray, original: np.ndarray, manner: np.ndarray, over: np.ndarray
     ) -> tuple[float | None, float | None]:
@@ -304,14 +332,14 @@ class RunPictures:
         folder: the run's.
         result: the picture it painted.
         content: the content image's file.
-        style: the style image's file.
+        styles: each style image's file, and its weight.
         background: what showed through transparent pixels.
     """
 
     folder: Path
     result: Path
     content: Path
-    style: Path
+    styles: list[tuple[Path, float]]
     background: str
 
 
@@ -336,20 +364,39 @@ def run_pictures(folder: Path) -> RunPictures:
     path = folder / "run.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        facts, background = {kind: record[kind] for kind in ("content", "style")}, record["config"]["background"]
+        content, background, styles = record["content"], record["config"]["background"], _recorded_styles(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read as the record of a run ({type(error).__name__}: {error}).") from error
     result = record.get("result")
     if not result:
         raise UserError(f"{folder} has no result: the run is not finished. Only finished runs can be scored.")
-    found = {"result": _unchanged(folder, "result", folder / result["file"], result["sha256"])}
-    for kind, fact in facts.items():
+
+    def find(kind: str, fact: dict[str, Any]) -> Path:
         file = Path(fact["file"])
         if not file.is_file():
             with contextlib.suppress(UserError):  # a sample lies elsewhere on another machine
                 file = images.locate(fact["name"])
-        found[kind] = _unchanged(folder, kind, file, fact["sha256"])
-    return RunPictures(folder, found["result"], found["content"], found["style"], background)
+        return _unchanged(folder, kind, file, fact["sha256"])
+
+    return RunPictures(
+        folder,
+        _unchanged(folder, "result", folder / result["file"], result["sha256"]),
+        find("content", content),
+        [(find("style", fact), weight) for fact, weight in styles],
+        background,
+    )
+
+
+def recorded_styles(record: dict[str, Any]) -> list[tuple[Picture, float]]:
+    """Return each style image of a run's record, where it was, and its weight."""
+    return [(Path(fact["file"]), weight) for fact, weight in _recorded_styles(record)]
+
+
+def _recorded_styles(record: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
+    further = record.get("further_images") or {}
+    styles = [record["style"], *(fact for knob, fact in further.items() if knob.startswith("style["))]
+    weights = record["config"].get("style_weights") or [1.0] * len(styles)
+    return list(zip(styles, weights if isinstance(weights, list) else [weights], strict=True))
 
 
 def _unchanged(folder: Path, kind: str, file: Path, digest: str) -> Path:

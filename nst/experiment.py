@@ -17,12 +17,12 @@ from torch import Tensor
 
 from nst import checkpoint, images, joblog, launchers, memory, resume, runtime, sweep
 from nst import config as configuration
+from nst.canvas import Canvas
 from nst.check import check
 from nst.errors import UserError
-from nst.evaluator import Evaluator
+from nst.evaluator import Evaluator, recorded_styles
 from nst.files import CannotWrite
 from nst.optimize import Between, Diverged, Lost, Outcome, State, Step, Watch, join, optimize, split
-from nst.pixels import PixelSpace
 from nst.posing import Apart, Inputs, Problem, build_network, load, memory_explained, pose_together, start
 from nst.record import Job, Record
 from nst.tracking import Numbers, Snapshot, Tracker
@@ -196,6 +196,7 @@ def _optimise(
 ) -> None:
     """Descend from the start or the checkpoints, watched by the trackers; save, score and record the results."""
     config, device, alone = parts[0].job.config, problem.content.device, len(parts) == 1
+    canvases = problem.canvases
     begin = parts[0].saved["step"] if parts[0].saved else 0
     states = [part.saved["descent"] for part in parts if part.saved]
     state = None if not states else states.pop() if alone else join(states)
@@ -214,7 +215,7 @@ def _optimise(
             if part.saved and state is not None:
                 own, joint = part.saved.pop("descent")["progress"], state["progress"]
                 part.since = own["seconds"] - joint["seconds"]
-            part.trackers = _trackers(part, problem.space, evaluator, alone)
+            part.trackers = _trackers(part, canvases[index], evaluator, alone)
     bar = None if alone else progress(config.steps, begin, alone=not launchers.in_worker())
     keeper = checkpoint.Checkpoints(config.checkpoint_steps, config.checkpoint_seconds)
     done = begin
@@ -231,7 +232,7 @@ def _optimise(
         logged, numbers = is_logged(step.index) or step.last, Numbers(step.losses)
         for index, part in enumerate(parts):
             if part.ended is None and part.trackers is not None:
-                part.latest = Snapshot(step, problem.space, logged, index, numbers, part.since)
+                part.latest = Snapshot(step, canvases[index], logged, index, numbers, part.since)
                 with part.on_its_own(aloud=alone, descent=True):
                     for tracker in vars(part.trackers).values():
                         tracker.step(part.latest)
@@ -268,7 +269,7 @@ def _optimise(
             with part.on_its_own():
                 part.forget(error)
                 if error.best is not None:
-                    path = _save(part, "best", problem.space.decode(error.best).cpu())
+                    path = _save(part, "best", problem.canvases[index].decode(error.best).cpu())
                     log.warning("The best picture so far is in %s", path)
                 raise error
 
@@ -380,7 +381,7 @@ class Trackers:
     progress: Tracker
 
 
-def _trackers(part: Part, space: PixelSpace, evaluator: Evaluator | None, alone: bool) -> Trackers:
+def _trackers(part: Part, canvas: Canvas, evaluator: Evaluator | None, alone: bool) -> Trackers:
     """Make everything that watches a job, each where it stood at the checkpoint."""
     job, inputs, config, shape = part.job, part.inputs, part.job.config, part.inputs.shape
     positions = part.saved["trackers"] if part.saved else {}
@@ -395,7 +396,8 @@ def _trackers(part: Part, space: PixelSpace, evaluator: Evaluator | None, alone:
         positions.get("tensorboard"),
     )
     if part.saved is None:
-        for tag, picture in (("content", inputs.content), ("style", inputs.style), ("start", space.decode(part.start))):
+        styles = {"style" if place == 0 else f"style_{place + 1}": style for place, style in enumerate(inputs.styles)}
+        for tag, picture in {"content": inputs.content, **styles, "start": canvas.decode(part.start)}.items():
             board.picture(tag, picture)
     return Trackers(
         MetricsFile(job.folder / "metrics.csv", positions.get("metrics")),
@@ -429,10 +431,10 @@ def _headline(part: Part, problem: Problem, device: torch.device) -> str:
     job = part.job
     height, width = part.start.shape[2:]
     begin = f", carried on from step {part.saved['step']}" if part.saved else ""
-    names = (Path(str(name)).name for name in (job.config.content, job.config.style))
+    styles = ", ".join(Path(style.image).name for style in configuration.styles(job.config))
     chosen = ", ".join(job.choices[group] for group in ("backbone", "optimizer") if group in job.choices)
     return (
-        f"{' in the manner of '.join(names)}: {width} x {height} pixels, {chosen}, "
+        f"{Path(str(job.config.content)).name} in the manner of {styles}: {width} x {height} pixels, {chosen}, "
         f"{job.config.steps} steps on {device} in {problem.precision} ({problem.engine}){begin}"
     )
 
@@ -462,9 +464,9 @@ def _is_as_long(path: Path, size: int) -> bool:
 
 def _scores(evaluator: Evaluator, result: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     """Score a saved result; an input that has vanished meanwhile does not fail a run that is finished."""
-    content, style = (Path(facts[kind]["file"]) for kind in ("content", "style"))
+    content, background = Path(facts["content"]["file"]), facts["config"]["background"]
     try:
-        return dict(evaluator.scores(result, content, style, background=facts["config"]["background"]))
+        return dict(evaluator.scores_of_blend(result, content, recorded_styles(facts), background=background))
     except UserError as error:
         log.warning("The result is not scored: %s", error)
         return None

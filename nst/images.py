@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +18,9 @@ from nst.errors import UserError, nearest
 from nst.files import existing_file, write_atomic
 from nst.samples import FOLDER, samples
 
+log = logging.getLogger(__name__)
 FITS = ("long", "short", "height", "square")
+STYLE_FITS = (*FITS, "content")
 RESAMPLINGS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -56,7 +59,14 @@ def locate(name: str) -> Path:
     )
 
 
-def load(name: str, size: int, fit: str = "long", resample: str = "lanczos", background: str = "white") -> Tensor:
+def load(
+    name: str,
+    size: int,
+    fit: str = "long",
+    resample: str = "lanczos",
+    background: str = "white",
+    shape: tuple[int, int] | None = None,
+) -> Tensor:
     """Load an image, upright and in sRGB, at the size that the network shall see.
 
     Args:
@@ -66,6 +76,7 @@ def load(name: str, size: int, fit: str = "long", resample: str = "lanczos", bac
             ``size x size``.
         resample: ``bilinear``, ``bicubic`` or ``lanczos``, each antialiased.
         background: what shows through transparent pixels, as a colour name or ``#rrggbb``.
+        shape: (width, height) to stretch it to, whatever ``size`` and ``fit`` say.
 
     Returns:
         ``(1, 3, H, W)`` float32 in [0, 1].
@@ -77,10 +88,36 @@ def load(name: str, size: int, fit: str = "long", resample: str = "lanczos", bac
     canvas = parse_color(background)
     path = locate(name)
     image = _open(path, canvas)
-    width, height = fitted(image.width, image.height, size, fit, path)
+    width, height = shape or fitted(image.width, image.height, size, fit, path)
     if (width, height) != image.size:
         image = image.resize((width, height), RESAMPLINGS[resample])
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous().float() / 255
+
+
+def load_mask(name: str, shape: tuple[int, int]) -> Tensor:
+    """Load a greyscale image as a mask: white is 1, black (and what is transparent) is 0.
+
+    Args:
+        name: a path, or the name of a bundled sample.
+        shape: (width, height) to stretch it to, those of the content image.
+
+    Returns:
+        ``(1, 1, H, W)`` float32 in [0, 1].
+
+    Raises:
+        UserError: the file is missing or broken, or the mask is black everywhere.
+    """
+    path = locate(name)
+    image = _open(path, (0, 0, 0)).convert("L")
+    wide, high = image.width * shape[1], shape[0] * image.height
+    if abs(wide - high) > 0.02 * max(wide, high):
+        log.warning(
+            "The mask %s is %d x %d pixels and is stretched to the content's %d x %d", path, *image.size, *shape
+        )
+    mask = torch.from_numpy(np.array(image.resize(shape, Image.Resampling.BOX))).float()[None, None] / 255
+    if not mask.any():
+        raise UserError(f"The mask {path} is black everywhere, so that there is nowhere to go. White marks the region.")
+    return mask
 
 
 def fitted(width: int, height: int, size: int, fit: str, path: Path) -> tuple[int, int]:

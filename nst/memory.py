@@ -13,7 +13,7 @@ import logging
 import math
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from nst.optimize import Evaluate, ScipyLBFGSB
 
 log = logging.getLogger(__name__)
 
-Assemble = Callable[[nn.Module, Tensor, Tensor], Evaluate]
+Assemble = Callable[..., Evaluate]
 # Measured on Linux with 2.15 of torch; see docs/reproduce.md.
 PICTURES = 12  # start, best so far, copies for whoever watches, what is saved: as many pictures, roughly
 LBFGS_COPIES = 8  # directions, gradients and the like, beside the history
@@ -68,7 +68,7 @@ def estimate(
     assemble: Assemble,
     backbone: nn.Module,
     content: tuple[int, int],
-    style: tuple[int, int],
+    styles: Sequence[tuple[int, int]],
     optimizer: Any,
     steps: int,
     shifts: int,
@@ -79,11 +79,11 @@ def estimate(
     """Estimate the peak memory of a run, when its network is loaded and nothing else has been computed.
 
     Args:
-        assemble: given a network, a content and a style image ``(1, 3, H, W)``, takes the targets and returns the
-            function to minimise; as the run does it.
+        assemble: given a network, a content image and each style image ``(1, 3, H, W)``, takes the targets and returns
+            the function to minimise; as the run does it.
         backbone: the network, on the run's device; it is not changed.
         content: (height, width) of the content image, which is the picture's.
-        style: (height, width) of the style image.
+        styles: (height, width) of each style image.
         optimizer: what the run's configuration makes: given ``[pixels]``, an optimiser; or a ``ScipyLBFGSB``.
         steps: of the run.
         shifts: how many shifts of the picture the jitter may draw; 1 without jitter.
@@ -99,7 +99,7 @@ def estimate(
         return None
     try:
         with torch.random.fork_rng(devices=[]):
-            step, target = _rehearse(assemble, backbone, content, style, shifts > 1, dtype, device)
+            step, target = _rehearse(assemble, backbone, content, styles, shifts > 1, dtype, device)
         state = state_bytes(optimizer, numbers := 3 * content[0] * content[1], dtype, steps)
     except Exception as error:  # a component of the user's own may raise whatever it likes
         log.debug("The memory cannot be estimated: %s", error)
@@ -137,7 +137,7 @@ def _rehearse(
     assemble: Assemble,
     backbone: nn.Module,
     content: tuple[int, int],
-    style: tuple[int, int],
+    styles: Sequence[tuple[int, int]],
     shifted: bool,
     dtype: torch.dtype,
     device: torch.device,
@@ -145,7 +145,7 @@ def _rehearse(
     """Return the bytes of a step at its worst moment, and of the content targets that each shift adds."""
     network = _shapes_only(backbone)
     with _Lives(device) as lives:
-        images = [torch.empty(1, 3, *size, dtype=dtype, device="meta") for size in (content, style)]
+        images = [torch.empty(1, 3, *size, dtype=dtype, device="meta") for size in (content, *styles)]
         evaluate = assemble(network, *images)
         pixels = torch.empty(1, 3, *content, dtype=dtype, device="meta", requires_grad=True)
         evaluate(pixels, (0, 0)).total.sum().backward()

@@ -26,7 +26,8 @@ class Losses:
 
     ``content``, ``style`` and ``tv`` are weighted, so that they add up to ``total``. ``unweighted`` holds the terms
     before alpha, beta and tv, which can be compared between runs, and each layer's own value, under the tags
-    ``unweighted/<term>``, ``content_layers/<name>`` and ``style_layers/<name>``.
+    ``unweighted/<term>``, ``content_layers/<name>`` and ``style_layers/<name>``; of several styles
+    ``styles/<label>`` and ``style_layers/<label>/<name>``.
     """
 
     total: Tensor
@@ -66,24 +67,34 @@ class LayerTerm:
         loss: the loss of a single layer.
         weights: weight by layer name, a number or ``(B,)``; may be empty, then the term is zero.
         combine: ``mean`` divides the weights by their sum, ``sum`` takes them as they are.
+        label: of one style of several, part of its layers' tags.
     """
 
-    def __init__(self, name: str, loss: LayerLoss, weights: Mapping[str, Weight], combine: str) -> None:
+    def __init__(
+        self, name: str, loss: LayerLoss, weights: Mapping[str, Weight], combine: str, label: str = ""
+    ) -> None:
         self.name = name
         self.loss = loss
+        self.label = label
         total = sum(weights.values()) if combine == "mean" else 1.0
         scale = float(getattr(loss, "scale", 1.0))
         self.weights: dict[str, Weight] = {layer: scale * weight / total for layer, weight in weights.items()}
 
     @classmethod
     def of_batch(
-        cls, name: str, loss: LayerLoss, weights: Sequence[Mapping[str, float]], combine: str, like: Tensor
+        cls,
+        name: str,
+        loss: LayerLoss,
+        weights: Sequence[Mapping[str, float]],
+        combine: str,
+        like: Tensor,
+        label: str = "",
     ) -> LayerTerm:
         """Return the term of a batch, each image of which has weights of its own for the same layers.
 
         Each weight is the very number that the image would have alone; ``like`` says where and in which precision.
         """
-        alone = [cls(name, loss, of_image, combine) for of_image in weights]
+        alone = [cls(name, loss, of_image, combine, label) for of_image in weights]
         term = alone[0]
         term.weights = {layer: together([float(one.weights[layer]) for one in alone], like) for layer in term.weights}
         return term
@@ -92,9 +103,14 @@ class LayerTerm:
         """Return what to ask an engine for, by tag, to take the targets of an image."""
         return {self._tag(layer): Wanted(layer, self.loss) for layer in self.weights}
 
-    def readings(self, targets: dict[str, Any]) -> dict[str, Reading]:
-        """Return what to ask an engine for, by tag, to compare a picture with the targets."""
-        return {tag: Reading(layer, loss, targets[tag]) for tag, (layer, loss) in self.wanted().items()}
+    def readings(self, targets: dict[str, Any], loss: LayerLoss | None = None) -> dict[str, Reading]:
+        """Return what to ask an engine for, by tag, to compare a picture with the targets.
+
+        Args:
+            targets: by tag.
+            loss: takes the place of the term's own, such as one that looks at a region only.
+        """
+        return {tag: Reading(layer, loss or own, targets[tag]) for tag, (layer, own) in self.wanted().items()}
 
     def __call__(self, values: dict[str, Tensor], like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the combined term ``(B,)`` and each layer's value ``(B,)`` by tag; ``like`` gives B without layers."""
@@ -111,7 +127,33 @@ class LayerTerm:
         return total, seen
 
     def _tag(self, layer: str) -> str:
-        return f"{self.name}_layers/{layer}"
+        return "/".join(part for part in (f"{self.name}_layers", self.label, layer) if part)
+
+
+class Blend:
+    """Several styles: the weighted mean of their terms.
+
+    For losses that are squared errors with fixed norms it has the gradient of a single loss whose target is the
+    weighted mean of the styles' (jcjohnson's blend).
+
+    Args:
+        terms: of each style, with labels of their own.
+        weights: of each, a number; they are divided by their sum.
+    """
+
+    def __init__(self, terms: Sequence[LayerTerm], weights: Sequence[float]) -> None:
+        self.terms = terms
+        self.shares = [weight / sum(weights) for weight in weights]
+
+    def __call__(self, values: dict[str, Tensor], like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the blended term ``(B,)``, and by tag each style's own and its layers' values ``(B,)``."""
+        total = like.new_zeros(like.shape[0])
+        seen: dict[str, Tensor] = {}
+        for term, share in zip(self.terms, self.shares, strict=True):
+            value, layers = term(values, like)
+            total = total + share * value
+            seen |= {f"styles/{term.label}": value, **layers}
+        return total, seen
 
 
 class Objective:
@@ -119,7 +161,7 @@ class Objective:
 
     Args:
         content: the content term.
-        style: the style term.
+        style: the style term, or the blend of several.
         total_variation: the roughness of the picture.
         alpha: weight of the content term, a number or ``(B,)``.
         beta: weight of the style term, likewise.
@@ -129,7 +171,7 @@ class Objective:
     def __init__(
         self,
         content: LayerTerm,
-        style: LayerTerm,
+        style: LayerTerm | Blend,
         total_variation: TotalVariation,
         alpha: Weight,
         beta: Weight,

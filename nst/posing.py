@@ -8,23 +8,26 @@ import gc
 import hashlib
 import json
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
+from nst import color, engines, images, memory, replay, runtime
 from nst import config as configuration
-from nst import engines, images, memory, replay, runtime
 from nst.backbones import Backbone
+from nst.canvas import Canvas
 from nst.engines import Reading
 from nst.errors import UserError
 from nst.files import existing_file
-from nst.losses import TotalVariation, is_summed
-from nst.objective import LayerTerm, Losses, Objective, Roll, Shift, together
+from nst.losses import Guided, TotalVariation, is_guidable, is_summed
+from nst.objective import Blend, LayerTerm, Losses, Objective, Roll, Shift, together
 from nst.optimize import Evaluate
 from nst.pixels import PixelSpace, with_margin
 
@@ -96,13 +99,42 @@ class Inputs:
 
     Attributes:
         content: ``(1, 3, H, W)`` RGB in [0, 1].
-        style: ``(1, 3, H', W')`` RGB in [0, 1].
+        styles: ``(1, 3, H', W')`` each, RGB in [0, 1].
         shape: (width, height) to save at, if not the pixels' own: a squeezed picture gets its aspect ratio back.
+        masks: of each style ``(1, 1, H, W)`` in [0, 1], where it goes, or None for everywhere.
+        protected: ``(1, 1, H, W)`` in [0, 1], where the content stays as it is, or None.
+        colors: the content image in colour, where only its luminance is painted, or None.
     """
 
     content: Tensor
-    style: Tensor
-    shape: tuple[int, int] | None
+    styles: list[Tensor]
+    shape: tuple[int, int] | None = None
+    masks: list[Tensor | None] = field(default_factory=list)
+    protected: Tensor | None = None
+    colors: Tensor | None = None
+
+    @property
+    def style(self) -> Tensor:
+        """The first style."""
+        return self.styles[0]
+
+    def canvas(self, space: PixelSpace) -> Canvas:
+        """Return what becomes of the pixels."""
+        return Canvas(space, self.content, self.protected, self.colors)
+
+    def regions(self) -> list[Tensor | None]:
+        """Return where each style is to be looked for ``(1, 1, H, W)``: in its mask, and not where nothing is painted.
+
+        Raises:
+            UserError: there is nothing left of a region.
+        """
+        if self.protected is None:
+            return self.masks or [None] * len(self.styles)
+        free = 1 - self.protected
+        regions = [free if mask is None else mask * free for mask in self.masks or [None] * len(self.styles)]
+        if not all(bool(region.any()) for region in regions if not region.is_meta):
+            raise UserError("content_mask protects all of the picture, or of a style's region: nothing can be painted.")
+        return list(regions)
 
 
 @dataclass
@@ -137,9 +169,9 @@ class Problem:
         return self.inputs[0].content
 
     @property
-    def style(self) -> Tensor:
-        """The style image of the first job."""
-        return self.inputs[0].style
+    def canvases(self) -> list[Canvas]:
+        """What becomes of each job's pixels."""
+        return [one.canvas(self.space) for one in self.inputs]
 
 
 def pose(config: DictConfig, device: torch.device) -> Problem:
@@ -159,11 +191,23 @@ def load(config: DictConfig, device: torch.device) -> Inputs:
         UserError: an image cannot be had.
     """
     dtype = runtime.pixel_dtype(config.precision)
-    content, style = (
-        images.load(name, config.size, config.fit, config.resample, config.background).to(device, dtype)
-        for name in (config.content, config.style)
+    listed = configuration.styles(config)
+    resample, background = config.resample, config.background
+    content = images.load(config.content, config.size, config.fit, resample, background)
+    shape = content.shape[3], content.shape[2]
+    style_fit, style_shape = config.style_fit or config.fit, shape if config.style_fit == "content" else None
+    styles = [images.load(one.image, one.size, style_fit, resample, background, style_shape) for one in listed]
+    masks = [images.load_mask(one.mask, shape) if one.mask is not None else None for one in listed]
+    protected = images.load_mask(config.content_mask, shape) if config.content_mask is not None else None
+    seen, styles = color.prepare(config.color, content, styles)
+    return Inputs(
+        seen.to(device, dtype),
+        [style.to(device, dtype) for style in styles],
+        images.unsqueezed(config.content, config.size) if config.fit == "square" else None,
+        [mask if mask is None else mask.to(device, dtype) for mask in masks],
+        None if protected is None else protected.to(device, dtype),
+        content.to(device, dtype) if config.color == "luminance" else None,
     )
-    return Inputs(content, style, images.unsqueezed(config.content, config.size) if config.fit == "square" else None)
 
 
 def build_network(config: DictConfig, device: torch.device) -> Backbone:
@@ -219,11 +263,10 @@ def pose_together(
     need, tile = fit_into_memory(config, backbone, inputs[0], len(configs))
     with memory_explained(need, config.size, device):
         dtype = runtime.network_dtype(config.precision, device)
-        contents, styles = [one.content for one in inputs], [one.style for one in inputs]
-        evaluate = assemble(configs, dtype, tile, backbone, contents, styles)
+        evaluate = assemble(configs, dtype, tile, backbone, inputs)
         space = PixelSpace(config.pixel_space, backbone.preprocessing)
         precision, engine = runtime.choose_precision(config.precision, device), _engine(config, backbone, dtype, tile)
-        words = engine.describe(_losses(config))
+        words = engine.describe(_losses(config, inputs[0]))
         return Problem(
             inputs, backbone, space, torch.cat(starts), evaluate, need, precision, words, str(tile or "none")
         )
@@ -234,8 +277,7 @@ def assemble(
     network_dtype: torch.dtype,
     tile: int | None,
     backbone: Backbone,
-    contents: Sequence[Tensor],
-    styles: Sequence[Tensor],
+    inputs: Sequence[Inputs],
 ) -> Evaluate:
     """Take the targets of images; return the losses of pictures as a function of their pixels and their shifts.
 
@@ -244,16 +286,21 @@ def assemble(
         network_dtype: what the network computes in.
         tile: pixels of a tile's side at most, or None for the whole picture at once.
         backbone: the frozen network.
-        contents: of each job, ``(1, 3, H, W)`` RGB in [0, 1]; all of one size.
-        styles: of each job, ``(1, 3, H', W')`` RGB in [0, 1].
+        inputs: of each job; contents of one size, and as many styles.
 
     Raises:
         Apart: a loss keeps something of an image that cannot be put into a batch.
     """
-    config, device = configs[0], contents[0].device
+    config, contents, device = configs[0], [one.content for one in inputs], inputs[0].content.device
     space = PixelSpace(config.pixel_space, backbone.preprocessing)
     engine = _engine(config, backbone, network_dtype, tile)
-    content_term, style_term = (_term(configs, kind, contents[0]) for kind in ("content", "style"))
+    content_term = _term(configs, "content", contents[0])
+    listed = configuration.styles(config)
+    labels = _labels([style.image for style in listed])
+    style_terms = [_term(configs, "style", contents[0], label) for label in labels]
+    regions = _regions(inputs[0], style_terms[0].loss)
+    has_regions = any(region is not None for region in regions)
+    canvas = inputs[0].canvas(space)  # of all jobs: one that protects anything is alone
 
     def seen(pixels: Tensor, roll: Callable[[Tensor], Tensor]) -> Tensor:
         return space.to_network(roll(with_margin(pixels, config.margin)))
@@ -270,7 +317,7 @@ def assemble(
 
     def targets(kind: str, term: LayerTerm, job: int, image: Tensor, shift: Shift = (0, 0)) -> dict[str, Any]:
         settings = json.dumps([OmegaConf.to_container(config[f"{kind}_loss"], resolve=True), config.pixel_space])
-        about = kind, settings, tuple(term.weights), config.margin, len(configs), torch.get_num_threads()
+        about = kind, settings, tuple(term.wanted()), config.margin, len(configs), torch.get_num_threads()
         store, which = (_targets, _identity(image)) if is_shared and is_summed(term.loss) else (own, job)
         found: dict[str, Any] = store.get((engine, *about, which, shift), lambda: take(image, term, shift))
         return found
@@ -286,21 +333,41 @@ def assemble(
         shifts = _of_each(shift, len(configs))
         return content_term.readings(_joined([content_of(*one) for one in zip(first_of_content, shifts, strict=True)]))
 
-    first_of_style = _first_of_each([config.style for config in configs])
-    of_styles = {job: targets("style", style_term, job, styles[job]) for job in first_of_style}
-    style_readings = style_term.readings(_joined([of_styles[job] for job in first_of_style]))
+    def style_targets(place: int, term: LayerTerm) -> dict[str, Any]:
+        first = _first_of_each([configuration.styles(config)[place].image for config in configs])
+        own = {job: targets("style", term, job, inputs[job].styles[place]) for job in first}
+        return _joined([own[job] for job in first])
+
+    of_styles = [style_targets(place, term) for place, term in enumerate(style_terms)]
+
+    @functools.lru_cache(64)
+    def regional_readings(shift: Roll) -> dict[str, Reading]:
+        readings: dict[str, Reading] = {}
+        for term, found, region in zip(style_terms, of_styles, regions, strict=True):
+            loss = None if region is None else Guided(term.loss, _rolled(with_margin(region, config.margin), shift))
+            readings |= term.readings(found, loss)
+        return readings
+
+    def style_readings(shift: Roll) -> dict[str, Reading]:
+        return regional_readings(shift if has_regions else (0, 0))
+
     variation = TotalVariation(config.tv_kind, config.tv_reduction)
     alpha, beta, tv = (together([c[name] for c in configs], contents[0]) for name in ("alpha", "beta", "tv"))
-    objective = Objective(content_term, style_term, variation, alpha, beta, tv)
+    style = style_terms[0] if len(style_terms) == 1 else Blend(style_terms, _blend_weights(listed, regions))
+    objective = Objective(content_term, style, variation, alpha, beta, tv)
 
     def losses(pixels: Tensor, roll: Callable[[Tensor], Tensor], readings: dict[str, Reading]) -> Losses:
-        return objective(engine.values(seen(pixels, roll), readings | style_readings), pixels)
+        painted = canvas.paint(pixels)
+        return objective(engine.values(seen(painted, roll), readings), painted)
 
-    if _is_replayed(config, device, tile):
-        return replay.Replay(losses, content_readings, config.margin)
+    if _is_replayed(config, device, tile) and not (has_regions and config.jitter):
+        still = style_readings((0, 0))
+        return replay.Replay(
+            lambda pixels, roll, content: losses(pixels, roll, content | still), content_readings, config.margin
+        )
 
     def evaluate(pixels: Tensor, shift: Roll) -> Losses:
-        return losses(pixels, lambda framed: _rolled(framed, shift), content_readings(shift))
+        return losses(pixels, lambda framed: _rolled(framed, shift), content_readings(shift) | style_readings(shift))
 
     return evaluate
 
@@ -318,7 +385,7 @@ def fit_into_memory(
     """
     device = inputs.content.device
     runtime.give_back_freed_memory()  # what an earlier job needed
-    obstacle = engines.untileable(backbone, _losses(config))
+    obstacle = engines.untileable(backbone, _losses(config, inputs))
     if config.tile not in ("auto", "none") and obstacle:
         raise UserError(f"tile={config.tile}: {obstacle}, so that it cannot be computed in tiles. Use tile=none.")
     tile = None if config.tile in ("auto", "none") else int(config.tile)
@@ -352,13 +419,20 @@ def estimate_memory(
     config: DictConfig, backbone: Backbone, inputs: Inputs, tile: int | None = None
 ) -> memory.Need | None:
     """Estimate what a job alone will need."""
-    content, style = inputs.content, inputs.style
+    content = inputs.content
     dtype = runtime.network_dtype(config.precision, content.device)
+    masks = [mask if mask is None else mask.to("meta") for mask in inputs.masks]
+    protected = inputs.protected if inputs.protected is None else inputs.protected.to("meta")
+
+    def rehearsed(network: nn.Module, content: Tensor, *styles: Tensor) -> Evaluate:
+        shapes = Inputs(content, list(styles), masks=masks, protected=protected)
+        return assemble([config], dtype, tile, cast(Backbone, network), [shapes])
+
     return memory.estimate(
-        lambda network, content, style: assemble([config], dtype, tile, cast(Backbone, network), [content], [style]),
+        rehearsed,
         backbone,
         (content.shape[2], content.shape[3]),
-        (style.shape[2], style.shape[3]),
+        [(style.shape[2], style.shape[3]) for style in inputs.styles],
         configuration.build(config.optimizer),
         config.steps,
         max(config.jitter, 1) ** 2,
@@ -394,8 +468,37 @@ def _is_replayed(config: DictConfig, device: torch.device, tile: int | None) -> 
     return bool(config.cuda_graph) and device.type == "cuda" and tile is None
 
 
-def _losses(config: DictConfig) -> list[Any]:
-    return [configuration.build(config[f"{kind}_loss"]) for kind in KINDS]
+def _losses(config: DictConfig, inputs: Inputs) -> list[Any]:
+    content, style = (configuration.build(config[f"{kind}_loss"]) for kind in KINDS)
+    region = next((region for region in _regions(inputs, style) if region is not None), None)
+    return [content, style if region is None else Guided(style, region)]
+
+
+def _regions(inputs: Inputs, loss: Any) -> list[Tensor | None]:
+    """Return the regions of the styles; what is protected is looked at as well by a loss that knows no regions.
+
+    Raises:
+        UserError: there are masks for a loss that knows no regions, or there is nothing left of a region.
+    """
+    if is_guidable(loss):
+        return inputs.regions()
+    if any(mask is not None for mask in inputs.masks):
+        raise UserError(f"style_masks: {type(loss).__name__} cannot be confined to a region.")
+    return [None] * len(inputs.styles)
+
+
+def _blend_weights(styles: Sequence[configuration.Style], regions: Sequence[Tensor | None]) -> list[float]:
+    """Return the weight of each style: a region's grows with its area, so that small ones are not painted more."""
+    areas = [1.0 if region is None or region.is_meta else float(region.mean()) for region in regions]
+    return [style.weight * area for style, area in zip(styles, areas, strict=True)]
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Return a label for each style, made of the file's name; none where there is only one style."""
+    if len(names) == 1:
+        return [""]
+    stems = [re.sub(r"\W+", "_", Path(name).stem) or "style" for name in names]
+    return [stem if stems.count(stem) == 1 else f"{stem}_{place}" for place, stem in enumerate(stems, 1)]
 
 
 def _identity(image: Tensor) -> Hashable:
@@ -404,11 +507,11 @@ def _identity(image: Tensor) -> Hashable:
     return digest, tuple(image.shape), image.dtype, image.device
 
 
-def _term(configs: Sequence[DictConfig], kind: str, like: Tensor) -> LayerTerm:
+def _term(configs: Sequence[DictConfig], kind: str, like: Tensor, label: str = "") -> LayerTerm:
     config = configs[0]
     loss, combine = configuration.build(config[f"{kind}_loss"]), config.layers.get("combine", "mean")
     weights = [configuration.layer_weights(config, kind) for config in configs]
-    return LayerTerm.of_batch(kind, loss, weights, combine, like)
+    return LayerTerm.of_batch(kind, loss, weights, combine, like, label)
 
 
 def _first_of_each(names: Sequence[str]) -> list[int]:

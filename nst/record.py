@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from nst import checkpoint, cli, images, provenance, resume, sweep
+from nst.config import further_images, styles
 from nst.errors import UserError
 from nst.files import sha256, write_json, writing
 from nst.optimize import Outcome
@@ -143,8 +144,9 @@ def known_before(job: Job, device: torch.device) -> dict[str, Any]:
         **{key: plan[key] for key in ("command", "arguments") if key in plan},  # a worker was begun with other words
         "seed": config.seed,
         "content": provenance.image_file(config.content),
-        "style": provenance.image_file(config.style),
+        "style": provenance.image_file(styles(config)[0].image),
         "init": provenance.image_file(str(config.init.path)) if config.init.get("path") else None,
+        "further_images": {knob: provenance.image_file(name) for knob, name in further_images(config).items()},
     }
 
 

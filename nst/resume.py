@@ -19,7 +19,14 @@ from nst.files import plain, sha256
 # Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
 HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
 # What runs did that were begun before there was such a knob.
-BEFORE = {"engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"}
+BEFORE = {
+    "engine": "plain",
+    "compile": False,
+    "cuda_graph": False,
+    "tile": "none",
+    **dict.fromkeys(("style_weights", "style_size", "style_fit", "style_masks", "content_mask")),
+    "color": "style",
+}
 CHECKPOINT_FILE = "checkpoint.pt"
 SWEEP_FILE = "sweep.json"
 _MULTIRUN = ("-m", "--multirun")
@@ -76,6 +83,7 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
     Raises:
         UserError: every difference, old and new.
     """
+    from nst.config import images_named
     from nst.images import locate  # here, since it needs torch, which the command line need not wait for
 
     record = read(folder / "run.json")
@@ -89,10 +97,16 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
         )
     if not (folder / CHECKPOINT_FILE).exists() and read(folder / "status.json").get("status") != "done":
         return  # it will be begun anew, perhaps because the image was at fault and has been mended
-    names = {"content": config.content, "style": config.style, "init": config.init.get("path")}
-    for kind, name in names.items():
-        about = record.get(kind)
-        if about and name and sha256(path := locate(str(name))) != about["sha256"]:
+    recorded = {
+        "content": record.get("content"),
+        "style": record.get("style"),
+        "style[0]": record.get("style"),
+        "init.path": record.get("init"),
+        **(record.get("further_images") or {}),
+    }
+    for knob, name in images_named(config).items():
+        about, kind = recorded.get(knob), knob.partition(".")[0]
+        if about and sha256(path := locate(name)) != about["sha256"]:
             raise UserError(
                 f"{folder} cannot be resumed: its {kind} image {path} has changed since the run began "
                 f"(SHA-256 {about['sha256'][:12]}... then, {sha256(path)[:12]}... now). "
@@ -178,7 +192,10 @@ def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
         return []
     values = {name: value for name, value in BEFORE.items() if name not in config}
     values |= {"precision": config["precision"]} if "precision" in config else {}  # its default is another one now
-    return [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()]
+    return [
+        f"{name}={str(value).lower() if isinstance(value, bool) else 'null' if value is None else value}"
+        for name, value in values.items()
+    ]
 
 
 def without_resume(arguments: list[str]) -> list[str]:

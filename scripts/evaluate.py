@@ -49,7 +49,7 @@ def make_evaluator(name: str, overrides: list[str]) -> evaluator.Evaluator:
 def score_run(judge: evaluator.Evaluator, folder: Path, write: bool) -> evaluator.Scores:
     """Score a finished run, and put the scores into its ``run.json`` if asked to."""
     run = evaluator.run_pictures(folder)
-    scores = judge.scores(run.result, run.content, run.style, run.background)
+    scores = judge.scores_of_blend(run.result, run.content, run.styles, run.background)
     if write:
         path = folder / "run.json"
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -519,7 +519,8 @@ def expected_row(scores: evaluator.Scores) -> dict[str, str]:
 def test_a_finished_run_tells_its_pictures(tmp_path: Path) -> None:
     run = evaluator.run_pictures(run_folder(tmp_path / "run"))
     assert run.result == tmp_path / "run" / "result.png"
-    assert (run.content.name, run.style.name, run.background) == ("coffee.jpg", "wave.jpg", "white")
+    ((style, weight),) = run.styles
+    assert (run.content.name, style.name, weight, run.background) == ("coffee.jpg", "wave.jpg", 1.0, "white")
 
 
 def test_a_sample_is_found_where_this_machine_has_it_and_other_changes_are_refused(tmp_path: Path) -> None:

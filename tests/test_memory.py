@@ -42,7 +42,7 @@ def estimated(network: nn.Module, size: tuple[int, int], **options: Any) -> int:
     """Return the bytes of the pictures and maps, without slack, and without what does not depend on the size."""
     arguments: dict[str, Any] = {"assemble": sum_of_maps, "optimizer": sgd, "steps": 10, "shifts": 1}
     arguments |= {"dtype": torch.float32, "device": CPU} | options
-    need = memory.estimate(backbone=network, content=size, style=size, **arguments)
+    need = memory.estimate(backbone=network, content=size, styles=[size], **arguments)
     assert need is not None
     assert need.held == HELD
     return round((need.total - HELD - memory.LIBRARIES) / memory.SLACK)
@@ -171,7 +171,7 @@ class Stubborn(nn.Module):
 
 
 def test_what_cannot_be_rehearsed_has_no_estimate_and_the_network_stays_as_it_is() -> None:
-    assert memory.estimate(sum_of_maps, Stubborn(), (8, 8), (8, 8), sgd, 3, 1, torch.float32, CPU) is None
+    assert memory.estimate(sum_of_maps, Stubborn(), (8, 8), [(8, 8)], sgd, 3, 1, torch.float32, CPU) is None
 
     class Own(nn.Module):
         def __init__(self) -> None:

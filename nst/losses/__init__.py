@@ -10,10 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from nst.losses.content import MSELoss
+from nst.losses.guided import Guided, is_guidable
 from nst.losses.regularization import TotalVariation
 from nst.losses.style import GramLoss
 
-__all__ = ["GramLoss", "LayerLoss", "MSELoss", "SummedLoss", "TotalVariation", "is_summed"]
+__all__ = ["GramLoss", "Guided", "LayerLoss", "MSELoss", "SummedLoss", "TotalVariation", "is_guidable", "is_summed"]
 
 
 class LayerLoss(Protocol):

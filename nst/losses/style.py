@@ -42,8 +42,10 @@ class GramLoss:
         """Return what to keep of the style image's map ``(B, C, H, W)``: its Gram matrix ``(B, C, C)``."""
         return F.gram_matrix(features, self.gram_norm)
 
-    def __call__(self, features: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, features: Tensor, target: Tensor, guide: Tensor | None = None) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
+        if guide is not None:
+            features = features * guide.sqrt()
         return self.value(self.sums(features), target, features.shape[1:])
 
     def value(self, sums: Tensor, target: Tensor, shape: Sequence[int]) -> Tensor:

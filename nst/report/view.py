@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Input:
     """An input image as runs recorded it.
 
     Attributes:
-        kind: ``content``, ``style`` or ``init``.
+        kind: ``content``, ``style``, ``init`` or ``mask``.
         name: as configured.
         file: its path when the run was made, if known.
         digest: its SHA-256, if known.
@@ -136,12 +136,12 @@ class Place:
 def find_inputs(runs: Sequence[Run]) -> dict[str, Input]:
     """Return the input images of all runs, each once, as id to image: content0, content1, style0, ..."""
     found: dict[str, Input] = {}
-    for kind in INPUTS:
+    for kind in (*INPUTS, "mask"):
         ours: dict[str, Input] = {}
         for run in sorted(runs, key=lambda run: kind not in run.record):  # those with a SHA-256 first
-            image = _input(run, kind)
-            if image and not any(_is_same(image, other) for other in ours.values()):
-                ours[f"{kind}{len(ours)}"] = image
+            for image in [_input(run, kind), *_further_inputs(run, kind)]:
+                if image and not any(_is_same(image, other) for other in ours.values()):
+                    ours[f"{kind}{len(ours)}"] = image
         found |= ours
     return found
 
@@ -502,6 +502,20 @@ def _input(run: Run, kind: str) -> Input | None:
     """Return an input image of a run: as recorded, or at least as configured."""
     about = mapping(run.record.get(kind))
     name = about.get("name") or (run.config.get("init.path") if kind == "init" else run.config.get(kind))
+    return _recorded_input(kind, about, name)
+
+
+def _further_inputs(run: Run, kind: str) -> list[Input | None]:
+    """Return the second and further styles of a run, or its masks."""
+    further = mapping(run.record.get("further_images")).items()
+    return [
+        _recorded_input(kind, mapping(about), mapping(about).get("name"))
+        for knob, about in further
+        if kind == ("style" if knob.startswith("style[") else "mask")
+    ]
+
+
+def _recorded_input(kind: str, about: Mapping[str, Any], name: Any) -> Input | None:
     if not isinstance(name, str) or not name:
         return None
     file, digest = about.get("file"), about.get("sha256")

@@ -51,17 +51,27 @@ def find_inputs(run: Run, config: dict[str, Any], places: Places) -> list[str]:
         UserError: there is no file with the recorded hash.
     """
     notes = []
-    for kind in ("content", "style", "init"):
-        about = run.record.get(kind)
+    recorded = {kind: run.record.get(kind) for kind in ("content", "style", "init")}
+    for kind, about in (recorded | (run.record.get("further_images") or {})).items():
         if not about:
             continue
         sample = samples().get(str(about["name"]))
         known = [SAMPLES / sample["file"]] if sample else []
         path, note = find_file(f"{kind} image", about, known, run, places)
         notes += note
-        holder, knob = (config, kind) if kind != "init" else (config["init"], "path")
-        holder[knob] = about["name"] if _stands_for(about["name"], path) else str(path.resolve())
+        _put(config, kind, about["name"] if _stands_for(about["name"], path) else str(path.resolve()))
     return notes
+
+
+def _put(config: dict[str, Any], kind: str, name: str) -> None:
+    """Put an image's name where the configuration has it: a knob, or an entry of a list such as ``style[1]``."""
+    knob, _, place = kind.rstrip("]").partition("[")
+    if kind == "init":
+        config["init"]["path"] = name
+    elif place or isinstance(config[knob], list):
+        config[knob][int(place or 0)] = name
+    else:
+        config[knob] = name
 
 
 def find_weights(run: Run, config: dict[str, Any], places: Places) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nst.canvas import Canvas
 from nst.objective import Losses
 from nst.optimize import Step
-from nst.pixels import PixelSpace
 
 
 class Numbers:
@@ -33,7 +33,7 @@ class Snapshot:
 
     Args:
         step: the step, its picture ``(B, 3, H, W)``.
-        space: the pixel space of its picture.
+        canvas: what becomes of its pixels.
         logged: this step's numbers are to be written down.
         index: which image of the batch it is.
         numbers: the batch's, if there are other images that ask for them.
@@ -43,14 +43,14 @@ class Snapshot:
     def __init__(
         self,
         step: Step,
-        space: PixelSpace,
+        canvas: Canvas,
         logged: bool,
         index: int = 0,
         numbers: Numbers | None = None,
         since: float = 0.0,
     ) -> None:
         self.step = replace(step, pixels=step.pixels[index : index + 1], seconds=step.seconds + since)
-        self.space = space
+        self.canvas = canvas
         self.logged = logged
         self.index = index
         self.numbers = numbers or Numbers(step.losses)
@@ -63,7 +63,7 @@ class Snapshot:
     @cached_property
     def image(self) -> Tensor:
         """The picture as RGB ``(1, 3, H, W)`` in [0, 1], clamped, on the CPU."""
-        return self.space.decode(self.step.pixels).clamp(0, 1).cpu()
+        return self.canvas.decode(self.step.pixels).clamp(0, 1).cpu()
 
 
 class Tracker(Protocol):
