@@ -366,6 +366,7 @@ def descend(
         between,
         state,
         lost,
+        problem.begin_step,
     )
 
 
