@@ -367,6 +367,7 @@ def descend(
         between,
         state,
         lost,
+        problem.begin_step,
     )
 
 

@@ -65,6 +65,7 @@ class Diverged(UserError):
 
 
 Lost = Callable[[int, Diverged], None]
+BeginStep = Callable[[int], None]
 
 
 class Progress:
@@ -175,6 +176,7 @@ class Descent:
         progress: counts, and stops a loss that is not finite.
         between: is called between two steps, after ``watch``, with a function that returns the state to carry on from,
             or None where that cannot be had.
+        begin_step: is told of a step before it begins.
     """
 
     pixels: Tensor
@@ -186,6 +188,7 @@ class Descent:
     shifts: Shifts
     progress: Progress
     between: Between
+    begin_step: BeginStep
 
     def state(self) -> State:
         """Return the part of the state that every optimiser needs."""
@@ -282,6 +285,7 @@ def optimize(
     between: Between = lambda take_state: None,
     state: State | None = None,
     lost: Lost | None = None,
+    begin_step: BeginStep = lambda step: None,
 ) -> Outcome:
     """Minimise the total loss over the pixels.
 
@@ -300,6 +304,9 @@ def optimize(
             where there is none: SciPy's optimiser has one only between two of its blocks.
         state: what that function returned; the optimisation goes on from there, to the same bytes.
         lost: is told, once, of each image whose loss became NaN or infinite, while the others go on.
+        begin_step: is told the index of each step before its first evaluation, and that of the final picture before
+            its own; SciPy's optimiser tells only of the first step of each block. What draws random numbers draws them
+            then, so that a line search works on one function.
 
     Raises:
         Diverged: a loss became NaN or infinite; with ``lost``, that of every image.
@@ -311,7 +318,8 @@ def optimize(
     progress = Progress(pixels, lost)
     seeds = [seed] if isinstance(seed, int) else seed
     box = bounds if clamp == "step" else None
-    descent = Descent(pixels, evaluate, steps, watch, is_logged, box, Shifts(jitter, seeds), progress, between)
+    shifts = Shifts(jitter, seeds)
+    descent = Descent(pixels, evaluate, steps, watch, is_logged, box, shifts, progress, between, begin_step)
     if state is not None:
         descent.restore(state)
     if isinstance(optimizer, ScipyLBFGSB):
@@ -321,6 +329,7 @@ def optimize(
     if clamp != "never" and bounds is not None:
         _clamp(pixels, bounds)
     started = time.perf_counter()
+    begin_step(progress.step)
     with torch.no_grad():
         losses = evaluate(pixels, (0, 0))
     progress.record(pixels, losses)
@@ -350,6 +359,7 @@ def _minimize_with_torch(
     try:
         for index in range(progress.step, descent.steps):
             started = time.perf_counter()
+            descent.begin_step(index)
             shift = descent.shifts.draw()
             seen: list[Step] = []
 
@@ -454,6 +464,7 @@ class ScipyLBFGSB:
             limits = np.stack([low, high], axis=1)
         while progress.step < descent.steps:
             before = progress.step
+            descent.begin_step(before)
             result = minimize(
                 value_and_gradient,
                 pixels.cpu().double().numpy().ravel(),

@@ -151,6 +151,7 @@ class Problem:
         precision: what the network computes in.
         engine: what computes losses and gradient, in words.
         tile: pixels of a tile's side, or ``none``.
+        begin_step: is told the index of each step before the step is made, for losses that draw random numbers.
     """
 
     inputs: list[Inputs]
@@ -162,6 +163,7 @@ class Problem:
     precision: str
     engine: str
     tile: str
+    begin_step: Callable[[int], None] = lambda step: None
 
     @property
     def content(self) -> Tensor:

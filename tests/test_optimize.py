@@ -167,6 +167,27 @@ def test_what_evaluate_raises_comes_out(name):
         optimize(start(), evaluate, OPTIMIZERS[name], 9, lambda step: None, lambda i: True)
 
 
+@every_optimizer
+def test_every_step_is_announced_once_before_its_evaluations(name):
+    events = []
+
+    def evaluate(pixels, shift):
+        events.append("evaluation")
+        return as_losses(rosenbrock(pixels))
+
+    outcome = optimize(start(), evaluate, OPTIMIZERS[name], 9, lambda step: None, lambda i: True,
+                       begin_step=events.append)  # fmt: skip
+    indices = [event for event in events if event != "evaluation"]
+    assert events[0] == 0
+    assert events[-2:] == [9, "evaluation"]
+    assert events.count("evaluation") == outcome.last.evaluations
+    if name == "scipy":  # of each block, which has at least seven evaluations
+        assert indices == sorted(set(indices))
+        assert 3 <= len(indices) < 9
+    else:
+        assert indices == list(range(10))
+
+
 # ---------------------------------------------------------------- the same as the library's own loop
 
 
