@@ -1,0 +1,142 @@
+"""Keeping the content's colours: the formulas of Gatys et al. 2017, "Controlling Perceptual Factors", section 5.
+
+Images are ``(B, 3, H, W)`` RGB in [0, 1], float32 or float64; a content image of batch size 1 serves a whole batch.
+Nothing is clamped: a result may leave [0, 1] slightly, and who shows it to a network or saves it clamps it. Statistics
+are taken in float64 on the CPU, once for a picture.
+
+Luminance is Y of YIQ, the colour space of NTSC television:
+
+    Y = 0.299 R + 0.587 G + 0.114 B
+    I = 0.596 R - 0.274 G - 0.322 B
+    Q = 0.211 R - 0.523 G + 0.312 B
+
+The rows of I and Q sum to 0: a grey has no I and Q, and adding the same to R, G and B changes Y alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LUMINANCE = (0.299, 0.587, 0.114)
+FLAT = (1 / 255) ** 2 / 12  # variance that rounding to bytes makes: less than that is no colour
+
+
+def luminance(image: Tensor) -> Tensor:
+    """Return Y ``(B, 1, H, W)`` of an image."""
+    return (image * image.new_tensor(LUMINANCE).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def with_luminance(content: Tensor, luminance_map: Tensor) -> Tensor:
+    """Return an image with the colours (I and Q) of one and the luminance of another (section 5.1).
+
+    Args:
+        content: ``(B or 1, 3, H, W)``, whose I and Q are kept.
+        luminance_map: ``(B, 1, H, W)``, which takes the place of its Y.
+
+    Returns:
+        ``(B, 3, H, W)``.
+    """
+    return content + (luminance_map - luminance(content))
+
+
+def match_luminance(style: Tensor, content: Tensor) -> Tensor:
+    """Give the style's luminance the mean and standard deviation of the content's (section 5.1).
+
+    Args:
+        style: luminance ``(B, 1, H', W')``; where it is constant, so is the result.
+        content: luminance ``(B or 1, 1, H, W)``.
+
+    Returns:
+        ``(B, 1, H', W')``.
+    """
+    centred, _, variance = _moments(style)
+    _, mean, wanted = _moments(content)
+    scale = torch.where(variance > FLAT, (wanted / variance.clamp(min=FLAT)).sqrt(), 0.0)
+    return _as(scale * centred + mean, style)
+
+
+def match_pca(style: Tensor, content: Tensor) -> Tensor:
+    """Map the style's colours linearly, so that their mean and covariance are the content's: x' = A (x - m_s) + m_c.
+
+    A = S_c^{1/2} S_s^{-1/2} with symmetric roots of the covariances, as in Image Analogies (section 5.2). Along
+    a direction in which the style's colours vary no more than by rounding to bytes (a grey style, a single colour)
+    there is nothing to stretch: the pseudo-inverse leaves it out, and the covariance is matched in the others.
+
+    Args:
+        style: ``(B, 3, H', W')``.
+        content: ``(B or 1, 3, H, W)``.
+
+    Returns:
+        ``(B, 3, H', W')``.
+    """
+    return _mapped(style, content, _symmetric_root)
+
+
+def match_cholesky(style: Tensor, content: Tensor) -> Tensor:
+    """Do as ``match_pca`` with A = L_c L_s^{-1}, the Cholesky factors of the covariances (section 5.2)."""
+    return _mapped(style, content, _cholesky_factor)
+
+
+def match_histogram(style: Tensor, content: Tensor) -> Tensor:
+    """Give each channel of the style the histogram of the content's: every value goes to that of equal rank.
+
+    A rank is the share of pixels that are no brighter; between two ranks of the content, values are interpolated
+    linearly. A channel that is constant goes to the content's brightest value.
+
+    Args:
+        style: ``(B, 3, H', W')``.
+        content: ``(B or 1, 3, H, W)``.
+
+    Returns:
+        ``(B, 3, H', W')``.
+    """
+    pairs = zip(style, content.expand(len(style), -1, -1, -1), strict=True)
+    matched = [[_equal_rank(*channels) for channels in zip(*pair, strict=True)] for pair in pairs]
+    return _as(torch.stack([torch.stack(channels) for channels in matched]), style)
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the pixels ``(B, C, N)`` less their mean ``(B, C, 1)``, that mean, and the covariance ``(B, C, C)``."""
+    pixels = image.detach().to("cpu", torch.float64).flatten(2)
+    mean = pixels.mean(2, keepdim=True)
+    centred = pixels - mean
+    return centred, mean, centred @ centred.mT / pixels.shape[2]
+
+
+def _mapped(style: Tensor, content: Tensor, root: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the style's colours after the linear map that is made of a root of either covariance."""
+    centred, _, covariance = _moments(style)
+    _, mean, wanted = _moments(content)
+    whitening = torch.linalg.pinv(root(covariance), atol=FLAT**0.5, rtol=0.0)
+    return _as(root(wanted) @ whitening @ centred + mean, style)
+
+
+def _symmetric_root(covariance: Tensor) -> Tensor:
+    """Return the symmetric S with S S = the covariance ``(B, C, C)``."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT
+
+
+def _cholesky_factor(covariance: Tensor) -> Tensor:
+    """Return the lower triangular L, its diagonal not negative, with L L^T = the covariance, which may be singular."""
+    upper = torch.linalg.qr(_symmetric_root(covariance)).R  # S^T S = R^T Q^T Q R = R^T R
+    return upper.mT * upper.diagonal(dim1=1, dim2=2).sign()[:, None]
+
+
+def _equal_rank(style: Tensor, content: Tensor) -> Tensor:
+    """Match the histogram of a single channel ``(H', W')`` to another's ``(H, W)``."""
+    (_, places, counts), (values, wanted) = (
+        np.unique(style.detach().cpu().double().numpy(), return_inverse=True, return_counts=True),
+        np.unique(content.detach().cpu().double().numpy(), return_counts=True),
+    )
+    ranks, ranks_wanted = np.cumsum(counts) / style.numel(), np.cumsum(wanted) / content.numel()
+    return torch.from_numpy(np.interp(ranks, ranks_wanted, values)[places.reshape(style.shape)])
+
+
+def _as(pixels: Tensor, like: Tensor) -> Tensor:
+    """Return pixels in the shape and precision of an image, and where it is."""
+    return pixels.reshape(like.shape).to(like)
