@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 LUMINANCE = (0.299, 0.587, 0.114)
-COLORS = ("style", "luminance", "match_pca", "match_cholesky", "match_histogram")
-FLAT = (1 / 255) ** 2 / 12  # variance that rounding to bytes makes: less than that is no colour
+FLAT = (2 / 255) ** 2  # a variance that rounding and JPEG leave in a grey scan; stretched, it would be bright blocks
 
 
 def prepare(kind: str, content: Tensor, styles: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -90,8 +89,8 @@ def match_pca(style: Tensor, content: Tensor) -> Tensor:
     """Map the style's colours linearly, so that their mean and covariance are the content's: x' = A (x - m_s) + m_c.
 
     A = S_c^{1/2} S_s^{-1/2} with symmetric roots of the covariances, as in Image Analogies (section 5.2). Along
-    a direction in which the style's colours vary no more than by rounding to bytes (a grey style, a single colour)
-    there is nothing to stretch: the pseudo-inverse leaves it out, and the covariance is matched in the others.
+    a direction in which the style's colours hardly vary (a standard deviation below 2 of 255: a grey style, a single
+    colour) there is nothing to stretch: the pseudo-inverse leaves it out, and the covariance is matched in the others.
 
     Args:
         style: ``(B, 3, H', W')``.
