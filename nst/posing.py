@@ -407,6 +407,8 @@ def _identity(image: Tensor) -> Hashable:
 def _term(configs: Sequence[DictConfig], kind: str, like: Tensor) -> LayerTerm:
     config = configs[0]
     loss, combine = configuration.build(config[f"{kind}_loss"]), config.layers.get("combine", "mean")
+    if hasattr(loss, "for_picture"):
+        loss = loss.for_picture(*like.shape[2:])
     weights = [configuration.layer_weights(config, kind) for config in configs]
     return LayerTerm.of_batch(kind, loss, weights, combine, like)
 
