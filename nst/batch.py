@@ -154,6 +154,8 @@ def is_per_image(loss: LayerLoss) -> bool:
         generator = torch.Generator().manual_seed(0)
         maps, others = (torch.randn(2, 8, 6, 5, generator=generator) * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
                         for _ in range(2))  # fmt: skip
+        if getattr(loss, "couples_layers", False):
+            loss = _OfOneMap(loss)
         before = torch.get_rng_state()
         alone = [loss(image, loss.target(other)) for image, other in zip(maps.split(1), others.split(1), strict=True)]
         targets = [loss.target(other) for other in others.split(1)]
@@ -166,6 +168,22 @@ def is_per_image(loss: LayerLoss) -> bool:
         shared = loss(maps, targets[0])  # as where all have one style
         alone = [loss(image, targets[0]) for image in maps.split(1)]
         return shared.shape == (2,) and torch.allclose(shared, torch.cat(alone), rtol=1e-4)
+
+
+class _OfOneMap:
+    """A loss of pairs of maps as one of a single map, which is paired with half of itself."""
+
+    def __init__(self, loss: LayerLoss) -> None:
+        self.loss = loss
+
+    def target(self, features: Tensor) -> Any:
+        return self.loss.target(self._pair(features))
+
+    def __call__(self, features: Tensor, target: Any) -> Tensor:
+        return self.loss(self._pair(features), target)
+
+    def _pair(self, features: Tensor) -> Any:
+        return features, features[:, :5, ::2, ::2]
 
 
 def _key(candidate: Candidate) -> str:

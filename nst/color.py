@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 LUMINANCE = (0.299, 0.587, 0.114)
+COLORS = ("style", "luminance", "match_pca", "match_cholesky", "match_histogram")
 FLAT = (2 / 255) ** 2  # a variance that rounding and JPEG leave in a grey scan; stretched, it would be bright blocks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nst.engines import Reading, Wanted
+from nst.engines import Layer, Reading, Wanted
 from nst.errors import UserError
 from nst.losses import LayerLoss, TotalVariation
 
@@ -76,6 +77,11 @@ class LayerTerm:
         self.name = name
         self.loss = loss
         self.label = label
+        self.layers: dict[str, Layer] = {layer: layer for layer in weights}
+        if getattr(loss, "couples_layers", False):  # each layer and the next one listed, with the mean of their weights
+            pairs = list(itertools.pairwise(weights))
+            self.layers = {f"{a}-{b}": (a, b) for a, b in pairs}
+            weights = {f"{a}-{b}": (weights[a] + weights[b]) / 2 for a, b in pairs}
         total = sum(weights.values()) if combine == "mean" else 1.0
         scale = float(getattr(loss, "scale", 1.0))
         self.weights: dict[str, Weight] = {layer: scale * weight / total for layer, weight in weights.items()}
@@ -101,7 +107,7 @@ class LayerTerm:
 
     def wanted(self) -> dict[str, Wanted]:
         """Return what to ask an engine for, by tag, to take the targets of an image."""
-        return {self._tag(layer): Wanted(layer, self.loss) for layer in self.weights}
+        return {self._tag(name): Wanted(layer, self.loss) for name, layer in self.layers.items()}
 
     def readings(self, targets: dict[str, Any], loss: LayerLoss | None = None) -> dict[str, Reading]:
         """Return what to ask an engine for, by tag, to compare a picture with the targets.

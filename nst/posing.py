@@ -265,12 +265,21 @@ def pose_together(
     need, tile = fit_into_memory(config, backbone, inputs[0], len(configs))
     with memory_explained(need, config.size, device):
         dtype = runtime.network_dtype(config.precision, device)
-        evaluate = assemble(configs, dtype, tile, backbone, inputs)
+        evaluate, begin_step = assemble(configs, dtype, tile, backbone, inputs)
         space = PixelSpace(config.pixel_space, backbone.preprocessing)
         precision, engine = runtime.choose_precision(config.precision, device), _engine(config, backbone, dtype, tile)
         words = engine.describe(_losses(config, inputs[0]))
         return Problem(
-            inputs, backbone, space, torch.cat(starts), evaluate, need, precision, words, str(tile or "none")
+            inputs,
+            backbone,
+            space,
+            torch.cat(starts),
+            evaluate,
+            need,
+            precision,
+            words,
+            str(tile or "none"),
+            begin_step,
         )
 
 
@@ -280,8 +289,8 @@ def assemble(
     tile: int | None,
     backbone: Backbone,
     inputs: Sequence[Inputs],
-) -> Evaluate:
-    """Take the targets of images; return the losses of pictures as a function of their pixels and their shifts.
+) -> tuple[Evaluate, Callable[[int], None]]:
+    """Take the targets of images.
 
     Args:
         configs: of each job; they name the losses, layers and weights.
@@ -289,6 +298,10 @@ def assemble(
         tile: pixels of a tile's side at most, or None for the whole picture at once.
         backbone: the frozen network.
         inputs: of each job; contents of one size, and as many styles.
+
+    Returns:
+        The losses of pictures as a function of their pixels and their shifts; and what is to be told of each step
+        before it is made, for losses that draw numbers.
 
     Raises:
         Apart: a loss keeps something of an image that cannot be put into a batch.
@@ -362,16 +375,23 @@ def assemble(
         painted = canvas.paint(pixels)
         return objective(engine.values(seen(painted, roll), readings), painted)
 
-    if _is_replayed(config, device, tile) and not (has_regions and config.jitter):
+    drawing = [t.loss for t in (content_term, *style_terms) if hasattr(t.loss, "begin_step")]
+
+    def begin_step(step: int) -> None:
+        for loss in drawing:
+            loss.begin_step(step, config.seed)
+
+    if _is_replayed(config, device, tile) and not (drawing or (has_regions and config.jitter)):
         still = style_readings((0, 0))
-        return replay.Replay(
+        replayed = replay.Replay(
             lambda pixels, roll, content: losses(pixels, roll, content | still), content_readings, config.margin
         )
+        return replayed, begin_step
 
     def evaluate(pixels: Tensor, shift: Roll) -> Losses:
         return losses(pixels, lambda framed: _rolled(framed, shift), content_readings(shift) | style_readings(shift))
 
-    return evaluate
+    return evaluate, begin_step
 
 
 def fit_into_memory(
@@ -428,7 +448,7 @@ def estimate_memory(
 
     def rehearsed(network: nn.Module, content: Tensor, *styles: Tensor) -> Evaluate:
         shapes = Inputs(content, list(styles), masks=masks, protected=protected)
-        return assemble([config], dtype, tile, cast(Backbone, network), [shapes])
+        return assemble([config], dtype, tile, cast(Backbone, network), [shapes])[0]
 
     return memory.estimate(
         rehearsed,
@@ -512,6 +532,8 @@ def _identity(image: Tensor) -> Hashable:
 def _term(configs: Sequence[DictConfig], kind: str, like: Tensor, label: str = "") -> LayerTerm:
     config = configs[0]
     loss, combine = configuration.build(config[f"{kind}_loss"]), config.layers.get("combine", "mean")
+    if hasattr(loss, "for_picture"):
+        loss = loss.for_picture(*like.shape[2:])
     weights = [configuration.layer_weights(config, kind) for config in configs]
     return LayerTerm.of_batch(kind, loss, weights, combine, like, label)
 

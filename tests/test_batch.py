@@ -118,7 +118,7 @@ def test_in_float32_the_losses_of_a_picture_are_those_alone_to_rounding(photo: P
     device = torch.device("cpu")
     alone = [posing.pose(one, device) for one in configs]
     inputs = [one.inputs[0] for one in alone]
-    joint = posing.assemble(configs, torch.float32, None, alone[0].backbone, inputs)
+    joint, _ = posing.assemble(configs, torch.float32, None, alone[0].backbone, inputs)
     pixels = torch.cat([one.start for one in alone]) * 0.9 + 0.02
     shifts = ((0, 0), (1, 3), (2, 0), (3, 3), (1, 3))
     pixels.requires_grad_(True)

@@ -407,3 +407,26 @@ def test_a_summed_loss_of_ones_own_is_tiled_and_another_is_refused(inner):
     for engine in (Plain(backbone, torch.float64), Tiled(inner(backbone, torch.float64), tiles.reaches(backbone), 64)):
         results.append(values_and_gradient(engine, image, readings(engine, SQUEEZE, content, style, losses)))
     assert off(results[1][1], results[0][1]) < 1e-10
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_loss_of_two_layers_is_given_both_by_either_engine(kind, shift):
+    backbone, layers = network(kind), NETWORKS[kind][1]
+    loss = GramLoss(cross_layers="adjacent", shift=shift)
+    results = []
+    for make in (Plain, Fused):
+        engine = make(backbone, torch.float64)
+        with torch.no_grad():
+            pairs = {f"{a}-{b}": Wanted((a, b), loss) for a, b in itertools.pairwise(layers)}
+            targets = engine.targets(picture(1, 35, 46, 2), pairs)
+        asked = {tag: Reading(layer, loss, targets[tag]) for tag, (layer, loss) in pairs.items()}
+        asked |= readings(engine, layers, picture(1, 48, 51, 1), picture(1, 45, 52, 2))
+        results.append(values_and_gradient(engine, picture(2, 48, 51), asked))
+        assert engines.untileable(backbone, [loss]) == "GramLoss compares layers with each other"
+    (plain, gradient), (fused, other) = results
+    for tag in plain:
+        torch.testing.assert_close(fused[tag], plain[tag], rtol=1e-10, atol=0)
+    assert off(other, gradient) < 1e-10
+    assert engine.describe([loss]) == "fused, GramLoss under autograd"
+    assert "under autograd" not in engine.describe([GramLoss()])

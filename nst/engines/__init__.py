@@ -16,10 +16,10 @@ from nst.backbones import Backbone
 from nst.engines import tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
-from nst.engines.reading import Reading, Wanted
+from nst.engines.reading import Layer, Reading, Wanted
 from nst.losses import is_summed
 
-__all__ = ["ENGINES", "Engine", "Reading", "Wanted", "make", "untileable"]
+__all__ = ["ENGINES", "Engine", "Layer", "Reading", "Wanted", "make", "untileable"]
 log = logging.getLogger(__name__)
 ENGINES = ("auto", "plain", "fused")
 
@@ -66,6 +66,8 @@ def make(
 def untileable(backbone: nn.Module, losses: Iterable[object]) -> str | None:
     """Return why a picture cannot be computed in tiles with this network and these losses, or None if it can."""
     for loss in losses:
+        if getattr(loss, "couples_layers", False):
+            return f"{type(loss).__name__} compares layers with each other"
         if not is_summed(loss):
             return f"{type(loss).__name__} is no function of sums over positions"
     if tiles.reaches(backbone) is None:

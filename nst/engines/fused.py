@@ -20,7 +20,7 @@ from torchvision.models.squeezenet import Fire
 
 from nst.backbones import Backbone, ScaledAvgPool2d, refuse_too_small
 from nst.engines import operators
-from nst.engines.reading import Reading, Shapes, Wanted, Window
+from nst.engines.reading import Reading, Shapes, Wanted, Window, each, only, together
 from nst.losses import SummedLoss, functional, is_summed
 from nst.losses.functional import at_least_float32
 
@@ -170,13 +170,16 @@ class Fused:
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
         maps = {name: activation for name, _, activation, _ in self.run(image) if name is not None}
-        return {tag: self._target(maps[layer], loss) for tag, (layer, loss) in wanted.items()}
+        return {
+            tag: self._target(together(layer, (maps[name] for name in each(layer))), loss)
+            for tag, (layer, loss) in wanted.items()
+        }
 
     def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
         found, shapes = self._ask(image, readings, {})
         return {
-            tag: cast(SummedLoss, r.loss).value(found[tag], r.target, shapes[r.layer])
+            tag: cast(SummedLoss, r.loss).value(found[tag], r.target, shapes[only(r.layer)])
             if _sums(r.loss) in KNOWN
             else r.loss(found[tag], r.target)
             for tag, r in readings.items()
@@ -200,7 +203,7 @@ class Fused:
         maps = {name: activation for name, _, activation, _ in self.run(image) if name is not None}
         pieces = {}
         for tag, (layer, loss) in wanted.items():
-            own = _cut(maps[layer], windows.get(layer))
+            own = _cut(maps[only(layer)], windows.get(only(layer)))
             if cast(SummedLoss, loss).target_is_map:
                 pieces[tag] = loss.target(own)
             else:
@@ -210,18 +213,19 @@ class Fused:
 
     def _ask(
         self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
-    ) -> tuple[dict[str, Tensor], Shapes]:
+    ) -> tuple[dict[str, Any], Shapes]:
         """Return the known sums of each reading, else its map; of a layer's window, if it has one; and whole shapes."""
         shapes: Shapes = {}
         requests = [
-            Request(r.layer, _sums(r.loss) if _sums(r.loss) in KNOWN else None, r.target, windows.get(r.layer))
+            Request(name, _sums(r.loss) if _sums(r.loss) in KNOWN else None, r.target, windows.get(name))
             for r in readings.values()
+            for name in each(r.layer)
         ]
-        results = _Chain.apply(image, self, requests, shapes)
-        found = {
-            tag: result if request.sums else at_least_float32(result)
-            for tag, request, result in zip(readings, requests, results, strict=True)
-        }
+        results = iter(zip(requests, _Chain.apply(image, self, requests, shapes), strict=True))
+        found = {}
+        for tag, reading in readings.items():
+            own = [next(results) for _ in each(reading.layer)]
+            found[tag] = together(reading.layer, (r if request.sums else at_least_float32(r) for request, r in own))
         return found, shapes
 
     def run(self, image: Tensor) -> Iterator[tuple[str | None, Link, Tensor, list[Tensor]]]:
@@ -235,8 +239,10 @@ class Fused:
                 raise
             yield self.taps.get(place), link, maps, kept
 
-    def _target(self, maps: Tensor, loss: Any) -> Any:
+    def _target(self, maps: Any, loss: Any) -> Any:
         """Let a loss take its target; the map itself stays in the type and memory it has here."""
+        if isinstance(maps, tuple):
+            return loss.target(tuple(at_least_float32(one.clone()) for one in maps))
         if _sums(loss) in KNOWN:
             if loss.target_is_map:
                 return loss.target(maps)

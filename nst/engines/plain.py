@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nst.backbones import Backbone
-from nst.engines.reading import Reading, Shapes, Wanted, Window
+from nst.engines.reading import Layer, Reading, Shapes, Wanted, Window, each, only, together
 from nst.errors import UserError
 from nst.losses import SummedLoss
 from nst.losses.functional import at_least_float32
@@ -44,12 +44,12 @@ class Plain:
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
         maps = self._maps(image)
-        return {tag: loss.target(_own(maps[layer], loss)) for tag, (layer, loss) in wanted.items()}
+        return {tag: loss.target(_given(maps, layer, loss)) for tag, (layer, loss) in wanted.items()}
 
     def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
         maps = self._maps(image)
-        return {tag: loss(_own(maps[layer], loss), target) for tag, (layer, loss, target) in readings.items()}
+        return {tag: loss(_given(maps, layer, loss), target) for tag, (layer, loss, target) in readings.items()}
 
     def sums(
         self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
@@ -92,6 +92,10 @@ def _own(maps: Tensor, loss: object) -> Tensor:
     return maps if type(loss).__module__.startswith("nst.") else maps.clone()
 
 
-def _cut(maps: dict[str, Tensor], layer: str, windows: dict[str, Window]) -> Tensor:
-    rows, columns = windows[layer]
-    return maps[layer][:, :, rows, columns]
+def _given(maps: dict[str, Tensor], layer: Layer, loss: object) -> Any:
+    return together(layer, (_own(maps[name], loss) for name in each(layer)))
+
+
+def _cut(maps: dict[str, Tensor], layer: Layer, windows: dict[str, Window]) -> Tensor:
+    rows, columns = windows[only(layer)]
+    return maps[only(layer)][:, :, rows, columns]

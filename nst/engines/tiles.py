@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.squeezenet import Fire
 
 from nst.backbones import Backbone, ScaledAvgPool2d
-from nst.engines.reading import Reading, Shapes, Wanted, Window
+from nst.engines.reading import Reading, Shapes, Wanted, Window, only
 from nst.losses import SummedLoss
 
 SMALLEST_TILE = 64
@@ -96,7 +96,7 @@ class Tiled:
             if cast(SummedLoss, loss).target_is_map:
                 whole[tag] = torch.cat(whole[tag], 2)
             else:
-                whole[tag] = loss.target_of_sums(sum(whole[tag]), shapes[layer])  # type: ignore[attr-defined]
+                whole[tag] = loss.target_of_sums(sum(whole[tag]), shapes[only(layer)])  # type: ignore[attr-defined]
         return whole
 
     def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ class Tiled:
         shapes: Shapes = {}
         sums = _Sums.apply(image, self, readings, shapes)
         return {
-            tag: cast(SummedLoss, r.loss).value(total, r.target, shapes[r.layer])
+            tag: cast(SummedLoss, r.loss).value(total, r.target, shapes[only(r.layer)])
             for (tag, r), total in zip(readings.items(), sums, strict=True)
         }
 
@@ -116,7 +116,8 @@ class Tiled:
         own = {}
         for tag, reading in readings.items():
             if cast(SummedLoss, reading.loss).target_is_map:
-                stride, (down, across) = self.reaches[reading.layer].stride, windows[reading.layer]
+                layer = only(reading.layer)
+                stride, (down, across) = self.reaches[layer].stride, windows[layer]
                 place = _moved(down, rows.begin // stride), _moved(across, columns.begin // stride)
                 reading = reading._replace(target=reading.target[:, :, place[0], place[1]])
             own[tag] = reading

@@ -10,9 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from nst.losses.content import MSELoss
+from nst.losses.gram import GramLoss
 from nst.losses.guided import Guided, is_guidable
 from nst.losses.regularization import TotalVariation
-from nst.losses.style import GramLoss
 
 __all__ = ["GramLoss", "Guided", "LayerLoss", "MSELoss", "SummedLoss", "TotalVariation", "is_guidable", "is_summed"]
 
@@ -20,7 +20,10 @@ __all__ = ["GramLoss", "Guided", "LayerLoss", "MSELoss", "SummedLoss", "TotalVar
 class LayerLoss(Protocol):
     """What a content or style loss must offer; it sees one layer at a time.
 
-    An attribute ``scale``, if there is one, multiplies the whole term (default 1).
+    What a loss may have beside these: an attribute ``scale`` multiplies the whole term (default 1). One whose
+    ``couples_layers`` is true is given pairs of maps, of each layer and the next one listed. ``for_picture(height,
+    width)`` returns the loss for a picture of that size. One whose ``summable`` is false is no ``SummedLoss``, whatever
+    methods it has.
     """
 
     def target(self, features: Tensor) -> Any:
@@ -50,7 +53,7 @@ class SummedLoss(LayerLoss, Protocol):
 
 def is_summed(loss: object) -> bool:
     """Tell whether a loss is a ``SummedLoss`` whose parts were not left behind by a subclass that changes the whole."""
-    if not isinstance(loss, SummedLoss):
+    if not isinstance(loss, SummedLoss) or not getattr(loss, "summable", True):
         return False
     order = type(loss).__mro__
 

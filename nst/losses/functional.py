@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
 REDUCTIONS = ("mean", "sum")
 GRAM_NORMS = ("none", "N", "CN")
-TERM_NORMS = ("none", "CN", "4C2", "4C2N2", "relative")
+TERM_NORMS = ("none", "CN", "4C2", "4C2N2", "keras", "relative")
 TV_KINDS = ("squared", "absolute")
 
 
@@ -31,21 +32,57 @@ def gram_matrix(features: Tensor, norm: str = "N") -> Tensor:
     return channel_products(features) / gram_divisor(norm, features.shape[1:])
 
 
-def channel_products(features: Tensor, target: object = None) -> Tensor:
+def channel_products(
+    features: Tensor, target: object = None, shift: float = 0.0, guide: Tensor | None = None
+) -> Tensor:
     """Sum over the positions of the products of every two channels, F F^T: a Gram matrix before its division.
 
     Args:
         features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
         target: not used.
+        shift: added to every activation first (Novak & Nikulin 2016, section 3.3).
+        guide: ``(B or 1, 1, H, W)``, weights of the positions: the sum of w F F^T (Gatys 2017, eqs. 3 and 4, where w
+            is T^2).
 
     Returns:
         ``(B, C, C)``, symmetric.
     """
-    rows = at_least_float32(features).flatten(2)
+    rows = _shifted_rows(features, shift)
+    if guide is not None:
+        rows = rows * guide.to(rows.dtype).flatten(2).sqrt()
     return torch.bmm(rows, rows.transpose(1, 2))
 
 
-def gram_divisor(norm: str, shape: Sequence[int]) -> int:
+def cross_products(first: Tensor, second: Tensor, shift: float = 0.0, guide: Tensor | None = None) -> Tensor:
+    """Sum over the positions of the products of one map's channels with another's (Novak & Nikulin 2016).
+
+    The coarser map is brought to the finer one's size by repeating its positions (nearest neighbour).
+
+    Args:
+        first: ``(B, C, H, W)``.
+        second: ``(B, C', H', W')``.
+        shift: see ``channel_products``.
+        guide: see ``channel_products``; of the finer map.
+
+    Returns:
+        ``(B, C, C')``.
+    """
+    size = max(first.shape[2:], second.shape[2:], key=lambda size: size[0] * size[1])
+    a, b = (
+        _shifted_rows(maps if maps.shape[2:] == size else nnf.interpolate(maps, size, mode="nearest"), shift)
+        for maps in (at_least_float32(first), at_least_float32(second))
+    )
+    if guide is not None:
+        a = a * guide.to(a.dtype).flatten(2)
+    return torch.bmm(a, b.transpose(1, 2))
+
+
+def _shifted_rows(features: Tensor, shift: float) -> Tensor:
+    rows = at_least_float32(features).flatten(2)
+    return rows + shift if shift else rows
+
+
+def gram_divisor(norm: str, shape: Sequence[float]) -> float:
     """Return what a Gram matrix is divided by, given ``(C, H, W)``; see ``gram_matrix``."""
     channels, height, width = shape
     return {"none": 1, "N": height * width, "CN": channels * height * width}[norm]
@@ -108,6 +145,7 @@ def gram_loss(
     gram_norm: str = "N",
     term_norm: str | float = "relative",
     reduction: str = "mean",
+    picture: int | None = None,
 ) -> Tensor:
     """Squared difference of Gram matrices, sum or mean of (G - A)^2, divided by a norm (Gatys 2016, eq. 4).
 
@@ -116,21 +154,30 @@ def gram_loss(
         target_gram: A, ``(B or 1, C, C)``, made with the same ``gram_norm``.
         gram_norm: see ``gram_matrix``.
         term_norm: ``relative`` divides by the sum (or mean) of A^2; ``CN``, ``4C2`` and ``4C2N2`` by C N, 4 C^2 and
-            4 C^2 N^2, with F's C and N; ``none`` does not divide; a number is the divisor.
+            4 C^2 N^2, with F's C and N; ``keras`` by 4 * 3^2 * N^2, with the N of the picture, as Keras' example
+            does; ``none`` does not divide; a number is the divisor.
         reduction: ``mean`` or ``sum``, over the C x C elements.
+        picture: positions of the picture, for ``keras``; without it the map's.
 
     Returns:
         ``(B,)``.
     """
-    return gram_value(channel_products(features), target_gram, features.shape[1:], gram_norm, term_norm, reduction)
+    sums, shape = channel_products(features), features.shape[1:]
+    return gram_value(sums, target_gram, shape, gram_norm, term_norm, reduction, picture)
 
 
 def gram_value(
-    sums: Tensor, target_gram: Tensor, shape: Sequence[int], gram_norm: str, term_norm: str | float, reduction: str
+    sums: Tensor,
+    target_gram: Tensor,
+    shape: Sequence[float],
+    gram_norm: str,
+    term_norm: str | float,
+    reduction: str,
+    picture: int | None = None,
 ) -> Tensor:
     """Finish ``gram_loss`` from its ``channel_products`` ``(B, C, C)`` and the map's ``(C, H, W)``."""
     gram = sums / gram_divisor(gram_norm, shape)
-    return squared_error(gram, target_gram, reduction) / _divisor(term_norm, target_gram, shape, reduction)
+    return squared_error(gram, target_gram, reduction) / _divisor(term_norm, target_gram, shape, reduction, picture)
 
 
 def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean") -> Tensor:
@@ -175,12 +222,20 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _divisor(norm: str | float, target: Tensor, shape: Sequence[int], reduction: str) -> Tensor | float:
+def _divisor(
+    norm: str | float, target: Tensor, shape: Sequence[float], reduction: str, picture: int | None = None
+) -> Tensor | float:
     """Return what a term is divided by; relative to an all-zero target means not divided."""
     if norm == "relative":
         size = torch.linalg.vector_norm(target.flatten(1), dim=1, dtype=at_least_float32(target[:0]).dtype).square()
         size = size / target[0].numel() if reduction == "mean" else size
         return torch.where(size > 0, size, torch.ones_like(size))
     channels, positions = shape[0], shape[1] * shape[2]
-    named = {"none": 1, "CN": channels * positions, "4C2": 4 * channels**2, "4C2N2": 4 * channels**2 * positions**2}
+    named = {
+        "none": 1,
+        "CN": channels * positions,
+        "4C2": 4 * channels**2,
+        "4C2N2": 4 * channels**2 * positions**2,
+        "keras": 4 * 3**2 * (picture or positions) ** 2,
+    }
     return float(named[norm]) if isinstance(norm, str) else norm

@@ -27,16 +27,17 @@ class Guided:
         self.mask = mask
         self.guides: dict[tuple[int, int], Tensor] = {}
 
-    def target(self, features: Tensor) -> Any:
+    def target(self, features: Tensor | tuple[Tensor, Tensor]) -> Any:
         """Return what the loss keeps of the whole style image."""
         return self.loss.target(features)
 
-    def __call__(self, features: Tensor, target: Any) -> Tensor:
-        """Compare the region of ``(B, C, H, W)`` with the target; returns ``(B,)``."""
-        size = (features.shape[2], features.shape[3])
+    def __call__(self, features: Tensor | tuple[Tensor, Tensor], target: Any) -> Tensor:
+        """Compare the region of ``(B, C, H, W)``, or of a pair of maps, with the target; returns ``(B,)``."""
+        finest = max([features] if isinstance(features, Tensor) else features, key=lambda maps: maps.shape[2])
+        size = (finest.shape[2], finest.shape[3])
         if size not in self.guides:
             self.guides[size] = guide_of(self.mask, size)
-        value: Tensor = self.loss(features, target, guide=self.guides[size].to(F.at_least_float32(features).dtype))
+        value: Tensor = self.loss(features, target, guide=self.guides[size].to(F.at_least_float32(finest).dtype))
         return value
 
 

@@ -1,0 +1,94 @@
+"""Gram losses: how far a layer's products of channels are from the style image's."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from nst.losses import functional as F
+from nst.losses.settings import check_choice, check_finite, check_norm, check_positive
+
+CROSS_LAYERS = ("none", "adjacent")
+Maps = Tensor | tuple[Tensor, Tensor]
+
+
+class GramLoss:
+    """Squared difference of Gram matrices; the formula is ``functional.gram_loss``.
+
+    With ``cross_layers=adjacent`` the matrices are those of each layer with the next one listed, in place of each
+    layer's own (Novak & Nikulin 2016, "correlation chain"); see ``functional.cross_products``. Where a name of a norm
+    says C, that is then the geometric mean of both, and N the positions of the finer map.
+
+    Args:
+        gram_norm: ``none``, ``N`` or ``CN``: what the Gram matrix is divided by.
+        term_norm: ``relative``, ``none``, ``CN``, ``4C2``, ``4C2N2``, ``keras`` or a number: what the finished term is
+            divided by.
+        reduction: ``mean`` or ``sum`` over the matrix.
+        shift: added to every activation first; -1 in Novak & Nikulin 2016, section 3.3.
+        cross_layers: ``none`` or ``adjacent``.
+        scale: multiplies the style term as a whole.
+
+    Raises:
+        ValueError: an argument is none of these.
+    """
+
+    def __init__(
+        self,
+        gram_norm: str = "N",
+        term_norm: str | float = "relative",
+        reduction: str = "mean",
+        scale: float = 1.0,
+        shift: float = 0.0,
+        cross_layers: str = "none",
+    ) -> None:
+        self.gram_norm = check_choice("gram_norm", gram_norm, F.GRAM_NORMS)
+        self.term_norm = check_norm("term_norm", term_norm, F.TERM_NORMS)
+        self.reduction = check_choice("reduction", reduction, F.REDUCTIONS)
+        self.scale = check_positive("scale", scale)
+        self.shift = check_finite("shift", shift)
+        self.couples_layers = check_choice("cross_layers", cross_layers, CROSS_LAYERS) == "adjacent"
+        self.summable = not self.couples_layers
+        products = F.channel_products  # itself where it can be: engines know it
+        self.sums: Callable[..., Tensor] = functools.partial(products, shift=self.shift) if shift else products
+        self.picture: int | None = None
+
+    target_is_map = False
+
+    def for_picture(self, height: int, width: int) -> GramLoss:
+        """Return this loss for a picture of so many pixels, which ``term_norm=keras`` counts; else a map's count."""
+        own = copy.copy(self)
+        own.picture = height * width
+        return own
+
+    def target(self, features: Maps, guide: Tensor | None = None) -> Tensor:
+        """Return what to keep of the style image's map ``(B, C, H, W)``: its Gram matrix ``(B, C, C)``."""
+        return self.target_of_sums(*self._products(features, guide))
+
+    def __call__(self, features: Maps, target: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``.
+
+        ``guide``, ``(B or 1, 1, H, W)`` with the mean 1, weights the positions; of two maps it is the finer one's.
+        """
+        sums, shape = self._products(features, guide)
+        return self.value(sums, target, shape)
+
+    def value(self, sums: Tensor, target: Tensor, shape: Sequence[float]) -> Tensor:
+        """Finish from the summed products of channels ``(B, C, C)``; ``shape`` is the map's ``(C, H, W)``."""
+        return F.gram_value(sums, target, shape, self.gram_norm, self.term_norm, self.reduction, self.picture)
+
+    def target_of_sums(self, sums: Tensor, shape: Sequence[float]) -> Tensor:
+        """Return what ``target`` would, from the summed products of channels of the style image's map."""
+        return sums / F.gram_divisor(self.gram_norm, shape)
+
+    def _products(self, features: Maps, guide: Tensor | None) -> tuple[Tensor, Sequence[float]]:
+        """Return the products of channels, and the shape that they are divided by."""
+        if isinstance(features, Tensor):
+            more = {} if guide is None else {"guide": guide}
+            return self.sums(features, **more), features.shape[1:]
+        first, second = features
+        height, width = max(first.shape[2:], second.shape[2:], key=lambda size: size[0] * size[1])
+        channels = (first.shape[1] * second.shape[1]) ** 0.5
+        return F.cross_products(first, second, self.shift, guide), (channels, height, width)
