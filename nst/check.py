@@ -166,6 +166,10 @@ def _check_component(group: str, node: Any, tiled: bool = False) -> list[str]:
 
 def _check_regions(config: DictConfig) -> list[str]:
     """Check that the style loss can be confined to a region, if a mask asks for it."""
+    if config.style_masks is None and config.content_mask is None:
+        return []
+    if config.tile not in ("auto", "none"):
+        return [f"tile={config.tile} does not go with masks, whose regions are no sums over tiles. Use tile=none."]
     if config.style_masks is None:
         return []
     try:
@@ -175,7 +179,10 @@ def _check_regions(config: DictConfig) -> list[str]:
     if is_guidable(loss):
         return []
     name = type(loss).__name__
-    return [f"style_masks: {name} cannot be confined to a region. Use a style_loss that can: gram, moments, ..."]
+    return [
+        f"style_masks: {name} cannot be confined to a region. These can: style_loss=gram, moments, "
+        "gaussian_wasserstein, mmd_linear and mmd_polynomial."
+    ]
 
 
 def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:

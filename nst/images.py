@@ -102,7 +102,7 @@ def load_mask(name: str, shape: tuple[int, int]) -> Tensor:
         shape: (width, height) to stretch it to, those of the content image.
 
     Returns:
-        ``(1, 1, H, W)`` float32 in [0, 1].
+        ``(1, 1, H, W)`` float64 in [0, 1].
 
     Raises:
         UserError: the file is missing or broken, or the mask is black everywhere.
@@ -114,7 +114,7 @@ def load_mask(name: str, shape: tuple[int, int]) -> Tensor:
         log.warning(
             "The mask %s is %d x %d pixels and is stretched to the content's %d x %d", path, *image.size, *shape
         )
-    mask = torch.from_numpy(np.array(image.resize(shape, Image.Resampling.BOX))).float()[None, None] / 255
+    mask = torch.from_numpy(np.array(image.resize(shape, Image.Resampling.BOX))).double()[None, None] / 255
     if not mask.any():
         raise UserError(f"The mask {path} is black everywhere, so that there is nowhere to go. White marks the region.")
     return mask
