@@ -11,9 +11,24 @@ from torch import Tensor
 
 from nst.losses.content import MSELoss
 from nst.losses.gram import GramLoss
+from nst.losses.mmd import GaussianMMDLoss, LinearMMDLoss, PolynomialMMDLoss
+from nst.losses.moments import MomentsLoss
 from nst.losses.regularization import TotalVariation
+from nst.losses.wasserstein import GaussianWassersteinLoss
 
-__all__ = ["GramLoss", "LayerLoss", "MSELoss", "SummedLoss", "TotalVariation", "is_summed"]
+__all__ = [
+    "GaussianMMDLoss",
+    "GaussianWassersteinLoss",
+    "GramLoss",
+    "LayerLoss",
+    "LinearMMDLoss",
+    "MSELoss",
+    "MomentsLoss",
+    "PolynomialMMDLoss",
+    "SummedLoss",
+    "TotalVariation",
+    "is_summed",
+]
 
 
 class LayerLoss(Protocol):
