@@ -48,7 +48,7 @@ class Config:
     alpha: float = _knob("weight of the content loss")
     beta: float = _knob("weight of the style loss: 0.001 subtle, 0.01 balanced, 0.1 strong, 1 abstract")
     tv: float = _knob("weight of the total variation, which smooths")
-    tv_kind: str = _knob("squared | absolute differences of neighbouring pixels")
+    tv_kind: str = _knob("squared | absolute | diagonal | keras | laplacian: which differences of neighbouring pixels")
     tv_reduction: str = _knob("mean | sum over the differences")
 
     steps: int = _knob("iterations of the optimiser")

@@ -12,9 +12,26 @@ from torch import Tensor
 from nst.losses.content import MSELoss
 from nst.losses.gram import GramLoss
 from nst.losses.guided import Guided, is_guidable
+from nst.losses.mmd import GaussianMMDLoss, LinearMMDLoss, PolynomialMMDLoss
+from nst.losses.moments import MomentsLoss
 from nst.losses.regularization import TotalVariation
+from nst.losses.wasserstein import GaussianWassersteinLoss
 
-__all__ = ["GramLoss", "Guided", "LayerLoss", "MSELoss", "SummedLoss", "TotalVariation", "is_guidable", "is_summed"]
+__all__ = [
+    "GaussianMMDLoss",
+    "GaussianWassersteinLoss",
+    "GramLoss",
+    "Guided",
+    "LayerLoss",
+    "LinearMMDLoss",
+    "MSELoss",
+    "MomentsLoss",
+    "PolynomialMMDLoss",
+    "SummedLoss",
+    "TotalVariation",
+    "is_guidable",
+    "is_summed",
+]
 
 
 class LayerLoss(Protocol):
