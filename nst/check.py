@@ -238,7 +238,8 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
     found = []
     backbone = config.backbone
     if isinstance(backbone, Mapping) and backbone.get("_target_") == "nst.backbones.load":
-        arguments = {key: backbone[key] for key in ("preprocessing", "avg_scale", "seed") if key in backbone}
+        checked = ("preprocessing", "avg_scale", "seed", "padding", "padding_layers", "rescale")
+        arguments = {key: backbone[key] for key in checked if key in backbone}
         found += backbones.problems(str(backbone.get("architecture")), str(backbone.get("weights")), **arguments)
     if not isinstance(config.layers, Mapping):
         return [*found, "layers must hold content and style, each a list of layers. Choose layers=NAME (see --help)."]

@@ -58,7 +58,7 @@ class Config:
     pixel_space: str = _knob(
         "where the optimiser works: unit (RGB in [0, 1]) | network (its own input; rates and noise are in its units)"
     )
-    pooling: str = _knob("max | avg: how the network shrinks its maps")
+    pooling: str = _knob("max | avg | l2: how the network shrinks its maps")
     seed: int = _knob("of noise and jitter")
 
     title: str | None = _knob("title of the report")
