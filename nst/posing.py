@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from nst import config as configuration
 from nst import engines, images, memory, replay, runtime
@@ -66,7 +67,7 @@ class Kept:
 
 
 def _bytes(targets: dict[str, Any]) -> int:
-    return sum(value.numel() * value.element_size() for value in targets.values() if isinstance(value, Tensor))
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(targets) if isinstance(leaf, Tensor))
 
 
 # Between the jobs of a process: networks, engines made of them, and targets taken with these.
@@ -390,8 +391,9 @@ def _engine(config: DictConfig, backbone: Backbone, dtype: torch.dtype, tile: in
 
 
 def _is_replayed(config: DictConfig, device: torch.device, tile: int | None) -> bool:
-    """Tell whether the step is to be recorded as a CUDA graph."""
-    return bool(config.cuda_graph) and device.type == "cuda" and tile is None
+    """Tell whether the step is to be recorded as a CUDA graph, which would never draw again."""
+    draws = any(hasattr(loss, "begin_step") for loss in _losses(config))
+    return bool(config.cuda_graph) and device.type == "cuda" and tile is None and not draws
 
 
 def _losses(config: DictConfig) -> list[Any]:
@@ -438,9 +440,9 @@ def _of_one(targets: dict[str, Any], copies: int) -> dict[str, Any]:
         Apart: a target has no row for each image.
     """
     for tag, target in targets.items() if copies > 1 else ():
-        if not isinstance(target, Tensor) or target.shape[:1] != (copies,):
+        if not all(isinstance(leaf, Tensor) and leaf.shape[:1] == (copies,) for leaf in tree_leaves(target)):
             raise Apart(f"What the loss of {tag} keeps of an image is no tensor with a row for each image.")
-    return {tag: target[:1].clone() for tag, target in targets.items()} if copies > 1 else targets
+    return cast(dict[str, Any], tree_map(lambda leaf: leaf[:1].clone(), targets)) if copies > 1 else targets
 
 
 def _joined(targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -448,7 +450,8 @@ def _joined(targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first = targets[0]
     if all(other is first for other in targets):
         return first
-    return {tag: torch.cat([other[tag] for other in targets]) for tag in first}
+    joined: dict[str, Any] = tree_map(lambda *rows: torch.cat(rows), *targets)
+    return joined
 
 
 @contextlib.contextmanager

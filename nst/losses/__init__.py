@@ -9,11 +9,16 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from nst.losses.combined import SumLoss
 from nst.losses.content import MSELoss
+from nst.losses.patches import MRFLoss
 from nst.losses.regularization import TotalVariation
+from nst.losses.similarity import RelaxedEMDLoss, SelfSimilarityLoss
 from nst.losses.style import GramLoss
+from nst.losses.transport import HistogramLoss, SlicedWassersteinLoss
 
 __all__ = ["GramLoss", "LayerLoss", "MSELoss", "SummedLoss", "TotalVariation", "is_summed"]
+__all__ += ["HistogramLoss", "MRFLoss", "RelaxedEMDLoss", "SelfSimilarityLoss", "SlicedWassersteinLoss", "SumLoss"]
 
 
 class LayerLoss(Protocol):
