@@ -446,10 +446,16 @@ def _of_one(targets: dict[str, Any], copies: int) -> dict[str, Any]:
 
 
 def _joined(targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the targets of a batch: its images' one after the other, or the one that they share."""
+    """Return the targets of a batch: its images' one after the other, or the one that they share.
+
+    Raises:
+        Apart: some are larger than others.
+    """
     first = targets[0]
     if all(other is first for other in targets):
         return first
+    if len({tuple(leaf.shape for leaf in tree_leaves(of_one)) for of_one in targets}) > 1:
+        raise Apart("What a loss keeps of the images has different sizes.")
     joined: dict[str, Any] = tree_map(lambda *rows: torch.cat(rows), *targets)
     return joined
 

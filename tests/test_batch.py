@@ -334,7 +334,7 @@ def test_a_loss_that_keeps_a_map_keeps_styles_of_other_sizes_out_of_its_batch(tm
 )
 def test_jobs_with_a_loss_of_maps_are_those_run_alone(tmp_path: Path, loss: str) -> None:
     group = "content_loss" if loss == "self_similarity" else "style_loss"
-    common = (*COMMON, f"{group}={loss}", "precision=float64", "evaluator=none")
+    common = (*COMMON, f"{group}={loss}", "fit=square", "precision=float64", "evaluator=none")
     jobs = [(*common, "beta=0.01"), (*common, "beta=1", "style=mosaic"), (*common, "alpha=2", "init=noise")]
     assert not any(isinstance(end, Exception) for end in together(tmp_path / "batch", *jobs))
     for number, overrides in enumerate(jobs):
@@ -343,6 +343,12 @@ def test_jobs_with_a_loss_of_maps_are_those_run_alone(tmp_path: Path, loss: str)
         for row, expected in zip(rows(ours), rows(alone), strict=True):
             assert row == pytest.approx(expected, rel=1e-9, abs=1e-15)
         assert (ours / "result.png").read_bytes() == (alone / "result.png").read_bytes()
+
+
+def test_maps_of_styles_of_other_sizes_are_not_put_together(tmp_path: Path) -> None:
+    common = (*COMMON, "style_loss=mrf", "evaluator=none")
+    with pytest.raises(posing.Apart, match="sizes"):
+        together(tmp_path, common, (*common, "style=mosaic"))
 
 
 @pytest.mark.parametrize(

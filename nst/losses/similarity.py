@@ -12,6 +12,8 @@ from torch import Tensor
 from nst.losses.drawing import Drawing, sampled_positions
 from nst.losses.settings import check_count, check_norm, check_not_negative, check_positive
 
+ROUNDING = 100  # times the precision: cosine distances closer than that count as equal
+
 
 def cosine_distances(ours: Tensor, others: Tensor) -> Tensor:
     """Cosine distance 1 - a.b / (|a| |b|) of every two vectors; 1 where one of them is zero.
@@ -79,7 +81,11 @@ def self_similarity(ours: Tensor, others: Tensor) -> Tensor:
     Returns:
         ``(B,)``, the mean over all pairs of positions.
     """
-    return (_shares(ours) - _shares(others)).abs().flatten(1).mean(1)
+    wanted = _shares(others)
+    difference = _shares(ours) - wanted
+    noise = ROUNDING * torch.finfo(wanted.dtype).eps / wanted.shape[2]
+    difference = torch.where(difference.abs() > noise, difference, 0)  # at a start that is the target it has a sign
+    return difference.abs().flatten(1).mean(1)
 
 
 class RelaxedEMDLoss(Drawing):
@@ -173,5 +179,5 @@ def _shares(vectors: Tensor) -> Tensor:
     """Return the cosine distances within a set ``(B, n, n)``, each column divided by its sum."""
     distances = cosine_distances(vectors, vectors)
     sums = distances.sum(1, keepdim=True)
-    noise = 4 * torch.finfo(distances.dtype).eps * vectors.shape[2]  # of vectors that all point the same way
+    noise = ROUNDING * torch.finfo(distances.dtype).eps * vectors.shape[2]  # of vectors that all point the same way
     return distances / torch.where(sums > noise, sums, 1)
