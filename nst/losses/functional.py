@@ -269,6 +269,20 @@ def _laplacian_variation(image: Tensor, reduction: str) -> Tensor:
 WHOLE_KINDS = {"diagonal": _diagonal_variation, "keras": _keras_variation, "laplacian": _laplacian_variation}
 
 
+def size_divisor(norm: str | float, target: Tensor) -> Tensor | float:
+    """Return what the mean of squared differences from a target is divided by.
+
+    Args:
+        norm: ``relative`` gives the mean of the target's squares ``(B,)``, or 1 where that is 0; ``none`` gives 1; a
+            number itself.
+        target: ``(B, ...)``.
+    """
+    if norm == "relative":
+        size = at_least_float32(target).flatten(1).square().mean(1)
+        return torch.where(size > 0, size, torch.ones_like(size))
+    return 1.0 if isinstance(norm, str) else norm
+
+
 class _SumOfSquares(torch.autograd.Function):
     """Sum of squares of each row of ``(B, n)``, whose gradient takes one pass over the data, not three."""
 
