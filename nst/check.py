@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from nst import backbones, color, engines, evaluator, images, optimize, pixels, runtime
-from nst.config import build, images_named, import_from_config_folders, layer_weights, styles
+from nst.config import build, images_named, import_from_config_folders, inspected_layers, layer_weights, styles
 from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.evaluator import Evaluator
@@ -254,6 +254,10 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
         except ConfigError as error:
             found += error.problems
             listed[kind] = 1
+    try:
+        inspected_layers(config)
+    except ConfigError as error:
+        found += error.problems
     count = sum(listed.values())
     if count == 0:
         found.append("layers.content and layers.style are both empty, so the network has nothing to say.")

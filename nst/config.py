@@ -12,7 +12,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from nst.errors import ConfigError, UserError
 from nst.samples import samples
@@ -76,6 +76,7 @@ class Config:
 
     log_every: int = _knob("steps between two rows of metrics.csv and two points in TensorBoard")
     save_every: int = _knob("steps between two pictures in frames/; 0 saves none")
+    inspect: Any = _knob("layers whose feature maps and Gram matrices TensorBoard shows: [relu1_1,relu4_1]")
     output_format: str = _knob("png | jpeg: format of the result")
     jpeg_quality: int = _knob("1 to 100, for output_format=jpeg")
 
@@ -276,6 +277,25 @@ def layer_weights(config: DictConfig, kind: str) -> dict[str, float]:
     if problems:
         raise ConfigError(problems)
     return weights
+
+
+def inspected_layers(config: DictConfig) -> list[str]:
+    """Return the canonical names of the layers that ``inspect`` lists.
+
+    Raises:
+        ConfigError: a layer is unknown.
+    """
+    problems: list[str] = []
+    names: list[str] = []
+    listed = config.inspect if isinstance(config.inspect, ListConfig) else filter(None, [config.inspect])
+    for name in listed:
+        try:
+            names.append(_canonical_name(config, str(name)))
+        except UserError as error:
+            problems.append(f"inspect: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return list(dict.fromkeys(names))
 
 
 def _pairs(listed: Any) -> list[tuple[str, Any]]:

@@ -23,10 +23,11 @@ from nst.errors import UserError
 from nst.evaluator import Evaluator, recorded_styles
 from nst.files import CannotWrite
 from nst.optimize import Between, Diverged, Lost, Outcome, State, Step, Watch, join, optimize, split
-from nst.posing import Apart, Inputs, Problem, build_network, load, memory_explained, pose_together, start
+from nst.posing import Apart, Inputs, Problem, build_look, build_network, load, memory_explained, pose_together, start
 from nst.record import Job, Record
 from nst.tracking import Numbers, Snapshot, Tracker
 from nst.tracking.frames import Frames
+from nst.tracking.inside import Inside
 from nst.tracking.metrics import MetricsFile
 from nst.tracking.previews import Previews
 from nst.tracking.progress import ProgressLines, progress
@@ -379,6 +380,7 @@ class Trackers:
     tensorboard: TensorBoard
     frames: Frames
     previews: Previews
+    inside: Inside
     progress: Tracker
 
 
@@ -405,6 +407,14 @@ def _trackers(part: Part, canvas: Canvas, evaluator: Evaluator | None, alone: bo
         board,
         Frames(job.folder / "frames", config.save_every, shape),
         Previews(job.folder / "previews", config.steps, shape),
+        Inside(
+            build_look(config, inputs.content.device),
+            board.show,
+            config.steps,
+            inputs.content,
+            inputs.style,
+            begun=part.saved is not None,
+        ),
         progress(config.steps, begin, alone=not launchers.in_worker()) if alone else ProgressLines(config.steps, begin),
     )
 

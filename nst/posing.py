@@ -28,6 +28,7 @@ from nst.engines import Reading
 from nst.errors import UserError
 from nst.files import existing_file
 from nst.losses import Guided, TotalVariation, is_guidable, is_summed
+from nst.losses.functional import at_least_float32
 from nst.objective import Blend, LayerTerm, Losses, Objective, Roll, Shift, together
 from nst.optimize import Evaluate
 from nst.pixels import PixelSpace, with_margin
@@ -220,7 +221,31 @@ def build_network(config: DictConfig, device: torch.device) -> Backbone:
         UserError: the weights cannot be had.
     """
     weights = (configuration.layer_weights(config, kind) for kind in ("content", "style"))
-    layers = list(dict.fromkeys(layer for of_kind in weights for layer in of_kind))
+    return _network(config, list(dict.fromkeys(layer for of_kind in weights for layer in of_kind)), device)
+
+
+def build_look(config: DictConfig, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]] | None:
+    """Return what makes the maps of an image ``(1, 3, H, W)`` RGB that are to be inspected, or None if none are.
+
+    They come from a network of their own, in the precision of the pixels, so that it does not touch the losses and a
+    layer deeper than theirs costs nothing at the other steps.
+
+    Raises:
+        UserError: the weights cannot be had.
+    """
+    layers = configuration.inspected_layers(config)
+    if not layers:
+        return None
+    backbone = _network(config, layers, device)
+
+    def look(image: Tensor) -> dict[str, Tensor]:
+        maps = backbone(backbone.preprocessing(with_margin(image, config.margin)))
+        return {layer: at_least_float32(maps[layer]) for layer in layers}
+
+    return look
+
+
+def _network(config: DictConfig, layers: list[str], device: torch.device) -> Backbone:
     dtype = runtime.pixel_dtype(config.precision)
 
     def build() -> Backbone:

@@ -19,13 +19,14 @@ from nst.files import plain, sha256
 # Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
 HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
 # What runs did that were begun before there was such a knob.
-BEFORE = {
+BEFORE: dict[str, Any] = {
     "engine": "plain",
     "compile": False,
     "cuda_graph": False,
     "tile": "none",
     **dict.fromkeys(("style_weights", "style_size", "style_fit", "style_masks", "content_mask")),
     "color": "style",
+    "inspect": [],
 }
 CHECKPOINT_FILE = "checkpoint.pt"
 SWEEP_FILE = "sweep.json"
