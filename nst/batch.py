@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from nst import checkpoint, images, memory, posing, resume, runtime
+from nst import checkpoint, images, memory, posing, resume, runtime, schedule
 from nst import config as configuration
 from nst.errors import UserError
 from nst.losses import LayerLoss
@@ -104,6 +104,7 @@ def plan(candidates: Sequence[Candidate], at_once: int | None) -> Plan:
 
 def room(config: DictConfig) -> int:
     """Return how many images like that of a job the memory has room for, as far as can be told."""
+    config = schedule.at(config, -1)  # the largest scale
     try:
         with runtime.own_device(config.device) as name:
             device = runtime.prepare(name, config.precision)
@@ -124,6 +125,8 @@ def _why_alone(candidate: Candidate) -> str | None:
         return "finished already"
     if not is_elementwise(target := str(config.optimizer.get("_target_"))):
         return f"{target} does not treat each pixel by itself"
+    if config.stop_change:
+        return "stop_change may end each job at a step of its own"
     if (target := str(config.backbone.get("_target_"))) != "nst.backbones.load":
         return f"{target} may not treat each image by itself"
     for name in ("content_loss", "style_loss"):
@@ -176,9 +179,10 @@ def _key(candidate: Candidate) -> str:
     settings: dict[str, Any] = resume.settings(config)
     common = {name: value for name, value in settings.items() if name not in (*FREE, *resume.HOUSEKEEPING, "layers")}
     layers = {kind: list(configuration.layer_weights(config, kind)) for kind in ("content", "style")}
-    shape = _shape(config.content, config.size, config.fit, config.resample, config.background)
+    look = config.fit, config.resample, config.background
+    shapes = [_shape(config.content, scale.size, *look) for scale in schedule.scales(config)]
     step = checkpoint.step(candidate.folder)
-    return json.dumps([common, layers, config.layers.get("combine"), shape, step], sort_keys=True)
+    return json.dumps([common, layers, config.layers.get("combine"), shapes, step], sort_keys=True)
 
 
 @functools.cache
