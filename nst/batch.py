@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from nst import checkpoint, images, memory, posing, resume, runtime
+from nst import checkpoint, images, memory, posing, resume, runtime, schedule
 from nst import config as configuration
 from nst.errors import UserError
 from nst.losses import LayerLoss
@@ -105,6 +105,7 @@ def plan(candidates: Sequence[Candidate], at_once: int | None) -> Plan:
 
 def room(config: DictConfig) -> int:
     """Return how many images like that of a job the memory has room for, as far as can be told."""
+    config = schedule.at(config, -1)  # the largest scale
     try:
         with runtime.own_device(config.device) as name:
             device = runtime.prepare(name, config.precision)
@@ -125,6 +126,8 @@ def _why_alone(candidate: Candidate) -> str | None:
         return "finished already"
     if not is_elementwise(target := str(config.optimizer.get("_target_"))):
         return f"{target} does not treat each pixel by itself"
+    if config.stop_change:
+        return "stop_change may end each job at a step of its own"
     if (target := str(config.backbone.get("_target_"))) != "nst.backbones.load":
         return f"{target} may not treat each image by itself"
     if config.style_masks is not None or config.content_mask is not None:
@@ -210,9 +213,11 @@ def _key(candidate: Candidate) -> str:
     losses = {kind: configuration.build(config[f"{kind}_loss"]) for kind in ("content", "style")}
     if any(hasattr(loss, "begin_step") for loss in losses.values()):
         common["seed"] = config.seed  # one loss draws for all images
-    sized = [(config.content, config.size, config.fit)]
+    scales = [schedule.at(config, number) for number in range(len(schedule.scales(config)))]
+    sized = [(scale.content, scale.size, scale.fit) for scale in scales]
     if keeps_size(losses["style"]) and config.style_fit != "content":
-        sized += [(style.image, style.size, config.style_fit or config.fit) for style in configuration.styles(config)]
+        fit = config.style_fit or config.fit
+        sized += [(style.image, style.size, fit) for scale in scales for style in configuration.styles(scale)]
     shapes = [_shape(*image, config.resample, config.background) for image in sized]
     step = checkpoint.step(candidate.folder)
     return json.dumps([common, layers, config.layers.get("combine"), shapes, step], sort_keys=True)

@@ -52,7 +52,15 @@ class Config:
     tv_reduction: str = _knob("mean | sum over the differences")
 
     steps: int = _knob("iterations of the optimiser")
-    clamp: str = _knob("keep pixels between black and white: never | step | end")
+    clamp: str = _knob(
+        "keep pixels between black and white: never | end | and before that after each step | before each evaluation | "
+        "after each block of optimizer=lbfgsb"
+    )
+    clamp_range: list[float] | None = _knob("[low, high] to clamp to instead, in units of pixel_space")
+    clamp_until: int | None = _knob("pictures from this step on are not clamped; null: all are")
+    average: float = _knob("decay of an exponential average of the iterates, shown and saved instead; 0 is off")
+    clip_gradient: float = _knob("an image's gradient norm is at most this for each of its numbers; 0 is off")
+    stop_change: float = _knob("stop when a step changes the picture by less than this share of it; 0 is off")
     jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off")
     margin: int = _knob("pixels of reflection around the picture, so that the network leaves no frame; 0 is off")
     pixel_space: str = _knob(
@@ -92,10 +100,22 @@ class Config:
     style_loss: Any = _knob("how far a layer's statistics are from the style image's")
     init: Any = _knob("the picture to start from")
     optimizer: Any = _knob("how to descend; also sets clamp and jitter to what suits it")
+    schedule: Any = _knob("one scale, or coarse to fine: sizes, and steps for each")
+    lr_schedule: Any = _knob("how the learning rate changes from step to step")
     evaluator: Any = _knob("what scores the finished picture, the same for every recipe")
 
 
-GROUPS = ("backbone", "layers", "content_loss", "style_loss", "init", "optimizer", "evaluator")
+GROUPS = (
+    "backbone",
+    "layers",
+    "content_loss",
+    "style_loss",
+    "init",
+    "optimizer",
+    "schedule",
+    "lr_schedule",
+    "evaluator",
+)
 
 HELP = """\
 Neural style transfer: paint a content image in the manner of a style image.
