@@ -323,6 +323,28 @@ def layers_of(architecture: str) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+@functools.lru_cache
+def scales(architecture: str) -> tuple[str, ...]:
+    """Name a layer for each resolution of a network, from the first to the last: its first rectified map.
+
+    In VGG these are ``relu1_1``, ``relu2_1``, ..., ``relu5_1``, the style layers of Gatys 2016; in SqueezeNet ``relu1``,
+    ``fire2``, ``fire4``, ``fire6``.
+
+    Raises:
+        UserError: the network is none of ours, so that its layers are not known.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UserError(unknown("architecture", architecture, ARCHITECTURES))
+    names = []
+    activation, height = torch.empty(1, 3, 224, 224, device="meta"), None
+    for layer, module in zip(layers_of(architecture), _skeleton(architecture), strict=True):
+        activation = module(activation)
+        if activation.shape[2] != height and not isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.MaxPool2d):
+            names.append(layer.name)
+            height = activation.shape[2]
+    return tuple(names)
+
+
 def _kind(module: nn.Module) -> str:
     kinds = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn", nn.ReLU: "relu", nn.MaxPool2d: "pool", Fire: "fire"}
     return kinds[type(module)]

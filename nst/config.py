@@ -124,6 +124,7 @@ Neural style transfer: paint a content image in the manner of a style image.
   python run.py content=photo.jpg style=painting.jpg   your own images
   python run.py -m beta=0.001,0.01,0.1                 a sweep: three runs, subtle to strong
   python run.py experiment=notebook                    a published recipe
+  python run.py study=layers_and_weights               a classic figure: a sweep, ready made
   python run.py resume=FOLDER                          carry on with a run or a sweep
   tensorboard --logdir outputs                         watch and compare the runs
 
@@ -164,6 +165,7 @@ def _help() -> str:
     knobs = "\n".join(f"  {f.name:<18} {f.metadata['help']} [${{{f.name}}}]" for f in scalars)
     groups = "\n".join(f"  {f.name:<18} {f.metadata['help']}" for f in fields(Config) if f.name in GROUPS)
     groups += "\n  experiment         a whole recipe, published ones among them; what you type beside it wins"
+    groups += "\n  study              a whole sweep that redraws a classic figure; what you type beside it wins"
     lists: dict[str, list[str]] = {"content": [], "style": []}
     for name, about in samples().items():
         lists[about["kind"]].append(name)

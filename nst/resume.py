@@ -162,7 +162,8 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     if not plan and any(argument in _MULTIRUN for argument in rest):
         raise UserError(f"resume={folder}: there is no sweep in this folder that -m could go on with.")
     name = quoted(str(folder))
-    where = [f"resume={name}", f"{'hydra.sweep.dir' if plan else 'hydra.run.dir'}={name}"]
+    # a study would make a sweep of its single jobs, too
+    where = [f"resume={name}", *([f"hydra.sweep.dir={name}"] if plan else [f"hydra.run.dir={name}", "hydra.mode=RUN"])]
     anew = {_key(argument) for argument in rest if _is_override(argument)}
     chosen = tuple(f"{group.replace('/', '.')}." for group in ("hydra/launcher", "hydra/sweeper") if group in anew)
     rest = [argument for argument in rest if argument not in _MULTIRUN]
