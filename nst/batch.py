@@ -13,8 +13,9 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
-from nst import checkpoint, images, memory, posing, resume, runtime
+from nst import checkpoint, images, memory, posing, resume, runtime, schedule
 from nst import config as configuration
 from nst.errors import UserError
 from nst.losses import LayerLoss
@@ -104,6 +105,7 @@ def plan(candidates: Sequence[Candidate], at_once: int | None) -> Plan:
 
 def room(config: DictConfig) -> int:
     """Return how many images like that of a job the memory has room for, as far as can be told."""
+    config = schedule.at(config, -1)  # the largest scale
     try:
         with runtime.own_device(config.device) as name:
             device = runtime.prepare(name, config.precision)
@@ -124,6 +126,8 @@ def _why_alone(candidate: Candidate) -> str | None:
         return "finished already"
     if not is_elementwise(target := str(config.optimizer.get("_target_"))):
         return f"{target} does not treat each pixel by itself"
+    if config.stop_change:
+        return "stop_change may end each job at a step of its own"
     if (target := str(config.backbone.get("_target_"))) != "nst.backbones.load":
         return f"{target} may not treat each image by itself"
     if config.style_masks is not None or config.content_mask is not None:
@@ -148,7 +152,8 @@ def is_elementwise(target: str) -> bool:
 def is_per_image(loss: LayerLoss) -> bool:
     """Tell whether a loss gives two images together what it gives each alone, from targets that can be put together.
 
-    A loss that draws random numbers, or that remembers its last target by itself, does not.
+    A loss that remembers its last target by itself does not, nor one that draws random numbers where ``begin_step``
+    has no say.
     """
     with torch.random.fork_rng(devices=[]):
         generator = torch.Generator().manual_seed(0)
@@ -159,9 +164,9 @@ def is_per_image(loss: LayerLoss) -> bool:
         before = torch.get_rng_state()
         alone = [loss(image, loss.target(other)) for image, other in zip(maps.split(1), others.split(1), strict=True)]
         targets = [loss.target(other) for other in others.split(1)]
-        if not all(isinstance(target, Tensor) and target.shape[:1] == (1,) for target in targets):
+        if not all(isinstance(leaf, Tensor) and leaf.shape[:1] == (1,) for leaf in tree_leaves(targets)):
             return False
-        together = loss(maps, torch.cat(targets))
+        together = loss(maps, tree_map(lambda *rows: torch.cat(rows), *targets))
         drew = not torch.equal(before, torch.get_rng_state())
         if drew or together.shape != (2,) or not torch.allclose(together, torch.cat(alone), rtol=1e-4):
             return False
@@ -186,11 +191,18 @@ class _OfOneMap:
         return features, features[:, :5, ::2, ::2]
 
 
+def keeps_size(loss: LayerLoss) -> bool:
+    """Tell whether what a loss keeps of an image is as large as the image, so that all must have one size."""
+    with torch.random.fork_rng(devices=[]):
+        shapes = [[leaf.shape for leaf in tree_leaves(loss.target(torch.ones(1, 8, 6, side)))] for side in (5, 7)]
+    return shapes[0] != shapes[1]
+
+
 def _key(candidate: Candidate) -> str:
     """Return what the jobs of a batch have in common, as text.
 
     Raises:
-        UserError: the content image cannot be loaded, or a layer is unknown.
+        UserError: an image whose size matters cannot be loaded, or a layer is unknown.
     """
     config = candidate.config
     settings: dict[str, Any] = resume.settings(config)
@@ -198,9 +210,17 @@ def _key(candidate: Candidate) -> str:
     layers = {kind: list(configuration.layer_weights(config, kind)) for kind in ("content", "style")}
     if OmegaConf.is_list(config.style):  # whose names are part of the tags
         common["style"] = settings["style"]
-    shape = _shape(config.content, config.size, config.fit, config.resample, config.background)
+    losses = {kind: configuration.build(config[f"{kind}_loss"]) for kind in ("content", "style")}
+    if any(hasattr(loss, "begin_step") for loss in losses.values()):
+        common["seed"] = config.seed  # one loss draws for all images
+    scales = [schedule.at(config, number) for number in range(len(schedule.scales(config)))]
+    sized = [(scale.content, scale.size, scale.fit) for scale in scales]
+    if keeps_size(losses["style"]) and config.style_fit != "content":
+        fit = config.style_fit or config.fit
+        sized += [(style.image, style.size, fit) for scale in scales for style in configuration.styles(scale)]
+    shapes = [_shape(*image, config.resample, config.background) for image in sized]
     step = checkpoint.step(candidate.folder)
-    return json.dumps([common, layers, config.layers.get("combine"), shape, step], sort_keys=True)
+    return json.dumps([common, layers, config.layers.get("combine"), shapes, step], sort_keys=True)
 
 
 @functools.cache

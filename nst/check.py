@@ -11,8 +11,8 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nst import backbones, color, engines, evaluator, images, optimize, pixels, runtime
-from nst.config import build, images_named, import_from_config_folders, layer_weights, styles
+from nst import backbones, color, engines, evaluator, images, optimize, pixels, runtime, schedule
+from nst.config import build, images_named, import_from_config_folders, inspected_layers, layer_weights, styles
 from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.evaluator import Evaluator
@@ -26,8 +26,12 @@ PASSED = {
     "style_loss": (),
     "init": ("content", "style", "space", "seed"),
     "optimizer": ("params",),
+    "lr_schedule": ("optimizer",),
     "evaluator": (),
 }
+UNCHANGED = "nst.schedule.unchanged"
+SCIPY = "nst.optimize.ScipyLBFGSB"
+LINE_SEARCH = ("torch.optim.LBFGS", SCIPY)  # or, without one, a memory of gradients that belong to one function
 SMALLEST_SIZE, LARGEST_SIZE = 16, 8192
 
 
@@ -44,6 +48,11 @@ def check(config: DictConfig) -> None:
         problems += _check_component(group, config[group], config.tile not in ("auto", "none"))
     problems += _check_regions(config)
     problems += _check_backbone_and_layers(config)
+    problems += schedule.problems(config, SMALLEST_SIZE, LARGEST_SIZE)
+    if all(isinstance(config[group], Mapping) for group in ("optimizer", "schedule", "lr_schedule")):
+        problems += _check_descent(config)
+    if not problems:
+        problems = _try_lr_schedule(config)
     if problems:
         raise ConfigError(problems)
 
@@ -75,6 +84,9 @@ def _check_scalars(config: DictConfig) -> list[str]:
         "beta": (0, None),
         "tv": (0, None),
         "steps": (1, 10_000_000),
+        "average": (0, 1),
+        "clip_gradient": (0, None),
+        "stop_change": (0, None),
         "jitter": (0, 64),
         "margin": (0, 256),
         "seed": (0, 2**63 - 1),
@@ -238,7 +250,8 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
     found = []
     backbone = config.backbone
     if isinstance(backbone, Mapping) and backbone.get("_target_") == "nst.backbones.load":
-        arguments = {key: backbone[key] for key in ("preprocessing", "avg_scale", "seed") if key in backbone}
+        checked = ("preprocessing", "avg_scale", "seed", "padding", "padding_layers", "rescale")
+        arguments = {key: backbone[key] for key in checked if key in backbone}
         found += backbones.problems(str(backbone.get("architecture")), str(backbone.get("weights")), **arguments)
     if not isinstance(config.layers, Mapping):
         return [*found, "layers must hold content and style, each a list of layers. Choose layers=NAME (see --help)."]
@@ -253,15 +266,77 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
         except ConfigError as error:
             found += error.problems
             listed[kind] = 1
+    try:
+        inspected_layers(config)
+    except ConfigError as error:
+        found += error.problems
     count = sum(listed.values())
     if count == 0:
         found.append("layers.content and layers.style are both empty, so the network has nothing to say.")
     elif not (config.tv or (config.alpha and listed["content"]) or (config.beta and listed["style"])):
         found.append("Every term that has layers has the weight 0, so nothing would change. Raise alpha, beta or tv.")
-    line_search = ("torch.optim.LBFGS", "nst.optimize.ScipyLBFGSB")
-    if config.jitter and isinstance(config.optimizer, Mapping) and config.optimizer.get("_target_") in line_search:
+    if config.jitter and isinstance(config.optimizer, Mapping) and config.optimizer.get("_target_") in LINE_SEARCH:
         found.append(
             f"jitter={config.jitter} changes the loss at every step, which L-BFGS cannot bear. Use jitter=0, or "
             "optimizer=adam."
         )
     return found
+
+
+def _check_descent(config: DictConfig) -> list[str]:
+    """Check what is to be done at every step: combinations that mean nothing."""
+    target, clamp = config.optimizer.get("_target_"), config.clamp
+    is_scipy = target == SCIPY
+    found = []
+    if config.average == 1:
+        found.append("average=1 would never leave the start; a decay below 1 is needed, such as 0.99.")
+    if is_scipy and config.average:
+        found.append("average goes with an optimiser of torch: SciPy's has no use for it. Use average=0.")
+    if is_scipy and config.lr_schedule.get("_target_") != UNCHANGED:
+        found.append("lr_schedule: SciPy's L-BFGS-B has no learning rate. Use lr_schedule=none.")
+    if target in LINE_SEARCH and config.clip_gradient:
+        found.append(
+            "clip_gradient: L-BFGS learns the shape of the loss from its gradients, which must be whole. Use "
+            "clip_gradient=0, or optimizer=adam."
+        )
+    if target in LINE_SEARCH and schedule.carries(config):
+        found.append(
+            "schedule.optimizer=carry: what L-BFGS remembers, steps and changes of the gradient, means nothing at "
+            "another size. Use schedule.optimizer=restart."
+        )
+    if is_scipy and clamp == "evaluation":
+        found.append("clamp=evaluation would change pixels behind SciPy's back. Use clamp=step or clamp=block.")
+    if not is_scipy and clamp == "block":
+        found.append("clamp=block goes with optimizer=lbfgsb, which works in blocks. Use clamp=step.")
+    if config.clamp_range is not None:
+        limits = list(config.clamp_range)
+        if len(limits) != 2 or not all(map(math.isfinite, limits)) or limits[0] >= limits[1]:
+            found.append(f"clamp_range={limits} must be [low,high] with low below high, or null.")
+        if clamp == "never":
+            found.append("clamp_range says what to clamp to, but clamp=never. Use clamp=step, or clamp_range=null.")
+    if config.clamp_until is not None:
+        if config.clamp_until < 0:
+            found.append(f"clamp_until={config.clamp_until} is out of range: it must be 0 or more, or null.")
+        if clamp not in ("step", "evaluation") or is_scipy:
+            found.append(
+                "clamp_until goes with clamp=step or clamp=evaluation and an optimiser of torch. Use clamp_until=null."
+            )
+    return found
+
+
+def _try_lr_schedule(config: DictConfig) -> list[str]:
+    """Make the scheduler for the optimiser of a single number and take one step with both."""
+    if config.lr_schedule._target_ == UNCHANGED or config.optimizer.get("_target_") == SCIPY:
+        return []
+    number = torch.ones(1, requires_grad=True)
+    number.grad = torch.zeros(1)
+    try:
+        optimizer = build(config.optimizer)([number])
+        rates = build(schedule.with_length(config.lr_schedule, config.steps))(optimizer)
+        optimizer.step(lambda: torch.zeros(()))
+        rates.step()
+        rates.get_last_lr()
+    except Exception as error:
+        reason = error if isinstance(error, UserError) else str(error) or type(error).__name__
+        return [f"lr_schedule: {config.lr_schedule._target_} cannot be used: {reason}"]
+    return []

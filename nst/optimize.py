@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.optim.lr_scheduler import LRScheduler
 
 from nst.errors import UserError
 from nst.objective import Losses, Roll, Shift
 
-CLAMPS = ("never", "step", "end")
+CLAMPS = ("never", "step", "end", "evaluation", "block")
 Evaluate = Callable[[Tensor, Roll], Losses]
 Bounds = tuple[Tensor, Tensor]
 OF_EACH_IMAGE = ("finite", "best_loss", "best")  # of what progress remembers
 State = dict[str, Any]  # what an optimisation needs to carry on as if it had never stopped; tensors and plain values
 Between = Callable[[Callable[[], State] | None], None]
+Rates = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
 @dataclass
@@ -30,10 +33,12 @@ class Step:
     Attributes:
         index: n.
         evaluations: closure evaluations (forward and backward passes) made so far, this picture's included.
-        losses: of exactly this picture, on the device.
+        losses: of exactly this picture, on the device; where an average of the iterates is shown, of the iterate
+            instead, but for the final picture.
         pixels: the picture ``(B, 3, H, W)`` in pixel space, a copy that stays as it is.
         seconds: optimisation time so far, without the time of those who watch.
         last: this is the final picture.
+        rate: the learning rate of the update that follows, if it changes on the way.
     """
 
     index: int
@@ -42,6 +47,7 @@ class Step:
     pixels: Tensor
     seconds: float
     last: bool = False
+    rate: float | None = None
 
 
 Watch = Callable[[Step], None]
@@ -161,6 +167,63 @@ class Shifts:
             generator.set_state(row.clone())  # of a row that is part of a larger tensor it takes the first
 
 
+@dataclass(frozen=True)
+class Box:
+    """What pixels are kept between, and when.
+
+    Attributes:
+        clamp: one of ``CLAMPS``.
+        bounds: the pixels of black and white, or other limits; None only with ``never``.
+        until: pictures from this step on are free; None keeps all.
+    """
+
+    clamp: str
+    bounds: Bounds | None
+    until: int | None = None
+
+    def keep(self, pixels: Tensor, index: int, moment: str = "end") -> None:
+        """Clamp the picture of a step in place, if this is a moment to do so; the end always is."""
+        if self.bounds is None or self.clamp == "never" or moment not in (self.clamp, "end"):
+            return
+        if self.until is None or index < self.until:
+            _clamp(pixels, self.bounds)
+
+
+class Average:
+    """An exponential average of the iterates, corrected for its beginning at 0 (Kingma & Ba 2015, section 3).
+
+    With decay d it is (1 - d) * sum over k of d^(n - k) x_k / (1 - d^n) of the n pictures x_1 ... x_n seen, the start
+    among them.
+
+    Args:
+        like: ``(B, 3, H, W)``, a picture; not counted.
+        decay: between 0 and 1: how much of the average stays at each update.
+    """
+
+    def __init__(self, like: Tensor, decay: float) -> None:
+        self.decay = decay
+        self.sum = torch.zeros_like(like, requires_grad=False)
+        self.missing = 1.0
+
+    def update(self, pixels: Tensor) -> None:
+        """Count another picture in."""
+        self.missing *= self.decay
+        self.sum.mul_(self.decay).add_(pixels.detach(), alpha=1 - self.decay)
+
+    def value(self) -> Tensor:
+        """Return the average, a picture of its own."""
+        return self.sum / (1 - self.missing)
+
+    def state(self) -> State:
+        """Return everything that ``restore`` needs."""
+        return {"sum": self.sum.clone(), "missing": self.missing}
+
+    def restore(self, state: State) -> None:
+        """Carry on from a state."""
+        self.sum.copy_(state["sum"])
+        self.missing = state["missing"]
+
+
 @dataclass
 class Descent:
     """What an optimiser works on, and whom it tells.
@@ -168,15 +231,19 @@ class Descent:
     Attributes:
         pixels: ``(B, 3, H, W)``, changed in place.
         evaluate: losses of a picture that was rolled by a shift before the network saw it.
-        steps: iterations at most.
+        steps: the index to end at.
         watch: is handed every ``Step`` but the final picture's.
         is_logged: the steps at which waiting for the device is allowed.
-        box: pixels of black and white to keep between at every step, or None.
+        box: what to keep the pixels between.
         shifts: one for each step.
         progress: counts, and stops a loss that is not finite.
         between: is called between two steps, after ``watch``, with a function that returns the state to carry on from,
             or None where that cannot be had.
         begin_step: is told of a step before it begins.
+        average: of the iterates, to show in their place, or None.
+        rates: makes what changes the learning rate after each step, or None.
+        clip: the gradient's norm is at most this times the numbers of a picture; 0 is off.
+        stop_change: stop when a step changes every picture by less than this share of its norm; 0 is off.
     """
 
     pixels: Tensor
@@ -184,16 +251,21 @@ class Descent:
     steps: int
     watch: Watch
     is_logged: Callable[[int], bool]
-    box: Bounds | None
+    box: Box
     shifts: Shifts
     progress: Progress
     between: Between
     begin_step: BeginStep
+    average: Average | None = None
+    rates: Rates | None = None
+    clip: float = 0.0
+    stop_change: float = 0.0
 
     def state(self) -> State:
         """Return the part of the state that every optimiser needs."""
         pixels = self.pixels.detach().clone()
-        return {"pixels": pixels, "shifts": self.shifts.state(), "progress": self.progress.state()}
+        average = {"average": self.average.state()} if self.average else {}
+        return {"pixels": pixels, "shifts": self.shifts.state(), "progress": self.progress.state(), **average}
 
     def restore(self, state: State) -> None:
         """Carry on from a state."""
@@ -201,6 +273,15 @@ class Descent:
             self.pixels.copy_(state["pixels"])
         self.shifts.restore(state["shifts"])
         self.progress.restore(state["progress"])
+        if self.average and "average" in state:
+            self.average.restore(state["average"])
+
+    def has_settled(self, before: Tensor, after: Tensor) -> bool:
+        """Tell whether a step changed the pictures too little to go on."""
+        if not self.stop_change:
+            return False
+        change, size = ((picture.detach().flatten(1)).norm(dim=1) for picture in (after - before, after))
+        return bool((change < self.stop_change * size).all())
 
 
 def split(state: State, image: int) -> State:
@@ -216,9 +297,10 @@ def split(state: State, image: int) -> State:
     optimizer = _leafwise(lambda leaves: leaves[0][images].clone() if _is_shaped(leaves[0], shape) else leaves[0])
     progress = {name: state["progress"][name][images].clone() for name in OF_EACH_IMAGE}
     return {
+        **state,
         **{name: state[name][images].clone() for name in ("pixels", "shifts")},
+        **{name: optimizer(state[name]) for name in ("optimizer", "average") if name in state},
         "progress": state["progress"] | progress,
-        "optimizer": optimizer(state["optimizer"]),
     }
 
 
@@ -234,11 +316,52 @@ def join(states: Sequence[State]) -> State:
     progress = {name: torch.cat([state["progress"][name].reshape(1, *first["progress"][name].shape[1:])
                                  for state in states]) for name in OF_EACH_IMAGE}  # fmt: skip
     return {
+        **first,
         "pixels": torch.cat([state["pixels"] for state in states]),
         "shifts": torch.stack([state["shifts"].flatten() for state in states]),
+        **{name: optimizer(*[state[name] for state in states]) for name in ("optimizer", "average") if name in first},
         "progress": first["progress"] | progress,
-        "optimizer": optimizer(*[state["optimizer"] for state in states]),
     }
+
+
+def at_size(state: State, size: tuple[int, int], box: Box, carry: bool) -> State:
+    """Return the state to begin a scale with, given that at the end of the scale before.
+
+    The picture is resampled (bicubic, antialiased) and kept in its box; the counts and the jitter go on, an average of
+    the iterates begins anew. The best picture so far is the new one, but anything with a number is better.
+
+    Args:
+        state: the picture, ``(B, 3, H, W)``, is that which the scale ended with.
+        size: (height, width) of the new scale.
+        box: what to keep the pixels between.
+        carry: take along the learning rate and the optimiser's state, resampled where it is shaped like the picture, as
+            crowsonkb/style-transfer-pytorch does. What is nowhere negative, such as Adam's second moments, is resampled
+            bilinearly, which keeps it so.
+    """
+    pixels = _resampled(state["pixels"], size, "bicubic")
+    box.keep(pixels, state["progress"]["step"])
+    worst = torch.full_like(state["progress"]["best_loss"], torch.finfo(state["progress"]["best_loss"].dtype).max)
+    begun = {
+        "pixels": pixels,
+        "shifts": state["shifts"],
+        "progress": state["progress"] | {"best": pixels.clone(), "best_loss": worst},
+    }
+    if carry:
+        shape = state["pixels"].shape
+        resample = _leafwise(lambda leaves: _moment(leaves[0], size) if _is_shaped(leaves[0], shape) else leaves[0])
+        begun["optimizer"] = resample(state["optimizer"])
+        begun |= {"lr_schedule": state["lr_schedule"]} if "lr_schedule" in state else {}
+    return begun
+
+
+def _resampled(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    return interpolate(picture, size, mode=mode, antialias=True, align_corners=False)
+
+
+def _moment(moment: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample what an optimiser keeps of each pixel; each image by itself."""
+    positive = (moment >= 0).flatten(1).all(dim=1).view(-1, 1, 1, 1)
+    return torch.where(positive, _resampled(moment, size, "bilinear"), _resampled(moment, size, "bicubic"))
 
 
 def _is_shaped(leaf: Any, shape: torch.Size) -> bool:
@@ -265,10 +388,12 @@ class Outcome:
     Attributes:
         last: the final picture, with its losses.
         reason: why it stopped, in words.
+        state: at the end, for another scale to go on from; see ``at_size``.
     """
 
     last: Step
     reason: str
+    state: State = field(default_factory=dict)
 
 
 def optimize(
@@ -286,6 +411,12 @@ def optimize(
     state: State | None = None,
     lost: Lost | None = None,
     begin_step: BeginStep = lambda step: None,
+    clamp_until: int | None = None,
+    average: float = 0.0,
+    lr_schedule: Rates | None = None,
+    clip_gradient: float = 0.0,
+    stop_change: float = 0.0,
+    more: bool = False,
 ) -> Outcome:
     """Minimise the total loss over the pixels.
 
@@ -293,11 +424,13 @@ def optimize(
         pixels: the start, ``(B, 3, H, W)`` in pixel space.
         evaluate: losses of a picture that was rolled by a shift before the network saw it.
         optimizer: given ``[pixels]``, makes a ``torch.optim.Optimizer``; or a ``ScipyLBFGSB``.
-        steps: iterations of the optimiser at most.
+        steps: iterations of the optimiser at most, those that lie behind ``state`` included.
         watch: is handed every ``Step``, the start and the final picture included.
         is_logged: the steps at which waiting for the device is allowed.
-        bounds: pixels of black and white, needed unless ``clamp`` is ``never``.
-        clamp: ``never``, every ``step``, or at the ``end``. SciPy's optimiser takes ``step`` as its bounds.
+        bounds: pixels of black and white, or other limits; needed unless ``clamp`` is ``never``.
+        clamp: ``never``; at the ``end``; or then and before: after every ``step`` (SciPy's optimiser takes it as its
+            bounds), before every ``evaluation``, those of a line search included, or, SciPy's only, after every
+            ``block``.
         jitter: the picture is rolled by 0 to jitter - 1 rows and columns, at random each step; 0 is off.
         seed: of the jitter; a list has one for each image.
         between: is called after every step with a function that returns the state to carry on from, or with None
@@ -307,88 +440,138 @@ def optimize(
         begin_step: is told the index of each step before its first evaluation, and that of the final picture before
             its own; SciPy's optimiser tells only of the first step of each block. What draws random numbers draws them
             then, so that a line search works on one function.
+        clamp_until: the picture of this step, and those after it, are not clamped.
+        average: decay of an exponential average of the iterates, which is handed out in their place and is the final
+            picture; 0 is off. The losses handed out before the end are the iterates'.
+        lr_schedule: given the optimiser, makes a scheduler of ``torch.optim``, which is stepped after each step.
+        clip_gradient: the norm of an image's gradient is at most this times the number of its numbers, 3 H W (Li et al.
+            2017 in their code, with 1); 0 is off.
+        stop_change: stop after a step that changes every image by less than this share of its norm (ibid.); 0 is off.
+        more: another scale follows, so that the final picture, which it begins with, is not handed to ``watch``.
 
     Raises:
         Diverged: a loss became NaN or infinite; with ``lost``, that of every image.
-        ValueError: there is no such clamp, or it has no bounds.
+        ValueError: there is no such clamp, it has no bounds, or SciPy's optimiser cannot do what is asked for.
     """
     if clamp not in CLAMPS or (clamp != "never" and bounds is None):
         raise ValueError(f"clamp={clamp} must be one of {', '.join(CLAMPS)}, and needs bounds unless it is never")
+    if isinstance(optimizer, ScipyLBFGSB) and (average or lr_schedule or clip_gradient or clamp == "evaluation"):
+        raise ValueError("SciPy's optimiser knows no average, lr_schedule or clip_gradient, nor clamp=evaluation")
     pixels = pixels.detach().clone()
     progress = Progress(pixels, lost)
-    seeds = [seed] if isinstance(seed, int) else seed
-    box = bounds if clamp == "step" else None
-    shifts = Shifts(jitter, seeds)
+    shifts = Shifts(jitter, [seed] if isinstance(seed, int) else seed)
+    box = Box(clamp, bounds, clamp_until)
     descent = Descent(pixels, evaluate, steps, watch, is_logged, box, shifts, progress, between, begin_step)
+    descent.rates, descent.clip, descent.stop_change = lr_schedule, clip_gradient, stop_change
+    descent.average = Average(pixels, average) if average else None
     if state is not None:
         descent.restore(state)
+    if descent.average and "average" not in (state or {}):
+        descent.average.update(pixels)
     if isinstance(optimizer, ScipyLBFGSB):
-        reason = optimizer.minimize(descent, state)
+        reason, rate, rest = optimizer.minimize(descent, state), None, {}
     else:
-        reason = _minimize_with_torch(descent, optimizer, state)
-    if clamp != "never" and bounds is not None:
-        _clamp(pixels, bounds)
+        reason, rate, rest = _minimize_with_torch(descent, optimizer, state)
+    if descent.average:
+        pixels.copy_(descent.average.value())
+    box.keep(pixels, progress.step)
     started = time.perf_counter()
     begin_step(progress.step)
     with torch.no_grad():
         losses = evaluate(pixels, (0, 0))
     progress.record(pixels, losses)
     progress.check()
-    seconds = progress.seconds + time.perf_counter() - started
-    last = Step(progress.step, progress.evaluations, losses, pixels, seconds, last=True)
-    watch(last)
-    return Outcome(last, reason)
+    progress.seconds += time.perf_counter() - started
+    last = Step(progress.step, progress.evaluations, losses, pixels, progress.seconds, last=not more, rate=rate)
+    if not more:
+        watch(last)
+    return Outcome(last, reason, descent.state() | rest)
 
 
 def _minimize_with_torch(
     descent: Descent, make: Callable[[list[Tensor]], torch.optim.Optimizer], state: State | None
-) -> str:
-    """Run any torch optimiser in place on the pixels; returns why it stopped."""
-    pixels, progress = descent.pixels, descent.progress
+) -> tuple[str, float | None, State]:
+    """Run any torch optimiser in place on the pixels; returns why it stopped, the learning rate if it changes, and
+    what state it has beyond that of the descent."""
+    pixels, progress, average = descent.pixels, descent.progress, descent.average
     pixels.requires_grad_(True)
     optimizer = make([pixels])
-    if state is not None:
+    rates = descent.rates(optimizer) if descent.rates else None
+    if state is not None and "optimizer" in state:
         optimizer.load_state_dict(state["optimizer"])
+    if rates and state is not None and "lr_schedule" in state:
+        rates.load_state_dict(state["lr_schedule"])
     is_lbfgs = isinstance(optimizer, torch.optim.LBFGS)
     for group in optimizer.param_groups if is_lbfgs else ():
         group["max_iter"] = 1  # one iteration a step; its history carries over, so the path is the same as in one call
 
-    def take_state() -> State:
-        return descent.state() | {"optimizer": optimizer.state_dict()}
+    def rate() -> float | None:
+        return float(rates.get_last_lr()[0]) if rates else None
 
+    def own_state() -> State:
+        return {"optimizer": optimizer.state_dict()} | ({"lr_schedule": rates.state_dict()} if rates else {})
+
+    def take_state() -> State:
+        return descent.state() | own_state()
+
+    reason = f"all {descent.steps} steps done"
     try:
         for index in range(progress.step, descent.steps):
             started = time.perf_counter()
             descent.begin_step(index)
             shift = descent.shifts.draw()
             seen: list[Step] = []
+            begun: list[Tensor] = []
 
-            def closure(shift: Roll = shift, index: int = index, seen: list[Step] = seen) -> Tensor:
+            def closure(
+                shift: Roll = shift, index: int = index, seen: list[Step] = seen, begun: list[Tensor] = begun
+            ) -> Tensor:
+                descent.box.keep(pixels, index, "evaluation")
                 optimizer.zero_grad(set_to_none=True)
                 losses = descent.evaluate(pixels, shift)
                 total = losses.total.sum()
                 total.backward()
+                if descent.clip and pixels.grad is not None:
+                    _clip(pixels.grad, descent.clip)
                 progress.record(pixels, losses)
                 if not seen:
-                    seen.append(Step(index, progress.evaluations, losses, pixels.detach().clone(), 0.0))
+                    begun.append(pixels.detach().clone())
+                    shown = average.value() if average else begun[0]
+                    seen.append(Step(index, progress.evaluations, losses, shown, 0.0, rate=rate()))
                 return total.detach()
 
             optimizer.step(closure)  # type: ignore[arg-type]
-            if descent.box is not None:
-                _clamp(pixels, descent.box)
+            descent.box.keep(pixels, index + 1, "step")
+            is_stuck = is_lbfgs and torch.equal(pixels, begun[0])
+            if average and not is_stuck:
+                average.update(pixels)
+            if rates:
+                rates.step()
             if descent.is_logged(index):
                 progress.check()
+            has_settled = descent.has_settled(begun[0], pixels)
             progress.seconds += time.perf_counter() - started
-            if is_lbfgs and torch.equal(pixels, seen[0].pixels):
+            if is_stuck:
                 largest = float(pixels.grad.abs().max()) if pixels.grad is not None else 0.0
-                return f"L-BFGS found no further step after {index} iterations (largest gradient {largest:.3g})"
+                reason = f"L-BFGS found no further step after {index} iterations (largest gradient {largest:.3g})"
+                break
             seen[0].seconds = progress.seconds
             descent.watch(seen[0])
             progress.step = index + 1
+            if has_settled:
+                reason = f"step {index + 1} changed the picture by less than stop_change={descent.stop_change:g}"
+                break
             descent.between(take_state)
     finally:
         pixels.requires_grad_(False)
-    return f"all {descent.steps} steps done"
+    return reason, rate(), own_state()
+
+
+@torch.no_grad()
+def _clip(gradient: Tensor, most: float) -> None:
+    """Shorten the gradient of each image in place to at most so much for each of its numbers."""
+    norm = gradient.flatten(1).norm(dim=1)
+    gradient *= (most * gradient[0].numel() / norm).clamp(max=1).view(-1, 1, 1, 1)
 
 
 class ScipyLBFGSB:
@@ -418,15 +601,17 @@ class ScipyLBFGSB:
         started = time.perf_counter()
         current: list[Step] = []  # evaluated last
         pending: list[Step] = []  # accepted last; handed out with the next one, since the final picture is not ours
-        if state is not None:
+        if state is not None and "pending" in state:
             index, evaluations, losses, seconds = state["pending"]
-            pending.append(Step(index, evaluations, Losses(**losses), pixels.clone(), seconds))
+            shown = state.get("pending_pixels", pixels).to(pixels, copy=True)
+            pending.append(Step(index, evaluations, Losses(**losses), shown, seconds))
 
         def take_state() -> State:
             (step,) = pending
             losses = {name: getattr(step.losses, name).detach() for name in ("total", "content", "style", "tv")}
             losses["unweighted"] = {tag: value.detach() for tag, value in step.losses.unweighted.items()}
-            return descent.state() | {"pending": [step.index, step.evaluations, losses, step.seconds]}
+            about = [step.index, step.evaluations, losses, step.seconds]
+            return descent.state() | {"pending": about, "pending_pixels": step.pixels}
 
         def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
             trial = torch.from_numpy(flat).to(pixels).reshape(pixels.shape).requires_grad_(True)
@@ -436,7 +621,7 @@ class ScipyLBFGSB:
             progress.record(trial, losses)
             progress.check()
             current[:] = [Step(progress.step, progress.evaluations, losses, trial.detach(), 0.0)]
-            if progress.evaluations == 1:
+            if not pending:
                 accept()
             return float(total.detach()), gradient.cpu().double().numpy().ravel()
 
@@ -456,11 +641,15 @@ class ScipyLBFGSB:
 
         def iteration(flat: np.ndarray) -> None:
             progress.step += 1
+            settled.append(descent.has_settled(pixels, current[0].pixels))
             accept()
+            if settled[-1]:
+                raise StopIteration
 
+        settled: list[bool] = []
         limits = None
-        if descent.box is not None:
-            low, high = (bound.expand(pixels.shape).cpu().double().numpy().ravel() for bound in descent.box)
+        if descent.box.clamp == "step" and descent.box.bounds is not None:
+            low, high = (bound.expand(pixels.shape).cpu().double().numpy().ravel() for bound in descent.box.bounds)
             limits = np.stack([low, high], axis=1)
         while progress.step < descent.steps:
             before = progress.step
@@ -480,10 +669,13 @@ class ScipyLBFGSB:
                     "gtol": self.gtol,
                 },
             )
+            if settled and settled[-1]:
+                return f"step {progress.step} changed the picture by less than stop_change={descent.stop_change:g}"
             message = result.message if isinstance(result.message, str) else result.message.decode()
             if result.success or progress.step == before:
                 why = message if result.success else "the line search found no lower loss"
                 return f"L-BFGS-B stopped after {progress.step} iterations: {why}"
+            descent.box.keep(pixels, progress.step, "block")
             paused = time.perf_counter()
             descent.between(take_state)
             started += time.perf_counter() - paused

@@ -49,10 +49,16 @@ class Preprocessing:
         return (self.scale / std).to(device, dtype), (-mean / std).to(device, dtype)
 
 
+CAFFE_MEAN = (123.68, 116.779, 103.939)  # of ImageNet's bytes, as the original VGG release subtracts it
 PREPROCESSINGS = {
     "none": Preprocessing(),
     "imagenet": Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    "caffe": Preprocessing(mean=(123.68, 116.779, 103.939), scale=255.0, bgr=True),
+    # torchvision's weights fed with bytes less their mean (gordicaleksa/pytorch-neural-style-transfer, utils.py): not
+    # divided by a deviation, contrasts are 255 * 0.226 = 58 times those that the network was trained on
+    "imagenet255": Preprocessing(mean=(123.675, 116.28, 103.53), scale=255.0),
+    "caffe": Preprocessing(mean=CAFFE_MEAN, scale=255.0, bgr=True),
+    # white is 256, not 255 (jcjohnson/neural-style, `preprocess`; Li 2017's neural-style.py too, with red first)
+    "caffe256": Preprocessing(mean=CAFFE_MEAN, scale=256.0, bgr=True),
 }
 
 
@@ -93,7 +99,7 @@ def with_margin(pixels: Tensor, margin: int) -> Tensor:
     Built from flips, since the backward pass of torch's own reflection padding gives different bits each time on a GPU.
 
     Args:
-        pixels: ``(B, 3, H, W)``.
+        pixels: ``(B, 3, H, W)``, or maps of more channels.
         margin: pixels on each side, at most H - 1 and W - 1 of which are used.
 
     Returns:
@@ -107,3 +113,27 @@ def with_margin(pixels: Tensor, margin: int) -> Tensor:
             after = pixels.narrow(axis, size - 1 - width, width).flip(axis)
             pixels = torch.cat([before, pixels, after], axis)
     return pixels
+
+
+def extended(maps: Tensor, width: int, mode: str) -> Tensor:
+    """Continue maps beyond their border, as the padding of a convolution does; built from pieces, as above.
+
+    Args:
+        maps: ``(B, C, H, W)``.
+        width: positions on each side.
+        mode: ``replicate`` repeats the border; ``reflect`` mirrors what lies behind it, the border not repeated.
+
+    Returns:
+        ``(B, C, H + 2 width, W + 2 width)``.
+
+    Raises:
+        RuntimeError: the maps are too small to be mirrored.
+    """
+    if mode == "reflect":
+        if min(maps.shape[2:]) <= width:
+            raise RuntimeError(f"Maps of {maps.shape[3]} x {maps.shape[2]} are too small to be mirrored by {width}.")
+        return with_margin(maps, width)
+    for axis in (2, 3):
+        first, last = (maps.narrow(axis, place, 1) for place in (0, maps.shape[axis] - 1))
+        maps = torch.cat([first] * width + [maps] + [last] * width, axis)
+    return maps

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from nst import color, engines, images, memory, replay, runtime
 from nst import config as configuration
@@ -27,6 +28,7 @@ from nst.engines import Reading
 from nst.errors import UserError
 from nst.files import existing_file
 from nst.losses import Guided, TotalVariation, is_guidable, is_summed
+from nst.losses.functional import at_least_float32
 from nst.objective import Blend, LayerTerm, Losses, Objective, Roll, Shift, together
 from nst.optimize import Evaluate
 from nst.pixels import PixelSpace, with_margin
@@ -69,7 +71,7 @@ class Kept:
 
 
 def _bytes(targets: dict[str, Any]) -> int:
-    return sum(value.numel() * value.element_size() for value in targets.values() if isinstance(value, Tensor))
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(targets) if isinstance(leaf, Tensor))
 
 
 # Between the jobs of a process: networks, engines made of them, and targets taken with these.
@@ -219,7 +221,31 @@ def build_network(config: DictConfig, device: torch.device) -> Backbone:
         UserError: the weights cannot be had.
     """
     weights = (configuration.layer_weights(config, kind) for kind in ("content", "style"))
-    layers = list(dict.fromkeys(layer for of_kind in weights for layer in of_kind))
+    return _network(config, list(dict.fromkeys(layer for of_kind in weights for layer in of_kind)), device)
+
+
+def build_look(config: DictConfig, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]] | None:
+    """Return what makes the maps of an image ``(1, 3, H, W)`` RGB that are to be inspected, or None if none are.
+
+    They come from a network of their own, in the precision of the pixels, so that it does not touch the losses and a
+    layer deeper than theirs costs nothing at the other steps.
+
+    Raises:
+        UserError: the weights cannot be had.
+    """
+    layers = configuration.inspected_layers(config)
+    if not layers:
+        return None
+    backbone = _network(config, layers, device)
+
+    def look(image: Tensor) -> dict[str, Tensor]:
+        maps = backbone(backbone.preprocessing(with_margin(image, config.margin)))
+        return {layer: at_least_float32(maps[layer]) for layer in layers}
+
+    return look
+
+
+def _network(config: DictConfig, layers: list[str], device: torch.device) -> Backbone:
     dtype = runtime.pixel_dtype(config.precision)
 
     def build() -> Backbone:
@@ -565,17 +591,24 @@ def _of_one(targets: dict[str, Any], copies: int) -> dict[str, Any]:
         Apart: a target has no row for each image.
     """
     for tag, target in targets.items() if copies > 1 else ():
-        if not isinstance(target, Tensor) or target.shape[:1] != (copies,):
+        if not all(isinstance(leaf, Tensor) and leaf.shape[:1] == (copies,) for leaf in tree_leaves(target)):
             raise Apart(f"What the loss of {tag} keeps of an image is no tensor with a row for each image.")
-    return {tag: target[:1].clone() for tag, target in targets.items()} if copies > 1 else targets
+    return cast(dict[str, Any], tree_map(lambda leaf: leaf[:1].clone(), targets)) if copies > 1 else targets
 
 
 def _joined(targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the targets of a batch: its images' one after the other, or the one that they share."""
+    """Return the targets of a batch: its images' one after the other, or the one that they share.
+
+    Raises:
+        Apart: some are larger than others.
+    """
     first = targets[0]
     if all(other is first for other in targets):
         return first
-    return {tag: torch.cat([other[tag] for other in targets]) for tag in first}
+    if len({tuple(leaf.shape for leaf in tree_leaves(of_one)) for of_one in targets}) > 1:
+        raise Apart("What a loss keeps of the images has different sizes.")
+    joined: dict[str, Any] = tree_map(lambda *rows: torch.cat(rows), *targets)
+    return joined
 
 
 @contextlib.contextmanager

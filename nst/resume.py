@@ -19,14 +19,15 @@ from nst.files import plain, sha256
 # Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
 HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
 # What runs did that were begun before there was such a knob.
-BEFORE = {
-    "engine": "plain",
-    "compile": False,
-    "cuda_graph": False,
-    "tile": "none",
+BEFORE: dict[str, Any] = {
+    **{"engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"},
+    **{"clamp_range": None, "clamp_until": None, "average": 0.0, "clip_gradient": 0.0, "stop_change": 0.0},
     **dict.fromkeys(("style_weights", "style_size", "style_fit", "style_masks", "content_mask")),
-    "color": "style",
+    **{"color": "style", "inspect": []},
+    "schedule": {"sizes": None},
+    "lr_schedule": {"_target_": "nst.schedule.unchanged"},
 }
+OPTIONS_BEFORE = {"schedule": "single", "lr_schedule": "none"}  # of those that are groups
 CHECKPOINT_FILE = "checkpoint.pt"
 SWEEP_FILE = "sweep.json"
 _MULTIRUN = ("-m", "--multirun")
@@ -161,7 +162,8 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     if not plan and any(argument in _MULTIRUN for argument in rest):
         raise UserError(f"resume={folder}: there is no sweep in this folder that -m could go on with.")
     name = quoted(str(folder))
-    where = [f"resume={name}", f"{'hydra.sweep.dir' if plan else 'hydra.run.dir'}={name}"]
+    # a study would make a sweep of its single jobs, too
+    where = [f"resume={name}", *([f"hydra.sweep.dir={name}"] if plan else [f"hydra.run.dir={name}", "hydra.mode=RUN"])]
     anew = {_key(argument) for argument in rest if _is_override(argument)}
     chosen = tuple(f"{group.replace('/', '.')}." for group in ("hydra/launcher", "hydra/sweeper") if group in anew)
     rest = [argument for argument in rest if argument not in _MULTIRUN]
@@ -190,10 +192,11 @@ def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
     config = next((one for one in configs if isinstance(one, Mapping)), None)
     if config is None or all(name in config for name in BEFORE):
         return []
-    values = {name: value for name, value in BEFORE.items() if name not in config}
+    values = {name: OPTIONS_BEFORE.get(name, value) for name, value in BEFORE.items() if name not in config}
     values |= {"precision": config["precision"]} if "precision" in config else {}  # its default is another one now
+    words = {None: "null", True: "true", False: "false"}
     return [
-        f"{name}={str(value).lower() if isinstance(value, bool) else 'null' if value is None else value}"
+        f"{name}={words[value] if value is None or isinstance(value, bool) else value}"
         for name, value in values.items()
     ]
 

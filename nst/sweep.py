@@ -93,6 +93,8 @@ class CheckFirst(Callback):
             swept = {_key(o): _values(o) for o in overrides if o.is_sweep_override()}
             if idle := [key for key in swept if key in resume.HOUSEKEEPING]:
                 raise UserError(f"{', '.join(idle)} changes no picture, so a sweep cannot vary it. Give it one value.")
+            if "study" in swept:
+                raise UserError("A study is a sweep of its own: run one at a time, study=NAME.")
             jobs: list[tuple[list[str], DictConfig]] = []
             if _is_grid(config):
                 (lines,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
@@ -378,5 +380,21 @@ def _check_or_exit(jobs: list[DictConfig]) -> None:
         cli.reject(ConfigError(problem + of.format(count) for problem, count in found.items()))
 
 
+def single_layers(architecture: str) -> str:
+    """Return an axis for a sweep: a layer of each scale of a network alone, as ``[relu1_1],[relu2_1],...``."""
+    from nst.backbones import scales  # here, since it needs torch, which --help need not wait for
+
+    return ",".join(f"[{name}]" for name in scales(architecture))
+
+
+def growing_layers(architecture: str) -> str:
+    """Return an axis for a sweep: the layers up to each scale of a network, as ``[relu1_1],[relu1_1,relu2_1],...``."""
+    from nst.backbones import scales
+
+    names = scales(architecture)
+    return ",".join(f"[{','.join(names[: count + 1])}]" for count in range(len(names)))
+
+
 # On import, since workers of a launcher import this module and not run.py.
-OmegaConf.register_new_resolver("nst.job_folder", job_folder, replace=True)
+for _resolver in (job_folder, single_layers, growing_layers):
+    OmegaConf.register_new_resolver(f"nst.{_resolver.__name__}", _resolver, replace=True)

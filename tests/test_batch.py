@@ -22,7 +22,16 @@ from test_robustness import own_loss, wait_for_steps
 from nst import batch, checkpoint, config, experiment, images, launchers, memory, posing, runtime
 from nst.batch import Candidate
 from nst.errors import UserError
-from nst.losses import GramLoss, MSELoss
+from nst.losses import (
+    GramLoss,
+    HistogramLoss,
+    MRFLoss,
+    MSELoss,
+    RelaxedEMDLoss,
+    SelfSimilarityLoss,
+    SlicedWassersteinLoss,
+    SumLoss,
+)
 from nst.objective import LayerTerm, Losses
 from nst.optimize import Diverged, State, Step, join, optimize, split
 from nst.record import Job
@@ -301,6 +310,46 @@ def test_what_may_differ_in_a_batch_and_what_not(tmp_path: Path, photo: Path) ->
     assert set(plan.alone.values()) == {"no other job goes with it"}
 
 
+def test_a_loss_that_draws_keeps_jobs_of_other_seeds_out_of_its_batch(tmp_path: Path) -> None:
+    jobs = [("seed=0", "beta=1"), ("seed=1",), ("seed=0", "beta=2"), ("seed=1", "init=noise")]
+    for drawing in ("style_loss=sliced_wasserstein", "style_loss=relaxed_emd", "content_loss=self_similarity"):
+        assert planned(tmp_path, [(drawing, *own) for own in jobs]).batches == [[0, 2], [1, 3]]
+    for still in ("style_loss=gram", "style_loss=mrf", "style_loss=gram_histogram"):
+        assert planned(tmp_path, [(still, *own) for own in jobs]).batches == [[0, 1, 2, 3]]
+
+
+def test_a_loss_that_keeps_a_map_keeps_styles_of_other_sizes_out_of_its_batch(tmp_path: Path) -> None:
+    sizes = (("tall", (20, 30)), ("taller", (40, 60)), ("wide", (30, 20)))
+    for name, size in sizes:
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    jobs = [(f"style={tmp_path / name}.png",) for name, _ in sizes]
+    for keeping in ("histogram", "gram_histogram", "mrf", "sliced_wasserstein", "relaxed_emd"):
+        assert planned(tmp_path, [(f"style_loss={keeping}", *own) for own in jobs]).batches == [[0, 1], [2]]
+    assert planned(tmp_path, jobs).batches == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    "loss", ["sliced_wasserstein", "gram_histogram", "relaxed_emd", "mrf", "histogram", "self_similarity"]
+)
+def test_jobs_with_a_loss_of_maps_are_those_run_alone(tmp_path: Path, loss: str) -> None:
+    group = "content_loss" if loss == "self_similarity" else "style_loss"
+    common = (*COMMON, f"{group}={loss}", "fit=square", "precision=float64", "evaluator=none")
+    jobs = [(*common, "beta=0.01"), (*common, "beta=1", "style=mosaic"), (*common, "alpha=2", "init=noise")]
+    assert not any(isinstance(end, Exception) for end in together(tmp_path / "batch", *jobs))
+    for number, overrides in enumerate(jobs):
+        experiment.run(job(tmp_path / f"alone{number}", *overrides), runtime.PoliteStop())
+        ours, alone = tmp_path / "batch" / str(number), tmp_path / f"alone{number}"
+        for row, expected in zip(rows(ours), rows(alone), strict=True):
+            assert row == pytest.approx(expected, rel=1e-9, abs=1e-15)
+        assert (ours / "result.png").read_bytes() == (alone / "result.png").read_bytes()
+
+
+def test_maps_of_styles_of_other_sizes_are_not_put_together(tmp_path: Path) -> None:
+    common = (*COMMON, "style_loss=mrf", "evaluator=none")
+    with pytest.raises(posing.Apart, match="sizes"):
+        together(tmp_path, common, (*common, "style=mosaic"))
+
+
 @pytest.mark.parametrize(
     ("optimizer", "fits"),
     [
@@ -410,7 +459,9 @@ class Fine(Mixes):
 @pytest.mark.parametrize(
     ("loss", "fits"),
     [(MSELoss(), True), (GramLoss(), True), (Fine(), True), (Mixes(), False), (Remembers(), False),
-     (KeepsAPair(), False), (Draws(), False)],
+     (KeepsAPair(), False), (Draws(), False), (SlicedWassersteinLoss(), True), (HistogramLoss(), True),
+     (RelaxedEMDLoss(samples=9), True), (MRFLoss(), True), (SelfSimilarityLoss(samples=9), True),
+     (SumLoss({"gram": GramLoss(), "histogram": HistogramLoss()}), True), (SumLoss({"one": Mixes()}), False)],
 )  # fmt: skip
 def test_a_loss_is_tried_on_two_images(loss: Any, fits: bool) -> None:
     before = torch.get_rng_state()

@@ -100,7 +100,7 @@ def test_any_optimizer_of_torch_goes_by_its_target() -> None:
         ("jpeg_quality=0", r"jpeg_quality=0 is out of range"),
         ("log_every=0", r"log_every=0 is out of range"),
         ("margin=-1", r"margin=-1 is out of range"),
-        ("pooling=average", r"pooling=average is not one of max, avg\. Did you mean 'avg'"),
+        ("pooling=average", r"pooling=average is not one of max, avg, l2\. Did you mean 'avg'"),
         ("fit=sqare", r"Did you mean 'square'"),
         ("clamp=always", r"clamp=always is not one of never, step, end"),
         ("precision=float46", r"Did you mean 'float"),

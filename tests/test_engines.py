@@ -428,5 +428,5 @@ def test_a_loss_of_two_layers_is_given_both_by_either_engine(kind, shift):
     for tag in plain:
         torch.testing.assert_close(fused[tag], plain[tag], rtol=1e-10, atol=0)
     assert off(other, gradient) < 1e-10
-    assert engine.describe([loss]) == "fused, GramLoss under autograd"
-    assert "under autograd" not in engine.describe([GramLoss()])
+    assert "GramLoss" in engine.describe([loss])
+    assert "GramLoss" not in engine.describe([GramLoss()])

@@ -8,7 +8,7 @@ import torch
 
 from nst.pixels import PIXEL_SPACES, PREPROCESSINGS, PixelSpace, Preprocessing
 
-NAMES = ["none", "imagenet", "caffe"]
+NAMES = ["none", "imagenet", "imagenet255", "caffe", "caffe256"]
 SPACES = [(space, name) for space in ("unit", "network") for name in NAMES]
 
 
@@ -19,8 +19,11 @@ def random_image(batch: int = 2) -> torch.Tensor:
 def by_formula(name: str, rgb: np.ndarray) -> np.ndarray:
     """What the network is fed with, channel by channel, from ``(B, 3, H, W)`` in [0, 1]."""
     red, green, blue = rgb[:, 0], rgb[:, 1], rgb[:, 2]
-    if name == "caffe":
-        planes = [blue * 255 - 103.939, green * 255 - 116.779, red * 255 - 123.68]
+    if name in ("caffe", "caffe256"):
+        white = 255 if name == "caffe" else 256
+        planes = [blue * white - 103.939, green * white - 116.779, red * white - 123.68]
+    elif name == "imagenet255":
+        planes = [red * 255 - 123.675, green * 255 - 116.28, blue * 255 - 103.53]
     elif name == "imagenet":
         planes = [(red - 0.485) / 0.229, (green - 0.456) / 0.224, (blue - 0.406) / 0.225]
     else:
@@ -60,14 +63,20 @@ def test_std_and_mean_are_per_channel_in_rgb_order_and_scaled_units() -> None:
 
 @pytest.mark.parametrize(
     ("name", "slopes"),
-    [("none", (1, 1, 1)), ("imagenet", (1 / 0.229, 1 / 0.224, 1 / 0.225)), ("caffe", (255, 255, 255))],
+    [
+        ("none", (1, 1, 1)),
+        ("imagenet", (1 / 0.229, 1 / 0.224, 1 / 0.225)),
+        ("imagenet255", (255, 255, 255)),
+        ("caffe", (255, 255, 255)),
+        ("caffe256", (256, 256, 256)),
+    ],
 )
 def test_preprocessing_passes_gradients_to_the_right_channel(name: str, slopes: tuple[float, float, float]) -> None:
     image = random_image(1).requires_grad_()
     fed = PREPROCESSINGS[name](image)
     weights = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64).view(1, 3, 1, 1)
     (fed * weights).sum().backward()
-    places = (100.0, 10.0, 1.0) if name == "caffe" else (1.0, 10.0, 100.0)
+    places = (100.0, 10.0, 1.0) if name.startswith("caffe") else (1.0, 10.0, 100.0)
     assert image.grad is not None
     for channel in range(3):
         expected = np.full((5, 7), slopes[channel] * places[channel])
@@ -139,6 +148,10 @@ def test_bounds_are_the_pixels_of_black_and_white(space: str, name: str) -> None
         black, white = [0, 0, 0], [1, 1, 1]
     elif name == "caffe":
         black, white = [-103.939, -116.779, -123.68], [151.061, 138.221, 131.32]
+    elif name == "caffe256":
+        black, white = [-103.939, -116.779, -123.68], [152.061, 139.221, 132.32]
+    elif name == "imagenet255":
+        black, white = [-123.675, -116.28, -103.53], [131.325, 138.72, 151.47]
     else:
         black = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
         white = [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]

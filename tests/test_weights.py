@@ -246,7 +246,7 @@ def test_a_missing_file_is_told_with_the_ways_out(tmp_path: Path, monkeypatch: p
 def test_a_file_that_vanished_since_the_check_is_told(tmp_path: Path) -> None:
     features = nn.Sequential(nn.Conv2d(3, 64, 3))
     with pytest.raises(UserError, match=r"There is no weight file .*backbone=squeezenet"):
-        weights.load(features, "vgg16", str(tmp_path / "gone.pth"), seed=0)
+        weights.load(features, "vgg16", str(tmp_path / "gone.pth"), 0, ["features.0"])
 
 
 def test_a_folder_is_no_weight_file(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
 
-from nst.backbones import Backbone, ScaledAvgPool2d, refuse_too_small
+from nst.backbones import Backbone, ExtendedConv2d, ScaledAvgPool2d, refuse_too_small
 from nst.engines import operators
 from nst.engines.reading import Reading, Shapes, Wanted, Window, each, only, together
 from nst.losses import SummedLoss, functional, is_summed
@@ -63,7 +64,8 @@ class Squeeze:
         assert narrow.bias is not None and wide.bias is not None
         weight = torch.cat([nnf.pad(narrow.weight, (1, 1, 1, 1)), wide.weight])  # both as one 3x3 convolution
         bias = torch.cat([narrow.bias, wide.bias])
-        self.expand = operators.Convolution(weight.detach().to(dtype), bias.detach().to(dtype), 1, 1, True)
+        border = wide.padding_mode  # of which the narrow one sees nothing
+        self.expand = operators.Convolution(weight.detach().to(dtype), bias.detach().to(dtype), 1, 1, True, border)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Squeeze and expand; keep both rectified maps."""
@@ -76,6 +78,44 @@ class Squeeze:
         few, many = kept
         gradient = self.expand.backward(operators.rectify_backward(gradient, many), *few.shape[2:])
         return self.squeeze.backward(operators.rectify_backward(gradient, few), height, width)
+
+
+class Residual:
+    """ResNet's block: convolutions one after the other, their input added to the last, and a ReLU (He 2015, fig. 5).
+
+    Their batch normalisations are part of them.
+    """
+
+    def __init__(self, module: BasicBlock | Bottleneck, dtype: torch.dtype) -> None:
+        pairs = [(module.conv1, module.bn1), (module.conv2, module.bn2)]
+        if isinstance(module, Bottleneck):
+            pairs.append((module.conv3, module.bn3))
+        self.branch = [
+            _operator(_normalised(convolution, norm), rectified=place < len(pairs), dtype=dtype)
+            for place, (convolution, norm) in enumerate(pairs, 1)
+        ]
+        self.shortcut = None
+        if module.downsample is not None:
+            self.shortcut = _operator(_normalised(*module.downsample), False, dtype)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Convolve and add; keep the rectified maps."""
+        kept = []
+        inner = maps
+        for operator in self.branch:
+            inner = operator.forward(inner)
+            kept.append(inner)
+        kept[-1] = inner.add_(self.shortcut.forward(maps) if self.shortcut else maps).relu_()
+        return kept[-1], kept
+
+    def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
+        """Go back through the convolutions and past them."""
+        gradient = operators.rectify_backward(gradient, kept[-1])
+        inner = gradient
+        for operator, before in zip(self.branch[:0:-1], kept[-2::-1], strict=True):
+            inner = operators.rectify_backward(operator.backward(inner, *before.shape[2:]), before)
+        past = self.shortcut.backward(gradient, height, width) if self.shortcut else gradient
+        return self.branch[0].backward(inner, height, width).add_(past)
 
 
 class Rectify:
@@ -371,7 +411,7 @@ def _chain(backbone: Backbone, dtype: torch.dtype) -> tuple[list[tuple[int, Link
             norm = _at(modules, place + 1)
             if isinstance(norm, nn.BatchNorm2d) and place not in backbone.taps:
                 place += 1
-                module = fuse_conv_bn_eval(module, norm)
+                module = _normalised(module, norm)
             rectified = place not in backbone.taps and isinstance(_at(modules, place + 1), nn.ReLU)
             place += int(rectified)
             link: Link = Convolve(module, rectified, compute, dtype)
@@ -388,6 +428,8 @@ def _link(module: nn.Module, dtype: torch.dtype) -> Link:
     """Return one module as a link that computes in ``dtype``."""
     if isinstance(module, Fire):
         return Squeeze(module, dtype)
+    if isinstance(module, BasicBlock | Bottleneck):
+        return Residual(module, dtype)
     if isinstance(module, nn.ReLU):
         return Rectify()
     if isinstance(module, nn.MaxPool2d) and _one(module.dilation) == 1:
@@ -401,18 +443,26 @@ def _at(modules: list[nn.Module], place: int) -> nn.Module | None:
     return modules[place] if place < len(modules) else None
 
 
+def _normalised(module: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Return a convolution that does what two modules do."""
+    fused: nn.Conv2d = fuse_conv_bn_eval(module, norm)
+    return fused
+
+
 def _operator(module: nn.Conv2d, rectified: bool, dtype: torch.dtype) -> operators.Convolution:
     bias = module.bias.detach().to(dtype) if module.bias is not None else None
     stride, padding = int(_one(module.stride)), int(_one(module.padding))
-    return operators.Convolution(module.weight.detach().to(dtype), bias, stride, padding, rectified)
+    return operators.Convolution(
+        module.weight.detach().to(dtype), bias, stride, padding, rectified, module.padding_mode
+    )
 
 
 def _is_simple(module: nn.Conv2d) -> bool:
-    """Tell whether a convolution has one group, square kernels and zero padding narrower than its kernel."""
+    """Tell whether a convolution has one group, square kernels and a padding, of a known kind, narrower than these."""
     return (
         module.groups == 1
         and not isinstance(module.padding, str)
-        and module.padding_mode == "zeros"
+        and (module.padding_mode == "zeros" or isinstance(module, ExtendedConv2d))
         and all(len(set(pair)) == 1 for pair in (module.kernel_size, module.stride, module.padding))
         and _one(module.dilation) == 1
         and module.padding[0] < module.kernel_size[0]

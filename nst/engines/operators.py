@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from nst.pixels import extended
+
 log = logging.getLogger(__name__)
 # Where it is used here each place is written once, which is as deterministic as can be.
 warnings.filterwarnings("ignore", message="max_unpooling2d_forward_out does not have a deterministic")
@@ -31,12 +33,17 @@ class Convolution:
         weight: ``(C', C, k, k)``, in the type to compute in.
         bias: ``(C',)`` or None.
         stride: of both axes.
-        padding: on all four sides, with zeros; less than k.
+        padding: on all four sides; less than k.
         rectified: a ReLU follows.
+        border: what is there: ``zeros``, ``replicate`` or ``reflect``.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int, rectified: bool) -> None:
-        self.stride, self.padding, self.rectified = stride, padding, rectified
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, stride: int, padding: int, rectified: bool, border: str = "zeros"
+    ) -> None:
+        self.stride, self.rectified = stride, rectified
+        self.padding, self.frame = (padding, 0) if border == "zeros" else (0, padding)
+        self.border = border
         self.size = weight.shape[2]
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self.bias = bias
@@ -46,10 +53,18 @@ class Convolution:
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, C', h, w)``."""
+        if self.frame:
+            maps = extended(maps, self.frame, self.border).contiguous(memory_format=torch.channels_last)
         return self._convolve(maps, self.weight, self.bias, self.stride, self.padding, self.rectified)
 
     def backward(self, gradient: Tensor, height: int, width: int) -> Tensor:
         """Map the gradient ``(B, C', h, w)``, before the ReLU, to that of the input ``(B, C, height, width)``."""
+        if self.frame:
+            framed = self._backward(gradient, height + 2 * self.frame, width + 2 * self.frame)
+            return extended_backward(framed, self.frame, self.border)
+        return self._backward(gradient, height, width)
+
+    def _backward(self, gradient: Tensor, height: int, width: int) -> Tensor:
         if self.stride == 1:
             padding = self.size - 1 - self.padding
             return self._convolve(gradient, self.flipped, None, 1, padding, False)
@@ -83,6 +98,21 @@ class Convolution:
             return torch.cudnn_convolution_relu(maps, weight, bias, *two, [1, 1], 1)
         result = nnf.conv2d(maps, weight, bias, stride, padding)
         return result.relu_() if rectified else result
+
+
+def extended_backward(gradient: Tensor, width: int, mode: str) -> Tensor:
+    """Send the gradient ``(B, C, H + 2 width, W + 2 width)`` of ``extended`` maps to where they came from, in place."""
+    for axis in (2, 3):
+        size = gradient.shape[axis] - 2 * width
+        before, inner, after = gradient.split([width, size, width], axis)
+        if mode == "reflect":
+            inner.narrow(axis, 1, width).add_(before.flip(axis))
+            inner.narrow(axis, size - 1 - width, width).add_(after.flip(axis))
+        else:
+            inner.narrow(axis, 0, 1).add_(before.sum(axis, keepdim=True))
+            inner.narrow(axis, size - 1, 1).add_(after.sum(axis, keepdim=True))
+        gradient = inner
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def rectify_backward(gradient: Tensor, rectified: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
 
-from nst.backbones import Backbone, ScaledAvgPool2d
+from nst.backbones import Backbone, ExtendedConv2d, L2Pool2d, ScaledAvgPool2d
 from nst.engines.reading import Reading, Shapes, Wanted, Window, only
 from nst.losses import SummedLoss
 
@@ -193,26 +194,35 @@ def reaches(backbone: nn.Module) -> dict[str, Reach] | None:
     found = {}
     reach = Reach(1, 0, 0)
     for place, module in enumerate(backbone.stack):
-        window = _window(module)
-        if window is None:
-            return None
-        size, stride, padding = window
-        before, after = padding * reach.stride, (size - 1 - padding) * reach.stride
-        reach = Reach(reach.stride * stride, reach.before + before, reach.after + after)
+        for part in _parts(module):
+            window = _window(part)
+            if window is None:
+                return None
+            size, stride, padding = window
+            before, after = padding * reach.stride, (size - 1 - padding) * reach.stride
+            reach = Reach(reach.stride * stride, reach.before + before, reach.after + after)
         if place in backbone.taps:
             found[backbone.taps[place]] = reach
     return found
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """Return the modules, one after the other, that see as far as one does."""
+    if isinstance(module, Fire):
+        return [module.squeeze, module.expand3x3]
+    if isinstance(module, BasicBlock | Bottleneck):
+        return [module.conv1, module.conv2, *([module.conv3] if isinstance(module, Bottleneck) else [])]
+    return [module]
 
 
 def _window(module: nn.Module) -> tuple[int, int, int] | None:
     """Return size, stride and padding of a module's window; None if it has none that is known."""
     if isinstance(module, nn.ReLU | nn.BatchNorm2d):
         return 1, 1, 0
-    if isinstance(module, Fire):
-        return 3, 1, 1
-    if not (isinstance(module, nn.Conv2d | nn.MaxPool2d) or type(module) in (nn.AvgPool2d, ScaledAvgPool2d)):
+    is_pooling = type(module) in (nn.AvgPool2d, ScaledAvgPool2d, L2Pool2d)
+    if not (isinstance(module, nn.Conv2d | nn.MaxPool2d) or is_pooling):
         return None
-    if getattr(module, "padding_mode", "zeros") != "zeros":
+    if getattr(module, "padding_mode", "zeros") != "zeros" and not isinstance(module, ExtendedConv2d):
         return None
     given = [getattr(module, name, 1) for name in ("kernel_size", "stride", "padding", "dilation")]
     pairs = [value if isinstance(value, tuple) else (value, value) for value in given]

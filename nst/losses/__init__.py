@@ -9,12 +9,39 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from nst.losses.combined import SumLoss
 from nst.losses.content import MSELoss
 from nst.losses.gram import GramLoss
 from nst.losses.guided import Guided, is_guidable
+from nst.losses.mmd import GaussianMMDLoss, LinearMMDLoss, PolynomialMMDLoss
+from nst.losses.moments import MomentsLoss
+from nst.losses.patches import MRFLoss
 from nst.losses.regularization import TotalVariation
+from nst.losses.similarity import RelaxedEMDLoss, SelfSimilarityLoss
+from nst.losses.transport import HistogramLoss, SlicedWassersteinLoss
+from nst.losses.wasserstein import GaussianWassersteinLoss
 
-__all__ = ["GramLoss", "Guided", "LayerLoss", "MSELoss", "SummedLoss", "TotalVariation", "is_guidable", "is_summed"]
+__all__ = [
+    "GaussianMMDLoss",
+    "GaussianWassersteinLoss",
+    "GramLoss",
+    "Guided",
+    "HistogramLoss",
+    "LayerLoss",
+    "LinearMMDLoss",
+    "MRFLoss",
+    "MSELoss",
+    "MomentsLoss",
+    "PolynomialMMDLoss",
+    "RelaxedEMDLoss",
+    "SelfSimilarityLoss",
+    "SlicedWassersteinLoss",
+    "SumLoss",
+    "SummedLoss",
+    "TotalVariation",
+    "is_guidable",
+    "is_summed",
+]
 
 
 class LayerLoss(Protocol):

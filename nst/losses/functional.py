@@ -16,7 +16,7 @@ from torch.nn import functional as nnf
 REDUCTIONS = ("mean", "sum")
 GRAM_NORMS = ("none", "N", "CN")
 TERM_NORMS = ("none", "CN", "4C2", "4C2N2", "keras", "relative")
-TV_KINDS = ("squared", "absolute")
+TV_KINDS = ("squared", "absolute", "diagonal", "keras", "laplacian")
 
 
 def gram_matrix(features: Tensor, norm: str = "N") -> Tensor:
@@ -51,6 +51,36 @@ def channel_products(
     if guide is not None:
         rows = rows * guide.to(rows.dtype).flatten(2).sqrt()
     return torch.bmm(rows, rows.transpose(1, 2))
+
+
+def products_and_sums(features: Tensor, target: object = None, guide: Tensor | None = None) -> Tensor:
+    """Return ``channel_products`` with ``channel_sums`` beside them: all there is to know of mean and covariance.
+
+    Args:
+        features: ``(B, C, H, W)``.
+        target: not used.
+        guide: see ``channel_products``.
+
+    Returns:
+        ``(B, C, C + 1)``.
+    """
+    return torch.cat([channel_products(features, guide=guide), channel_sums(features, guide)[:, :, None]], dim=2)
+
+
+def channel_sums(features: Tensor, guide: Tensor | None = None, power: int = 1) -> Tensor:
+    """Sum a power of each channel over the positions.
+
+    Args:
+        features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
+        guide: see ``channel_products``.
+        power: 1 or 2.
+
+    Returns:
+        ``(B, C)``.
+    """
+    rows = at_least_float32(features).flatten(2)
+    rows = rows.square() if power == 2 else rows
+    return (rows if guide is None else rows * guide.to(rows.dtype).flatten(2)).sum(2)
 
 
 def cross_products(first: Tensor, second: Tensor, shift: float = 0.0, guide: Tensor | None = None) -> Tensor:
@@ -186,12 +216,19 @@ def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean
     Args:
         image: ``(B, C, H, W)``.
         kind: ``squared`` takes d^2 of each difference (Johnson 2016 and most code), ``absolute`` takes |d| (the
-            anisotropic variation of Rudin, Osher & Fatemi 1992).
-        reduction: ``sum`` adds all up; ``mean`` adds the mean over vertical and the mean over horizontal differences.
+            anisotropic variation of Rudin, Osher & Fatemi 1992), ``keras`` (d_down^2 + d_across^2)^1.25 of each pixel
+            that has a neighbour below and one on its right (Keras' example). ``diagonal`` weights d^2 by 1/3, and
+            that of both diagonals by 1/12, of the picture with its edges repeated (crowsonkb/style-transfer-pytorch).
+            ``laplacian`` sums d^2 / 16 of the picture with zeros around it, so that its gradient is a Laplacian
+            divided by 8 (Li 2017).
+        reduction: ``sum`` adds all up; ``mean`` adds the means over each direction. Of ``keras`` it is the mean over
+            its pixels, of ``laplacian`` the sum divided by the picture's numbers.
 
     Returns:
         ``(B,)``; a direction with a single pixel contributes 0.
     """
+    if kind in WHOLE_KINDS:
+        return WHOLE_KINDS[kind](at_least_float32(image), reduction)
     total = at_least_float32(image.new_zeros(image.shape[0]))
     for axis in (2, 3):
         difference = image.diff(dim=axis).flatten(1)
@@ -201,6 +238,49 @@ def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean
         size = difference.abs() if kind == "absolute" else difference.square()
         total = total + (size.sum(1) if reduction == "sum" else size.mean(1))
     return total
+
+
+def _diagonal_variation(image: Tensor, reduction: str) -> Tensor:
+    framed = torch.cat([image[..., :1], image, image[..., -1:]], dim=3)
+    framed = torch.cat([framed[..., :1, :], framed, framed[..., -1:, :]], dim=2)
+    core, before, after = slice(1, -1), slice(None, -1), slice(1, None)
+    pairs = (  # two views of the frame, and the weight of their difference
+        (framed[..., core, 2:], framed[..., core, core], 3),
+        (framed[..., 2:, core], framed[..., core, core], 3),
+        (framed[..., after, after], framed[..., before, before], 12),
+        (framed[..., after, before], framed[..., before, after], 12),
+    )
+    return sum((squared_error(a, b, reduction) / divisor for a, b, divisor in pairs), image.new_zeros(image.shape[0]))
+
+
+def _keras_variation(image: Tensor, reduction: str) -> Tensor:
+    here = image[..., :-1, :-1]
+    size = ((image[..., 1:, :-1] - here).square() + (image[..., :-1, 1:] - here).square()).flatten(1).pow(1.25)
+    return size.sum(1) if reduction == "sum" else size.sum(1) / max(size.shape[1], 1)
+
+
+def _laplacian_variation(image: Tensor, reduction: str) -> Tensor:
+    framed = nnf.pad(image, (1, 1, 1, 1))
+    total = sum((framed.diff(dim=axis).flatten(1).square().sum(1) for axis in (2, 3)), image.new_zeros(image.shape[0]))
+    return total / 16 / (image[0].numel() if reduction == "mean" else 1)
+
+
+# Kinds of variation that are no sum over one direction after the other.
+WHOLE_KINDS = {"diagonal": _diagonal_variation, "keras": _keras_variation, "laplacian": _laplacian_variation}
+
+
+def size_divisor(norm: str | float, target: Tensor) -> Tensor | float:
+    """Return what the mean of squared differences from a target is divided by.
+
+    Args:
+        norm: ``relative`` gives the mean of the target's squares ``(B,)``, or 1 where that is 0; ``none`` gives 1; a
+            number itself.
+        target: ``(B, ...)``.
+    """
+    if norm == "relative":
+        size = at_least_float32(target).flatten(1).square().mean(1)
+        return torch.where(size > 0, size, torch.ones_like(size))
+    return 1.0 if isinstance(norm, str) else norm
 
 
 class _SumOfSquares(torch.autograd.Function):
@@ -220,6 +300,26 @@ class _SumOfSquares(torch.autograd.Function):
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Return the tensor in float32 if it has fewer digits; float32 and float64 stay what they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def normalised(distance: Tensor, norm: str | float, size: Tensor, **named: float) -> Tensor:
+    """Divide a style image's distance by its norm.
+
+    Args:
+        distance: ``(B,)``.
+        norm: ``relative`` divides by ``size``; ``none`` does not; a name divides by what is given for it; a number is
+            the divisor.
+        size: ``(B,)`` or ``(1,)``, what the target is worth; where it is 0 or less, nothing is divided by it.
+        named: divisors by name.
+
+    Returns:
+        ``(B,)``.
+    """
+    if norm == "relative":
+        return distance / torch.where(size > 0, size, torch.ones_like(size))
+    if norm == "none":
+        return distance
+    return distance / (named[norm] if isinstance(norm, str) else norm)
 
 
 def _divisor(

@@ -12,7 +12,7 @@ class TotalVariation:
     """Roughness of the picture; the formula is ``functional.total_variation``.
 
     Args:
-        kind: ``squared`` or ``absolute``.
+        kind: ``squared``, ``absolute``, ``diagonal``, ``keras`` or ``laplacian``.
         reduction: ``mean`` or ``sum``.
 
     Raises:

@@ -29,6 +29,20 @@ def check_positive(name: str, value: float) -> float:
     return float(value)
 
 
+def check_not_negative(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number from 0 up; raise ValueError otherwise."""
+    if check_finite(name, value) < 0:
+        raise ValueError(f"{name}={value} must be a number from 0 up")
+    return float(value)
+
+
+def check_count(name: str, value: int) -> int:
+    """Return ``value`` if it is a whole number from 1 up; raise ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value} must be a whole number from 1 up")
+    return value
+
+
 def check_norm(name: str, value: str | float, choices: Sequence[str]) -> str | float:
     """Return ``value`` if it is one of ``choices`` or a number above 0; raise ValueError otherwise."""
     if isinstance(value, str):

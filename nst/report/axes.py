@@ -127,9 +127,13 @@ def canonical(value: Any) -> str:
 
 
 def short_texts(texts: Sequence[str]) -> dict[str, str]:
-    """Return each text as it is shown: a path by its last part, or by as many as tell it from the others."""
+    """Return each text as it is shown.
+
+    A path by its last part, or by as many as tell it from the others; a list without its brackets, and by its ends
+    where the lists grow.
+    """
     paths = {text: re.split(r"[/\\]+", text.rstrip("/\\")) for text in texts if _is_path(text)}
-    shown = {text: text for text in texts}
+    shown = {text: text for text in texts} | _short_lists(texts)
     for text, parts in paths.items():
         others = [other for other in shown if other != text]
         for count in range(1, len(parts) + 1):
@@ -138,6 +142,24 @@ def short_texts(texts: Sequence[str]) -> dict[str, str]:
                 shown[text] = short
                 break
     return shown
+
+
+def _short_lists(texts: Sequence[str]) -> dict[str, str]:
+    """Return the lists of plain items among texts as they are shown: ``a``, ``a, b``, and ``none`` without items.
+
+    Where each list begins with the whole of the next shorter one, long ones are ``a … c``: up to what they go.
+    """
+    lists = {text: text[1:-1].split(",") if text != "[]" else [] for text in texts if re.fullmatch(r"\[[^][{}]*]", text)}
+    by_length = sorted(lists.values(), key=len)
+    grow = len(lists) > 1 and all(
+        len(a) < len(b) and b[: len(a)] == a for a, b in zip(by_length, by_length[1:], strict=False)
+    )
+    shown = {
+        text: f"{items[0]} … {items[-1]}" if grow and len(items) > 2 else ", ".join(items) or "none"
+        for text, items in lists.items()
+    }
+    taken = {text for text in texts if text not in lists}
+    return shown if taken.isdisjoint(shown.values()) else {}
 
 
 def _is_path(text: str) -> bool:

@@ -220,13 +220,13 @@ def complete(view: dict[str, Any]) -> dict[str, Any]:
 def directions(axes: list[dict[str, Any]]) -> tuple[int | None, int | None]:
     """Return which axis runs across and which down.
 
-    Across goes the first numeric one, since a knob reads best from left to right; a seed comes last of all.
+    The first makes the rows and the second the columns, in the order typed, but that a seed comes last of all. An only
+    axis runs across.
     """
-    order = sorted(range(len(axes)), key=lambda i: (axes[i]["key"] == "seed", axes[i]["numbers"] is None))
-    across = order[0] if order else None
-    others = [i for i in range(len(axes)) if i != across]
-    others.sort(key=lambda i: axes[i]["key"] == "seed")
-    return across, others[0] if others else None
+    order = sorted(range(len(axes)), key=lambda i: axes[i]["key"] == "seed")
+    if len(order) < 2:
+        return (order[0] if order else None), None
+    return order[1], order[0]
 
 
 def facets(axes: list[dict[str, Any]], runs: list[dict[str, Any]], across: int, down: int) -> list[Facet]:

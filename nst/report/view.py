@@ -390,6 +390,7 @@ def _command(run: Run) -> str:
     """Return the command that runs a job alone."""
     own = [part for folder in run.config_folders for part in ("--config-dir", folder)]
     lines = [line for line in run.overrides if not NOT_THE_RUN.match(line)]
+    lines += ["hydra.mode=RUN"] if "study" in run.typed else []  # which would be a sweep else
     return shlex.join(["python", "run.py", *own, *lines])
 
 

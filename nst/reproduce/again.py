@@ -98,7 +98,7 @@ def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:
     if not CONF.is_dir():
         raise UserError(f"The run lacks knobs that this version has, and there is no {CONF} to take them from.")
     configuration.register()
-    groups = (*configuration.GROUPS, "experiment")
+    groups = (*configuration.GROUPS, "experiment", "study")
     chosen = [f"{group}={choices[group]}" for group in groups if choices.get(group, "None") != "None"]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:

@@ -57,8 +57,9 @@ class Snapshot:
 
     @property
     def values(self) -> dict[str, float]:
-        """Losses by tag, as numbers."""
-        return self.numbers.of_images[self.index]
+        """Losses by tag, as numbers, and the learning rate ``lr`` if it changes on the way."""
+        rate = {} if self.step.rate is None else {"lr": self.step.rate}
+        return self.numbers.of_images[self.index] | rate
 
     @cached_property
     def image(self) -> Tensor:

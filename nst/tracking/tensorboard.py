@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
@@ -85,6 +87,16 @@ class TensorBoard:
         with writing(self.folder):
             self._add_picture(tag, image, 0)
 
+    def show(self, tag: str, picture: Image.Image, step: int) -> None:
+        """Show a finished picture as it is."""
+        buffer = io.BytesIO()
+        picture.save(buffer, "png")
+        encoded = Summary.Image(
+            height=picture.height, width=picture.width, colorspace=3, encoded_image_string=buffer.getvalue()
+        )
+        with writing(self.folder):
+            self._add(Summary(value=[Summary.Value(tag=tag, image=encoded)]), step)
+
     def step(self, snapshot: Snapshot) -> None:
         """Write curves at logged steps and pictures at log-spaced ones."""
         step = snapshot.step
@@ -160,12 +172,12 @@ class TensorBoard:
         self._add(experiment)
         self._add(session_start)
 
-    def _add(self, summary: Any) -> None:
+    def _add(self, summary: Any, step: int | None = None) -> None:
         assert self.writer.file_writer is not None
-        self.writer.file_writer.add_summary(summary)
+        self.writer.file_writer.add_summary(summary, step)
 
 
-def picture_steps(steps: int) -> set[int]:
-    """Return at most ten steps, log-spaced from 1 to the last; the start has a tag of its own."""
-    ratio = steps ** (1 / (PICTURES - 1))
-    return {max(1, round(ratio**i)) for i in range(PICTURES - 1)} | {steps}
+def picture_steps(steps: int, most: int = PICTURES) -> set[int]:
+    """Return at most so many steps, log-spaced from 1 to the last; the start has a tag of its own."""
+    ratio = steps ** (1 / (most - 1))
+    return {max(1, round(ratio**i)) for i in range(most - 1)} | {steps}

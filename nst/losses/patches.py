@@ -1,0 +1,84 @@
+"""Losses that compare patches of maps: each is to look like one that the style image has."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from nst.losses.functional import at_least_float32, size_divisor, squared_error
+from nst.losses.settings import check_count, check_norm, check_positive
+
+SCORES = 2**24  # correlations that are held at once
+
+
+def patches(features: Tensor, side: int, stride: int) -> Tensor:
+    """Cut out all patches of side x side positions, ``stride`` apart, of ``(B, C, H, W)``: ``(B, C * side^2, n)``."""
+    return nnf.unfold(at_least_float32(features), side, stride=stride)
+
+
+@torch.no_grad()
+def nearest_patches(ours: Tensor, others: Tensor, most: int = SCORES) -> Tensor:
+    """Find for each patch the other one with which its normalised cross-correlation is largest (Li & Wand 2016, eq. 3).
+
+    Args:
+        ours: ``(B, D, n)``.
+        others: ``(B or 1, D, m)``.
+        most: correlations to hold at once; memory is bounded by it and not by n * m.
+
+    Returns:
+        Which of the others, ``(B, n)``; the first of several that are equally near.
+    """
+    lengths = torch.linalg.vector_norm(others, dim=1, keepdim=True)
+    units = others / torch.where(lengths > 0, lengths, 1)  # the length of ours makes no difference to the order
+    at_once = max(most // (len(ours) * others.shape[2]), 1)
+    return torch.cat([(part.mT @ units).argmax(2) for part in ours.split(at_once, dim=2)], dim=1)
+
+
+def mrf_loss(features: Tensor, target: Tensor, side: int = 3, stride: int = 2) -> Tensor:
+    """Mean squared difference between each patch and the most similar one of the style image (Li & Wand 2016, eq. 2).
+
+    Which patch that is, is a constant: the gradient goes through the difference alone. The paper takes the sum.
+
+    Args:
+        features: F, ``(B, C, H, W)``.
+        target: S, ``(B or 1, C, H', W')``.
+        side: of a patch, in positions; where a map is smaller than that, the map's own.
+        stride: positions from patch to patch, in both maps.
+
+    Returns:
+        ``(B,)``, the mean over the numbers of all patches.
+    """
+    side = min(side, *features.shape[2:], *target.shape[2:])
+    ours, others = patches(features, side, stride), patches(target, side, stride)
+    nearest = nearest_patches(ours, others)
+    matched = others.expand(len(ours), -1, -1).gather(2, nearest[:, None].expand(ours.shape))
+    return squared_error(ours, matched)
+
+
+class MRFLoss:
+    """Difference of each patch from the style image's most similar one; the formula is ``mrf_loss``.
+
+    Args:
+        patch: positions of a patch's side.
+        stride: positions from one patch to the next.
+        norm: ``relative`` (to the style map's mean square), ``none`` or a divisor.
+        scale: multiplies the style term as a whole.
+
+    Raises:
+        ValueError: an argument is none of these.
+    """
+
+    def __init__(self, patch: int = 3, stride: int = 2, norm: str | float = "relative", scale: float = 1.0) -> None:
+        self.patch = check_count("patch", patch)
+        self.stride = check_count("stride", stride)
+        self.norm = check_norm("norm", norm, ("none", "relative"))
+        self.scale = check_positive("scale", scale)
+
+    def target(self, features: Tensor) -> Tensor:
+        """Return what to keep of the style image's map ``(B, C, H, W)``: the map, which is smaller than its patches."""
+        return features
+
+    def __call__(self, features: Tensor, target: Tensor) -> Tensor:
+        """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
+        return mrf_loss(features, target, self.patch, self.stride) / size_divisor(self.norm, target)
