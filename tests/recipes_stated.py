@@ -81,9 +81,12 @@ class Recipe:
 def picture(path: Path, width: int, height: int, resample: str) -> Tensor:
     with Image.open(path) as image:
         resized = image.convert("RGB")
-        if image.size != (width, height):
-            resized = resized.resize((width, height), FILTERS[resample])
-    return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1)[None].double() / 255
+        return unit(resized if image.size == (width, height) else resized.resize((width, height), FILTERS[resample]))
+
+
+def unit(image: Image.Image) -> Tensor:
+    """RGB in [0, 1], to the digits of float32, in which pictures are read."""
+    return (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255).double()
 
 
 def shape(path: Path) -> tuple[int, int]:
@@ -160,27 +163,29 @@ def squeezenet(state: State, x: Tensor) -> list[Tensor]:
     return maps
 
 
-def rescaled(given: Given, padding: str = "constant") -> State:
-    """VGG-19's weights with the mean of each filter's activation over the photographs at 1, averages pooled."""
+def rescaled(given: Given, deepest: int, padding: str = "constant") -> State:
+    """VGG-19's weights, as far as a place, with the mean of each filter's activation over the photographs at 1.
+
+    A map that is larger by a factor is made up for where it is taken: the network computes what it did.
+    """
+    state = {key: value.clone() for key, value in given.vgg19.items() if int(key.split(".")[1]) <= deepest}
     photographs = [bgr(picture_of(path, given.photograph_size)) for path in given.photographs]
-    state = {key: value.clone() for key, value in given.vgg19.items()}
-    for place in sorted({int(key.split(".")[1]) for key in state}):
-        weight, bias = f"features.{place}.weight", f"features.{place}.bias"
-        names = [f"relu{block}_{layer}" for block, count in enumerate(BLOCKS[19], 1) for layer in range(1, count + 1)]
-        name = names[sorted({int(key.split(".")[1]) for key in state}).index(place)]
-        means = [vgg(state, 19, image, "avg", padding, padding)[name] for image in photographs]
-        mean = torch.cat([m.flatten(2) for m in means], 2).mean((0, 2))
+    found = [vgg(state, 19, image, "avg", padding, padding) for image in photographs]
+    names = [name for name in found[0] if name.startswith("relu")]
+    places = sorted({int(key.split(".")[1]) for key in state})
+    before = torch.ones(3, dtype=torch.float64)
+    for name, place in zip(names, places, strict=True):
+        mean = torch.cat([maps[name].flatten(2) for maps in found], 2).mean((0, 2))
         factor = torch.where(mean > 0, 1 / mean, torch.ones_like(mean))
-        state[weight] *= factor.view(-1, 1, 1, 1)
-        state[bias] *= factor
-    return {key: value.float().double() for key, value in state.items()}  # the project keeps weights in float32
+        state[f"features.{place}.weight"] *= factor.view(-1, 1, 1, 1) / before.view(1, -1, 1, 1)
+        state[f"features.{place}.bias"] *= factor
+        before = factor
+    return {key: value.float().double() for key, value in state.items()}  # weights are kept in float32
 
 
 def picture_of(path: Path, size: int) -> Tensor:
     with Image.open(path) as image:
-        width, height = sized(path, long=size)
-        resized = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1)[None].double() / 255
+        return unit(image.convert("RGB").resize(sized(path, long=size), Image.Resampling.LANCZOS))
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -262,28 +267,35 @@ def lbfgs(x: Tensor, loss: Callable[..., Tensor], search: str | None = None, box
     return x.detach()
 
 
+def adam_step(
+    g: Tensor,
+    x: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: int,
+    rate: float,
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-8,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Adam by hand (Kingma & Ba 2015, algorithm 1)."""
+    first, second = betas[0] * first + (1 - betas[0]) * g, betas[1] * second + (1 - betas[1]) * g**2
+    rooted = (second / (1 - betas[1] ** step)).sqrt()
+    return x - rate * first / (1 - betas[0] ** step) / (rooted + eps), first, second
+
+
 def adam(
     x: Tensor,
-    loss: Callable[..., Tensor],
+    loss: Loss,
     rate: float,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     box: bool = False,
-    average: float | None = None,
 ) -> Tensor:
-    """Adam by hand (Kingma & Ba 2015, algorithm 1), with an average of the iterates, the start among them."""
     first, second = torch.zeros_like(x), torch.zeros_like(x)
-    seen = [x]
     for step in range(1, STEPS + 1):
-        g = gradient(loss, x, step - 1)
-        first, second = betas[0] * first + (1 - betas[0]) * g, betas[1] * second + (1 - betas[1]) * g**2
-        x = x - rate * first / (1 - betas[0] ** step) / ((second / (1 - betas[1] ** step)).sqrt() + eps)
+        x, first, second = adam_step(gradient(loss, x), x, first, second, step, rate, betas, eps)
         x = x.clamp(0, 1) if box else x
-        seen.append(x)
-    if average is None:
-        return x
-    weights = [average ** (STEPS - k) for k in range(STEPS + 1)]
-    return sum(w * p for w, p in zip(weights, seen, strict=True)) / sum(weights)  # type: ignore[return-value]
+    return x
 
 
 def scipy_blocks(x: Tensor, loss: Callable[..., Tensor], clip: float | None, block: int, **options: Any) -> Tensor:
@@ -308,7 +320,7 @@ def scipy_blocks(x: Tensor, loss: Callable[..., Tensor], clip: float | None, blo
 def gatys2016_paper(given: Given) -> Recipe:
     size = sized(given.content, long=SIZE)
     content, style = (picture(path, *size, "bicubic") for path in (given.content, given.style))
-    state = rescaled(given)
+    state = rescaled(given, 28)
 
     def maps(x: Tensor) -> Maps:
         return vgg(state, 19, x, "avg")
@@ -345,7 +357,7 @@ def gatys2016_code(given: Given) -> Recipe:
 
 def texture_gatys2015(given: Given) -> Recipe:
     style = picture(given.style, *sized(given.style, long=SIZE), "bicubic")
-    state = rescaled(given)
+    state = rescaled(given, 25)
 
     def maps(x: Tensor) -> Maps:
         return vgg(state, 19, x, "avg")
@@ -431,9 +443,6 @@ def gordicaleksa_adam(given: Given) -> Recipe:
 
 
 def crowsonkb(given: Given) -> Recipe:
-    content = picture(given.content, *sized(given.content, long=SIZE), "bicubic")
-    style = picture(given.style, *sized(given.style, long=SIZE), "bicubic")
-
     def maps(x: Tensor) -> Maps:
         return vgg(given.vgg19, 19, normalised(x), first="replicate")
 
@@ -446,13 +455,11 @@ def crowsonkb(given: Given) -> Recipe:
         values, vectors = torch.linalg.eigh(matrix)
         return vectors * values.sqrt() @ vectors.T
 
-    p, s = maps(content), maps(style)
-
     def distance(f: Tensor, s: Tensor) -> Tensor:
         (mean, covariance), (its_mean, its_covariance) = moments(f), moments(s)
         side = root(its_covariance)
         # the trace of a root is the sum of the eigenvalues' roots
-        both = torch.linalg.eigvalsh(side @ covariance @ side).clamp(min=1e-300).sqrt().sum()
+        both = torch.linalg.eigvalsh(side @ covariance @ side).sqrt().sum()
         return ((mean - its_mean) ** 2).mean() + (covariance.trace() + its_covariance.trace() - 2 * both) / len(mean)
 
     def variation(x: Tensor) -> Tensor:
@@ -464,13 +471,37 @@ def crowsonkb(given: Given) -> Recipe:
 
     weights = dict(zip(FIVE, (256, 64, 16, 4, 1), strict=True))
 
-    def terms(x: Tensor, step: int = 0) -> Terms:
-        f = maps(x)
-        of_style = added(w / 341 * distance(f[n], s[n]) for n, w in weights.items())
-        return 0.015 * mse(f["relu4_2"], p["relu4_2"]), of_style, 2 * variation(x)
+    def at_scale(size: int) -> tuple[Tensor, Tensor, Callable[..., Terms]]:
+        content, style = (picture(path, *sized(path, long=size), "bicubic") for path in (given.content, given.style))
+        p, s = maps(content), maps(style)
+
+        def terms(x: Tensor, step: int = 0) -> Terms:
+            f = maps(x)
+            of_style = added(w / 341 * distance(f[n], s[n]) for n, w in weights.items())
+            return 0.015 * mse(f["relu4_2"], p["relu4_2"]), of_style, 2 * variation(x)
+
+        return content, style, terms
+
+    content, style, terms = at_scale(CROWSONKB_SCALES[0][0])
+
+    def enlarged(x: Tensor, like: Tensor, mode: str) -> Tensor:
+        return F.interpolate(x, like.shape[2:], mode=mode, antialias=True)
 
     def descend(x: Tensor, loss: Loss) -> Tensor:
-        return adam(x, loss, 0.02, (0.9, 0.99), box=True, average=0.99)
+        first, second, step = torch.zeros_like(x), torch.zeros_like(x), 0
+        for size, steps in CROWSONKB_SCALES:
+            here, _, terms = at_scale(size)
+            if x.shape != here.shape:
+                x = enlarged(x, here, "bicubic").clamp(0, 1)
+                first, second = enlarged(first, here, "bicubic"), enlarged(second, here, "bilinear").relu()
+            average, missing = 0.01 * x, 0.99
+            for _ in range(steps):
+                step += 1
+                x, first, second = adam_step(gradient(lambda x: added(terms(x)), x), x, first, second, step, 0.02)  # noqa: B023
+                x = x.clamp(0, 1)
+                average, missing = 0.99 * average + 0.01 * x, 0.99 * missing
+            x = average / (1 - missing)
+        return x
 
     return Recipe(as_it_is, content, style, terms, descend)
 
@@ -715,7 +746,7 @@ def li2017_bn(given: Given) -> Recipe:
 
 def heitz2021(given: Given) -> Recipe:
     style = picture(given.style, *sized(given.style, long=SIZE), "bicubic")
-    state = rescaled(given, "reflect")
+    state = rescaled(given, 25, "reflect")
 
     def maps(x: Tensor) -> Maps:
         return vgg(state, 19, bgr(x), "avg", "reflect", "reflect")
@@ -750,6 +781,7 @@ FASTAI_CLIP, FASTAI_BLOCK = 127.0, 2
 CS231N_UNTIL, CS231N_DECAY = 2, 1
 CS231N_STYLES = {"composition7": 64, "scream": 28, "starry": 24}
 LI2017_DECAY = 2
+CROWSONKB_SCALES = ((23, 2), (32, 1))
 
 RECIPES: dict[str, Callable[[Given], Recipe]] = {
     recipe.__name__: recipe

@@ -1,0 +1,224 @@
+"""Every preset beside an independent statement of its recipe: terms, gradient, and the pixels after three steps."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import command_line
+import numpy as np
+import pytest
+import recipes_stated as stated
+import torch
+import torchvision
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
+
+from nst import backbones, config, experiment, posing, rescaling, runtime, weights
+from nst.check import check
+from nst.errors import ConfigError
+from nst.losses import GaussianMMDLoss
+from nst.losses.transport import SlicedWassersteinLoss, unit_directions
+from nst.optimize import Outcome
+from nst.posing import Problem
+from nst.record import Job
+from nst.samples import FOLDER, samples
+
+CONF = Path(__file__).parent.parent / "conf"
+PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+DEEPEST = {"vgg16": "features.26", "vgg19": "features.30", "squeezenet1_1": "features.7"}
+SMALL = 24  # pixels of the photographs over which activations are rescaled
+
+# What is made smaller than the recipe has it, so that three steps at 32 pixels meet it; the statements know.
+SMALLER = {
+    "crowsonkb": [f"schedule.from={stated.CROWSONKB_SCALES[0][0]}", "schedule.steps=[2,1]"],
+    "fastai": [f"optimizer.block={stated.FASTAI_BLOCK}"],
+    **{
+        f"cs231n_{name}": [
+            f"clamp_until={stated.CS231N_UNTIL}",
+            f"lr_schedule.milestones=[{stated.CS231N_DECAY}]",
+            f"style_size={size}",
+        ]
+        for name, size in stated.CS231N_STYLES.items()
+    },
+    **{f"li2017_{name}": [f"lr_schedule.step_size={stated.LI2017_DECAY}"] for name in ("linear", "poly", "gaussian", "bn")},
+}
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    config.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", [f"experiment={name}", *overrides])
+
+
+@functools.cache
+def random_weights(architecture: str) -> stated.State:
+    """Weights that keep activations near their input's size, with small biases, by torchvision's keys."""
+    with torch.device("meta"):
+        network = torchvision.models.get_model(architecture, weights=None)
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for key, parameter in network.named_parameters():
+        if key.startswith("features."):
+            spread = (2 / parameter[0].numel()) ** 0.5 if key.endswith("weight") else 0.1
+            state[key] = (spread * torch.randn(parameter.shape, generator=generator)).double()
+            if key == f"{DEEPEST[architecture]}.bias":
+                break
+    return state
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_world() -> Iterator[None]:
+    """Random weights wherever a preset asks for others, so that its preprocessing is what follows those it names."""
+
+    def load(features: torch.nn.Module, architecture: str, source: str, *more: Any) -> weights.Source:
+        state = random_weights(architecture)
+        with torch.no_grad():
+            for name, parameter in features.named_parameters():
+                parameter.copy_(state[f"features.{name}"])
+        return weights.Source(source, None, None)
+
+    posing.forget()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones.weight_sources, "load", load)
+        patch.setattr(rescaling, "SIZE", SMALL)
+        yield
+    posing.forget()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A content image of 32 x 24, a noisy one, and a style image of 28 x 40."""
+    folder = tmp_path_factory.mktemp("presets")
+    rng = np.random.default_rng(0)
+    for name, (width, height) in (("content", (32, 24)), ("style", (28, 40))):
+        coarse = Image.fromarray(rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8))
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{name}.png")
+    content = np.asarray(Image.open(folder / "content.png"))
+    noisy = np.clip(content + rng.normal(0, 25, content.shape), 0, 255).astype(np.uint8)
+    Image.fromarray(noisy).save(folder / "noisy.png")
+    return folder
+
+
+def drawn(loss: object) -> Any:
+    """Return the numbers that a preset's style loss draws, of which the statements know no more than what they are."""
+
+    def directions(step: int, channels: int, positions: int) -> Tensor:
+        assert isinstance(loss, SlicedWassersteinLoss)
+        loss.begin_step(step, 0)
+        return unit_directions(channels, channels, loss.generator())
+
+    def pairs(step: int, channels: int, positions: int) -> list[tuple[Tensor, Tensor]]:
+        assert isinstance(loss, GaussianMMDLoss)
+        loss.begin_step(step, 0)
+        places = torch.arange(positions).view(1, -1, 1)
+        found = [(a.flatten(), b.flatten()) for a, b in loss._draw(places, places)]
+        for first, second in found:
+            assert len(set(first.tolist()) | set(second.tolist())) == positions // 2 * 2, "a position twice"
+        return found
+
+    return directions if isinstance(loss, SlicedWassersteinLoss) else pairs
+
+
+def given(files: Path, job: DictConfig) -> stated.Given:
+    networks = {name: random_weights(name) for name in ("vgg16", "vgg19", "squeezenet1_1")}
+    photographs = [FOLDER / about["file"] for about in samples().values() if about["kind"] == "content"]
+    return stated.Given(
+        networks["vgg16"],
+        networks["vgg19"],
+        networks["squeezenet1_1"],
+        files / "content.png",
+        files / "style.png",
+        photographs,
+        SMALL,
+        drawn(config.build(job.style_loss)),
+    )
+
+
+@dataclass
+class Seen:
+    """What a run was about: the start of the first scale, its terms and gradient, and the picture at the end."""
+
+    start: list[Tensor] = field(default_factory=list)
+    terms: list[list[float]] = field(default_factory=list)
+    gradient: list[Tensor] = field(default_factory=list)
+    end: list[Tensor] = field(default_factory=list)
+
+
+@pytest.fixture
+def seen(monkeypatch) -> Seen:
+    """Look over the shoulder of a run, which goes its ordinary way."""
+    seen, descend = Seen(), experiment.descend
+
+    def watched(configs: Any, problem: Problem, *arguments: Any, **more: Any) -> Outcome:
+        pixels = problem.start.clone().requires_grad_(True)
+        problem.begin_step(0)
+        losses = problem.evaluate(pixels, (0, 0))
+        (gradient,) = torch.autograd.grad(losses.total.sum(), pixels)
+        seen.start.append(problem.start.clone())
+        seen.terms.append([float(term.detach()) for term in (losses.content, losses.style, losses.tv)])
+        seen.gradient.append(gradient)
+        outcome = descend(configs, problem, *arguments, **more)
+        seen.end.append(outcome.last.pixels.clone())
+        return outcome
+
+    monkeypatch.setattr(experiment, "descend", watched)
+    return seen
+
+
+def run(name: str, files: Path, folder: Path, *overrides: str) -> DictConfig:
+    """Run a preset to its end, small."""
+    job = composed(name, f"style={files / 'style.png'}", "evaluator=none", "device=cpu", *overrides)
+    check(job)
+    experiment.run(Job(job, folder, {}, []), runtime.PoliteStop())
+    assert (folder / "result.png").is_file()
+    return job
+
+
+def is_texture(name: str) -> bool:
+    return composed(name).alpha == 0
+
+
+def starts_from_content(name: str) -> bool:
+    return bool(composed(name).init._target_ == "nst.initial.from_content")
+
+
+def close(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
+    """Tell whether two tensors agree up to a share of the larger one's norm."""
+    return float((ours - theirs).norm()) <= tolerance * float(theirs.norm())
+
+
+def test_every_preset_but_the_founding_one_which_has_its_own_test_is_stated() -> None:
+    assert sorted(stated.RECIPES) == [name for name in PRESETS if name != "notebook"]
+
+
+@pytest.mark.parametrize("engine", ["plain"])
+@pytest.mark.parametrize("name", sorted(stated.RECIPES))
+def test_a_preset_is_its_recipe(name, engine, files, seen, tmp_path) -> None:
+    overrides = [f"size={stated.SIZE}", f"steps={stated.STEPS}", "precision=float64", f"engine={engine}"]
+    if not is_texture(name):
+        overrides.append(f"content={files / 'content.png'}")
+    if starts_from_content(name):
+        overrides += ["init=file", f"init.path={files / 'noisy.png'}"]
+    job = run(name, files, tmp_path, *overrides, *SMALLER.get(name, []))
+    recipe = stated.RECIPES[name](given(files, job))
+    start = seen.start[0]
+    assert start.shape == recipe.content.shape
+    if recipe.start is not None:
+        assert torch.allclose(start, recipe.start(), rtol=0, atol=1e-6 * float(start.std()))
+
+    theirs = [float(term) for term in recipe.terms(start)]
+    np.testing.assert_allclose(seen.terms[0], theirs, rtol=1e-9)
+    assert all((term > 0) == (weight > 0) for term, weight in zip(theirs, (job.alpha, job.beta, job.tv), strict=True))
+    gradient = stated.gradient(recipe.total, start)
+    assert close(seen.gradient[0], gradient, 1e-9)
+
+    end = recipe.descend(start, recipe.total)
+    assert end.shape == seen.end[-1].shape
+    moved = end - start if end.shape == start.shape else end
+    assert close(seen.end[-1] - end, torch.zeros_like(end), 0) or float((seen.end[-1] - end).norm()) <= 1e-8 * float(
+        moved.norm()
+    )
