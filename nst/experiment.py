@@ -221,7 +221,7 @@ def _pose(parts: Sequence[Part], backbone: Backbone, number: int, begin: int, ti
     for part in parts:
         with part.on_its_own():
             config = schedule.at(part.job.config, number)
-            is_last = number == len(schedule.scales(config)) - 1
+            is_last = number == len(schedule.scales(part.job.config)) - 1
             part.inputs = part.final if is_last else load(config, device)
             part.start = part.inputs.content if number else start(config, part.inputs, backbone)
     if not (goers := _going(parts)):

@@ -248,7 +248,7 @@ def lbfgs(x: Tensor, loss: Callable[..., Tensor], search: str | None = None, box
     """All iterations in one call of torch's L-BFGS."""
     x = x.clone().requires_grad_(True)
     settings: dict[str, Any] = {"tolerance_grad": 0.0, "tolerance_change": 0.0, "line_search_fn": search}
-    optimizer = torch.optim.LBFGS([x], max_iter=STEPS, **settings)
+    optimizer = torch.optim.LBFGS([x], max_iter=STEPS, max_eval=1000, **settings)
     calls = 0
 
     def closure() -> Tensor:
