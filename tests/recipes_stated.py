@@ -582,7 +582,13 @@ def tensorflow(given: Given, tv: float = 0.0) -> Recipe:
         return 1e4 * mse(f["relu5_2"], p["relu5_2"]), of_style, tv * absolutes(x)
 
     def descend(x: Tensor, loss: Loss) -> Tensor:
-        return adam(x, loss, 0.02, (0.99, 0.999), 0.1, box=True)
+        first, second = torch.zeros_like(x), torch.zeros_like(x)
+        for step in range(1, STEPS + 1):  # as Keras documents it: epsilon beside the moment that is not corrected
+            g = gradient(loss, x)
+            first, second = 0.99 * first + 0.01 * g, 0.999 * second + 0.001 * g**2
+            rate = 0.02 * (1 - 0.999**step) ** 0.5 / (1 - 0.99**step)
+            x = (x - rate * first / (second.sqrt() + 0.1)).clamp(0, 1)
+        return x
 
     return Recipe(as_it_is, content, style, terms, descend)
 
