@@ -22,9 +22,9 @@ def start(*arguments: str, cwd: Path = ROOT, **options: Any) -> subprocess.Popen
     )
 
 
-def run(*arguments: str, cwd: Path = ROOT, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path = ROOT, timeout: float = 240, **options: Any) -> subprocess.CompletedProcess[str]:
     process = start(*arguments, cwd=cwd, **options)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

@@ -126,7 +126,9 @@ def as_it_is(image: Tensor) -> Tensor:
 # --- networks -------------------------------------------------------------------------------------------------------
 
 
-def vgg(state: State, depth: int, x: Tensor, pool: str = "max", first: str = "constant", rest: str = "constant") -> Maps:
+def vgg(
+    state: State, depth: int, x: Tensor, pool: str = "max", first: str = "constant", rest: str = "constant"
+) -> Maps:
     """All maps that the weights reach, with zeros ("constant"), "replicate" or "reflect" around maps."""
     maps = {}
     place = 0

@@ -1,6 +1,10 @@
 """Every preset beside an independent statement of its recipe: terms, gradient, and the pixels after three steps."""
 
 import functools
+import importlib
+import json
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +48,10 @@ SMALLER = {
         ]
         for name, size in stated.CS231N_STYLES.items()
     },
-    **{f"li2017_{name}": [f"lr_schedule.step_size={stated.LI2017_DECAY}"] for name in ("linear", "poly", "gaussian", "bn")},
+    **{
+        f"li2017_{name}": [f"lr_schedule.step_size={stated.LI2017_DECAY}"]
+        for name in ("linear", "poly", "gaussian", "bn")
+    },
 }
 
 
@@ -178,32 +185,33 @@ def run(name: str, files: Path, folder: Path, *overrides: str) -> DictConfig:
     return job
 
 
-def is_texture(name: str) -> bool:
-    return composed(name).alpha == 0
+@functools.cache
+def plain(name: str) -> DictConfig:
+    """A preset as it is, to be read only."""
+    return composed(name)
 
 
-def starts_from_content(name: str) -> bool:
-    return bool(composed(name).init._target_ == "nst.initial.from_content")
+def on(files: Path, name: str) -> list[str]:
+    """Return the overrides for a test's content image, away from which a preset starts that would start there."""
+    texture, from_content = plain(name).alpha == 0, plain(name).init._target_ == "nst.initial.from_content"
+    content = [] if texture else [f"content={files / 'content.png'}"]
+    return content + (["init=file", f"init.path={files / 'noisy.png'}"] if from_content else [])
 
 
-def close(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
-    """Tell whether two tensors agree up to a share of the larger one's norm."""
-    return float((ours - theirs).norm()) <= tolerance * float(theirs.norm())
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_computed_as_published(name: str) -> None:
+    preset = plain(name)
+    assert (preset.margin, preset.jitter, preset.precision) == (0, 0, "float32")
 
 
 def test_every_preset_but_the_founding_one_which_has_its_own_test_is_stated() -> None:
     assert sorted(stated.RECIPES) == [name for name in PRESETS if name != "notebook"]
 
 
-@pytest.mark.parametrize("engine", ["plain"])
 @pytest.mark.parametrize("name", sorted(stated.RECIPES))
-def test_a_preset_is_its_recipe(name, engine, files, seen, tmp_path) -> None:
-    overrides = [f"size={stated.SIZE}", f"steps={stated.STEPS}", "precision=float64", f"engine={engine}"]
-    if not is_texture(name):
-        overrides.append(f"content={files / 'content.png'}")
-    if starts_from_content(name):
-        overrides += ["init=file", f"init.path={files / 'noisy.png'}"]
-    job = run(name, files, tmp_path, *overrides, *SMALLER.get(name, []))
+def test_a_preset_is_its_recipe(name: str, files: Path, seen: Seen, tmp_path: Path) -> None:
+    exact = [f"size={stated.SIZE}", f"steps={stated.STEPS}", "precision=float64", "engine=plain"]
+    job = run(name, files, tmp_path, *exact, *on(files, name), *SMALLER.get(name, []))
     recipe = stated.RECIPES[name](given(files, job))
     start = seen.start[0]
     assert start.shape == recipe.content.shape
@@ -212,10 +220,64 @@ def test_a_preset_is_its_recipe(name, engine, files, seen, tmp_path) -> None:
 
     theirs = [float(term) for term in recipe.terms(start)]
     np.testing.assert_allclose(seen.terms[0], theirs, rtol=1e-9)
-    assert all((term > 0) == (weight > 0) for term, weight in zip(theirs, (job.alpha, job.beta, job.tv), strict=True))
+    assert [term > 0 for term in theirs] == [weight > 0 for weight in (job.alpha, job.beta, job.tv)]
     gradient = stated.gradient(recipe.total, start)
-    assert close(seen.gradient[0], gradient, 1e-9)
+    assert float((seen.gradient[0] - gradient).norm()) <= 1e-9 * float(gradient.norm())
 
     end = recipe.descend(start, recipe.total)
     moved = end - start if end.shape == start.shape else end
+    assert float(moved.norm()) > 0
     assert float((seen.end[-1] - end).norm()) <= 1e-8 * float(moved.norm())
+
+
+def test_the_tensorflow_tutorials_second_run_takes_one_word(files: Path, seen: Seen, tmp_path: Path) -> None:
+    exact = [f"size={stated.SIZE}", "steps=1", "precision=float64", "tv=30"]
+    job = run("tensorflow", files, tmp_path, *exact, *on(files, "tensorflow"))
+    recipe = stated.tensorflow(given(files, job), tv=30.0)
+    np.testing.assert_allclose(seen.terms[0], [float(term) for term in recipe.terms(seen.start[0])], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["jcjohnson", "gatys2016_paper", "cs231n_scream", "heitz2021", "li2017_gaussian"])
+def test_the_fused_engine_gives_a_preset_the_same_gradient_in_float32(
+    name: str, files: Path, seen: Seen, tmp_path: Path
+) -> None:
+    small = [f"size={stated.SIZE}", "steps=1", *on(files, name), *SMALLER.get(name, [])]
+    assert (plain(name).precision, plain(name).engine) == ("float32", "auto")
+    run(name, files, tmp_path, *small)
+    recipe = stated.RECIPES[name](given(files, plain(name)))
+    gradient = stated.gradient(recipe.total, seen.start[0].double())
+    assert float((seen.gradient[0] - gradient).norm()) <= 1e-3 * float(gradient.norm())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_says_what_it_departs_in_and_can_be_given_another_optimizer_loss_or_start(name: str) -> None:
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    assert name == "notebook" or "# Departs from it:" in text
+    assert text.splitlines()[1].endswith(".")
+    check(composed(name, "optimizer=adam", "style_loss=gram", "content_loss=mse", "init=blend"))
+    try:
+        check(composed(name, "optimizer=lbfgs", "lr_schedule=none", "schedule=single"))
+    except ConfigError as error:
+        for problem in error.problems:  # such a knob is told how to go with another optimiser
+            assert re.search(r"^(clamp_until|clip_gradient).* Use \w+=(null|0)", problem), problem
+
+
+def test_every_preset_runs_to_its_end_from_the_command_line(tmp_path: Path) -> None:
+    small = ["size=32", "steps=2", "schedule=single", "backbone.weights=random", "backbone.rescale=none"]
+    where = [f"hydra.sweep.dir={tmp_path}", "report=false", "evaluator=none"]
+    result = command_line.run("-m", f"experiment={','.join(PRESETS)}", *small, *where, cwd=tmp_path, timeout=600)
+    assert result.returncode == 0, result.stderr
+    for number, name in enumerate(PRESETS):
+        folder = tmp_path / f"{number}_experiment={name}"
+        assert (folder / "result.png").is_file()
+        assert json.loads((folder / "status.json").read_text())["status"] == "done"
+
+
+def test_the_table_of_recipes_is_that_of_the_files() -> None:
+    sys.path.insert(0, str(CONF.parent / "scripts"))
+    try:
+        table = importlib.import_module("make_recipes_docs")
+    finally:
+        sys.path.remove(str(CONF.parent / "scripts"))
+    assert (CONF.parent / "docs" / "recipes.md").read_text() == table.page(), "run scripts/make_recipes_docs.py"
+    assert all(f"[`{name}`]" in table.page() for name in PRESETS)
