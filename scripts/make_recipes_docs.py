@@ -20,20 +20,21 @@ TABLE = DOCS / "recipes.md"
 INTRODUCTION = """\
 # Published recipes
 
-Each row is a preset, one file under [conf/experiment](../conf/experiment), which says what to expect, where it comes from,
-and in what it departs from its source. What is typed beside a preset wins: `experiment=keras steps=200`, or
-`experiment=jcjohnson optimizer=adam`. All but the founding notebook's, which has its own test, are
-[stated a second time](../tests/recipes_stated.py), plainly and in float64, and [compared](../tests/test_presets.py): every
-term, the gradient, and the pixels after three steps.
+Each row is a preset, one file under [conf/experiment](../conf/experiment), which says what to expect, where it comes
+from, and in what it departs from its source. What is typed beside a preset wins: `experiment=keras steps=200`, or
+`experiment=jcjohnson optimizer=adam`. All but the founding notebook's, which has its own test, are [stated a second
+time](../tests/recipes_stated.py), plainly and in float64, and [compared](../tests/test_presets.py): every term, the
+gradient, and the pixels after three steps.
 
-Losses are `alpha * content + beta * style + tv * variation`. F and P are the maps of the picture and of the content image,
-with C channels and N = H W positions; G is the Gram matrix of F, and A is made alike of the style image's map; d are the
-differences of neighbouring pixels. `relu4_2` is a map after its ReLU, `conv4_2` before. Layers' weights are multiplied as
-they stand for a sum, and divided by their sum for a mean. Rates, noise and limits are in the units of the space that the
-pixels are optimised in: network space is the network's own input. Alpha and beta of different recipes cannot be compared.
+Losses are `alpha * content + beta * style + tv * variation`. F and P are the maps of the picture and of the content
+image, with C channels and N = H W positions; G is the Gram matrix of F, and A is made alike of the style image's map;
+d are the differences of neighbouring pixels. `relu4_2` is a map after its ReLU, `conv4_2` before. Layers' weights are
+multiplied as they stand for a sum, and divided by their sum for a mean. Rates, noise and limits are in the units of
+the space that the pixels are optimised in: network space is the network's own input. Alpha and beta of different
+recipes cannot be compared.
 
-A picture stands where the weights were at hand when this page was made; where it says "none", they have to be downloaded
-first, which the preset does by itself.
+A picture stands where the weights were at hand when this page was made; where it says "none", they have to be
+downloaded first, which the preset does by itself.
 
 This file is written by `python scripts/make_recipes_docs.py`.
 """
@@ -119,7 +120,7 @@ def term(preset: DictConfig, kind: str) -> str:
     if not found:
         return "none"
     alike = set(found.values()) == {1.0}
-    layers = ", ".join(layer if alike else f"{layer} × {number(weight)}" for layer, weight in found.items())
+    layers = ", ".join(layer if alike else f"{layer} · {number(weight)}" for layer, weight in found.items())
     layers = layers.replace(FIVE, "relu1_1 to relu5_1")
     how = "" if len(found) == 1 else "mean over " if preset.layers.combine == "mean" else "sum over "
     return f"{how}{layers}: {loss(preset[f'{kind}_loss'])}"
