@@ -29,7 +29,7 @@ NETWORKS = {
     "vgg19 avg scaled": ("vgg19", ("conv1_1", "relu1_1", "conv3_1", "relu4_1"), "avg", 2.0),
     "vgg16_bn max": ("vgg16_bn", ("relu1_1", "bn2_1", "relu2_1", "conv3_1", "relu3_1"), "max", 1.0),
     "squeezenet l2 replicate": ("squeezenet1_1", SQUEEZE, "l2", 1.0, {"padding": "replicate"}),
-    "vgg16 l2 reflect": ("vgg16", VGG, "l2", 0.78, {"padding": "reflect"}),
+    "vgg16 l2 reflect": ("vgg16", VGG[:4], "l2", 0.78, {"padding": "reflect"}),
     "vgg16 replicate first": ("vgg16", VGG[:4], "max", 1.0, {"padding": "replicate", "padding_layers": "first"}),
     "resnet18 max": ("resnet18", ("conv1", "relu1", "layer1_1", "layer2_1", "layer2_2"), "max", 1.0),
     "resnet18 avg reflect": ("resnet18", ("bn1", "layer1_2", "layer3_1"), "avg", 1.0, {"padding": "reflect"}),
