@@ -19,6 +19,7 @@ from nst import checkpoint, images, memory, posing, resume, runtime, schedule
 from nst import config as configuration
 from nst.errors import UserError
 from nst.losses import LayerLoss
+from nst.optimize import KerasAdam
 
 # What one image of a batch may have for itself; of layers it is the weights.
 FREE = ("alpha", "beta", "tv", "seed", "content", "style", "init")
@@ -144,7 +145,7 @@ def _why_alone(candidate: Candidate) -> str | None:
 def is_elementwise(target: str) -> bool:
     """Tell whether an optimiser, named as in the configuration, treats each number of the pixels by itself."""
     try:
-        return hydra.utils.get_object(target) in [getattr(torch.optim, name) for name in ELEMENTWISE]
+        return hydra.utils.get_object(target) in [KerasAdam, *(getattr(torch.optim, name) for name in ELEMENTWISE)]
     except Exception:  # an import may raise whatever it likes
         return False
 

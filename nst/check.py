@@ -32,6 +32,7 @@ PASSED = {
 UNCHANGED = "nst.schedule.unchanged"
 SCIPY = "nst.optimize.ScipyLBFGSB"
 LINE_SEARCH = ("torch.optim.LBFGS", SCIPY)  # or, without one, a memory of gradients that belong to one function
+STEPS_TRIED = 1000  # of a schedule of learning rates
 SMALLEST_SIZE, LARGEST_SIZE = 16, 8192
 
 
@@ -325,17 +326,21 @@ def _check_descent(config: DictConfig) -> list[str]:
 
 
 def _try_lr_schedule(config: DictConfig) -> list[str]:
-    """Make the scheduler for the optimiser of a single number and take one step with both."""
+    """Make the scheduler for the optimiser of a single number and go through its steps, or many of them."""
     if config.lr_schedule._target_ == UNCHANGED or config.optimizer.get("_target_") == SCIPY:
         return []
     number = torch.ones(1, requires_grad=True)
     number.grad = torch.zeros(1)
+    longest = max(scale.steps for scale in schedule.scales(config))
+    steps = schedule.total_steps(config) if schedule.carries(config) else longest
     try:
         optimizer = build(config.optimizer)([number])
-        rates = build(schedule.with_length(config.lr_schedule, config.steps))(optimizer)
+        rates = build(schedule.with_length(config.lr_schedule, steps))(optimizer)
         optimizer.step(lambda: torch.zeros(()))
-        rates.step()
-        rates.get_last_lr()
+        for _ in range(min(steps, STEPS_TRIED)):
+            rates.step()
+            if not math.isfinite(rates.get_last_lr()[0]):
+                raise ValueError("the learning rate becomes infinite")
     except Exception as error:
         reason = error if isinstance(error, UserError) else str(error) or type(error).__name__
         return [f"lr_schedule: {config.lr_schedule._target_} cannot be used: {reason}"]

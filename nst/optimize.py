@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -572,6 +573,27 @@ def _clip(gradient: Tensor, most: float) -> None:
     """Shorten the gradient of each image in place to at most so much for each of its numbers."""
     norm = gradient.flatten(1).norm(dim=1)
     gradient *= (most * gradient[0].numel() / norm).clamp(max=1).view(-1, 1, 1, 1)
+
+
+class KerasAdam(torch.optim.Adam):
+    """Adam as Keras and TensorFlow write it, with "epsilon hat" (Kingma & Ba 2015, end of section 2).
+
+    Epsilon is added to the root of the second moment before that is corrected for its beginning at 0, so that it counts
+    for more at first: TensorFlow's tutorial on style transfer has an epsilon of 0.1, where it makes a difference.
+    Arguments are those of torch's Adam.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """Take a step; torch's own, with the epsilon that comes to the same."""
+        given = [group["eps"] for group in self.param_groups]
+        for group in self.param_groups:
+            done = max(float(self.state.get(pixels, {}).get("step", 0)) for pixels in group["params"])
+            group["eps"] /= math.sqrt(1 - group["betas"][1] ** (done + 1))
+        try:
+            return super().step(closure)
+        finally:
+            for group, eps in zip(self.param_groups, given, strict=True):
+                group["eps"] = eps
 
 
 class ScipyLBFGSB:

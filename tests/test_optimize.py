@@ -1,6 +1,8 @@
 """The loop: what a step is, and that every optimiser does what the library it comes from does."""
 
+import copy
 import functools
+import io
 import itertools
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 from scipy.optimize import minimize
 
 from nst.objective import Losses
-from nst.optimize import Diverged, ScipyLBFGSB, optimize
+from nst.optimize import Box, Diverged, KerasAdam, ScipyLBFGSB, at_size, join, optimize, split
+from nst.schedule import Restart
 
 SHAPE = (1, 3, 2, 2)
 OPTIMIZERS = {
@@ -470,3 +473,355 @@ def test_a_step_is_evaluated_with_one_shift_even_in_a_line_search():
     starts = [step.evaluations - 1 for step in seen]
     for begin, end in itertools.pairwise(starts):
         assert len(set(evaluate.shifts[begin:end])) == 1
+
+
+# ---------------------------------------------------------------- further ways to clamp
+
+
+def wide_box():
+    return torch.full((1, 3, 1, 1), -0.2, dtype=torch.float64), torch.full((1, 3, 1, 1), 0.3, dtype=torch.float64)
+
+
+def test_clamp_evaluation_is_a_clamp_inside_of_the_closure():
+    """As PyTorch's tutorial has it, with L-BFGS in calls of twenty iterations and a last clamp."""
+    expected = start().requires_grad_()
+    make = functools.partial(torch.optim.LBFGS, lr=0.1, tolerance_grad=0.0, tolerance_change=0.0)
+    optimizer = make([expected], max_iter=5)
+
+    def closure():
+        with torch.no_grad():
+            expected.clamp_(-0.2, 0.3)
+        optimizer.zero_grad()
+        loss = parabola(expected).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        expected.clamp_(-0.2, 0.3)
+    assert optimizer.state[expected]["n_iter"] == 5
+    outcome, seen, evaluate = descend(make, parabola, 5, bounds=wide_box(), clamp="evaluation")
+    torch.testing.assert_close(outcome.last.pixels, expected.detach(), rtol=1e-12, atol=1e-12)
+    assert all(bool(((p >= -0.2) & (p <= 0.3)).all()) for p in evaluate.pixels)
+    assert all(torch.equal(evaluate.pixels[step.evaluations - 1], step.pixels) for step in seen)
+    assert len(set(outcome.last.pixels.flatten().tolist())) > 2  # not all of them at a bound
+    free, _, _ = descend(make, parabola, 5, bounds=wide_box(), clamp="end")
+    assert not torch.equal(free.last.pixels, outcome.last.pixels)
+
+
+def test_clamp_until_frees_the_last_pictures():
+    """As CS231n's assignment has it: each picture of a step below a number is clamped before it is evaluated."""
+    pixels = start().requires_grad_()
+    optimizer = torch.optim.Adam([pixels], lr=0.1)
+    path = []
+    for t in range(20):
+        if t < 13:
+            pixels.data.clamp_(-0.2, 0.3)
+        path.append(pixels.detach().clone())
+        optimizer.zero_grad()
+        parabola(pixels).sum().backward()
+        optimizer.step()
+    make = functools.partial(torch.optim.Adam, lr=0.1)
+    outcome, seen, _ = descend(make, parabola, 20, bounds=wide_box(), clamp="evaluation", clamp_until=13)
+    assert all(torch.equal(step.pixels, expected) for step, expected in zip(seen, path, strict=False))
+    assert torch.equal(outcome.last.pixels, pixels.detach())
+    assert not bool((outcome.last.pixels <= 0.3).all())
+
+
+def test_clamp_step_until_keeps_the_pictures_before_and_frees_those_after():
+    make = functools.partial(torch.optim.Adam, lr=0.1)
+    _, seen, _ = descend(make, parabola, 20, start() * 0.1, bounds=wide_box(), clamp="step", clamp_until=13)
+    inside = [bool(((step.pixels >= -0.2) & (step.pixels <= 0.3)).all()) for step in seen]
+    assert inside == [True] * 13 + [False] * 8
+    _, ended, _ = descend(make, parabola, 20, start() * 0.1, bounds=wide_box(), clamp="step", clamp_until=21)
+    assert bool((ended[-1].pixels <= 0.3).all())
+
+
+def test_clamp_block_clips_after_every_block_as_fast_ai_does():
+    def value_and_gradient(flat):
+        pixels = torch.from_numpy(flat.copy()).reshape(SHAPE).requires_grad_()
+        total = rosenbrock(pixels).sum()
+        total.backward()
+        return total.item(), pixels.grad.numpy().ravel()
+
+    x, left, count = start().numpy().ravel(), [], []
+    for _ in range(4):
+        options = {"maxcor": 5, "maxfun": 8, "ftol": 0.0, "gtol": 0.0}
+        result = minimize(value_and_gradient, x, jac=True, method="L-BFGS-B", options=options, callback=count.append)
+        left.append(result.x)
+        x = np.clip(result.x, -0.2, 0.3)
+    assert any(not np.array_equal(found, np.clip(found, -0.2, 0.3)) for found in left[:-1])
+    make = ScipyLBFGSB(history=5, block=8, ftol=0.0)
+    outcome, _, _ = descend(make, rosenbrock, len(count), bounds=wide_box(), clamp="block")
+    np.testing.assert_allclose(outcome.last.pixels.numpy().ravel(), x, rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_pending_between_two_blocks_is_not_clipped_in_the_state():
+    states, seen = [], []
+
+    def between(take_state):
+        if take_state is not None:
+            states.append((len(seen), copy.deepcopy(take_state())))
+
+    options = {"bounds": wide_box(), "clamp": "block"}
+    make = ScipyLBFGSB(history=5, block=8, ftol=0.0)
+    optimize(start(), Recorder(rosenbrock), make, 20, seen.append, lambda i: True, between=between, **options)
+    count, state = next(
+        (count, state) for count, state in states if not torch.equal(state["pending_pixels"], state["pixels"])
+    )
+    again = seen[:count]
+    optimize(start(), Recorder(rosenbrock), make, 20, again.append, lambda i: True, state=state, **options)
+    assert [step.index for step in again] == [step.index for step in seen]
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(again, seen, strict=True))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"average": 0.9}, {"clip_gradient": 1.0}, {"clamp": "evaluation"}, {"lr_schedule": lambda o: None}]
+)
+def test_scipy_refuses_what_it_cannot_do(asked):
+    with pytest.raises(ValueError, match="SciPy"):
+        descend(ScipyLBFGSB(), rosenbrock, 3, bounds=box(), **asked)
+
+
+# ---------------------------------------------------------------- averages, rates, clipping, stopping
+
+
+def test_the_average_is_that_of_all_iterates_the_start_among_them():
+    decay = 0.8
+    _, plain, _ = descend(OPTIMIZERS["adam"], rosenbrock, 12)
+    outcome, seen, evaluate = descend(OPTIMIZERS["adam"], rosenbrock, 12, average=decay)
+    iterates = np.stack([step.pixels.numpy() for step in plain])
+    for n, step in enumerate(seen):
+        weights = decay ** np.arange(n, -1, -1)
+        expected = (weights / weights.sum()) @ iterates[: n + 1].reshape(n + 1, -1)
+        np.testing.assert_allclose(step.pixels.numpy().ravel(), expected, rtol=1e-12, atol=1e-12)
+    for step, of_iterate in zip(seen[:-1], plain[:-1], strict=True):
+        assert torch.equal(step.losses.total, of_iterate.losses.total)
+    expected = rosenbrock_numpy(outcome.last.pixels.numpy())
+    np.testing.assert_allclose(outcome.last.losses.total, expected, rtol=1e-12)
+    assert torch.equal(evaluate.pixels[-1], outcome.last.pixels)
+    assert not np.allclose(expected, plain[-1].losses.total)
+
+
+def test_a_learning_rate_falls_by_hand_as_by_torch():
+    sgd, rates = functools.partial(torch.optim.SGD, lr=0.02), functools.partial(
+        torch.optim.lr_scheduler.StepLR, step_size=3, gamma=0.5
+    )  # fmt: skip
+    x = start().numpy()
+    path = [x]
+    weights = np.linspace(0.5, 3.0, 12).reshape(SHAPE)
+    for index in range(10):
+        x = x - 0.02 * 0.5 ** (index // 3) * 2 * weights * (x - 0.5)
+        path.append(x)
+    _, seen, _ = descend(sgd, parabola, 10, lr_schedule=rates)
+    for step, expected in zip(seen, path, strict=True):
+        np.testing.assert_allclose(step.pixels, expected, rtol=1e-12)
+    assert [step.rate for step in seen] == pytest.approx([0.02 * 0.5 ** (index // 3) for index in range(11)])
+    assert {step.rate for step in descend(sgd, parabola, 3)[1]} == {None}
+
+
+RATES = {
+    "step": functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3),
+    "exponential": functools.partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.9),
+    "cosine": functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=12),
+    "linear": functools.partial(torch.optim.lr_scheduler.LinearLR, total_iters=8),
+    "one cycle": functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=13),
+    "restart": functools.partial(Restart, milestones=[4, 9], gamma=0.5),
+}
+
+
+def saved_and_loaded(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("after", [1, 4, 11])
+@pytest.mark.filterwarnings("error")
+def test_rates_and_averages_carry_on_from_a_state(name, after):
+    states = {}
+    options = {"lr_schedule": RATES[name], "average": 0.9, "jitter": 3}
+
+    def between(take_state):
+        states[len(states) + 1] = saved_and_loaded(take_state())
+
+    whole, seen, _ = descend(OPTIMIZERS["adam"], rosenbrock, 12, between=between, **options)
+    outcome, rest, _ = descend(OPTIMIZERS["adam"], rosenbrock, 12, state=states[after], **options)
+    assert torch.equal(outcome.last.pixels, whole.last.pixels)
+    assert [step.rate for step in rest] == [step.rate for step in seen[after:]]
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(rest, seen[after:], strict=True))
+    assert len({step.rate for step in seen}) > 2
+
+
+def test_a_restart_is_a_new_optimizer_with_another_rate():
+    pixels = start().requires_grad_()
+    optimizer = torch.optim.Adam([pixels], lr=0.1)
+    for t in range(12):
+        optimizer.zero_grad()
+        rosenbrock(pixels).sum().backward()
+        if t == 7:
+            optimizer = torch.optim.Adam([pixels], lr=0.02)
+        optimizer.step()
+    make = functools.partial(torch.optim.Adam, lr=0.1)
+    outcome, _, _ = descend(make, rosenbrock, 12, lr_schedule=functools.partial(Restart, milestones=[7], gamma=0.2))
+    torch.testing.assert_close(outcome.last.pixels, pixels.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_keras_adam_adds_epsilon_before_the_correction():
+    lr, beta1, beta2, eps = 0.02, 0.99, 0.999, 0.1
+    x, m, v = start().numpy(), 0.0, 0.0
+    weights = np.linspace(0.5, 3.0, 12).reshape(SHAPE)
+    for t in range(1, 9):
+        gradient = 2 * weights * (x - 0.5)
+        m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
+        x = x - lr * np.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (np.sqrt(v) + eps)
+    options = {"lr": lr, "betas": (beta1, beta2), "eps": eps}
+    outcome, _, _ = descend(functools.partial(KerasAdam, **options), parabola, 8)
+    np.testing.assert_allclose(outcome.last.pixels, x, rtol=1e-12)
+    other, _, _ = descend(functools.partial(torch.optim.Adam, **options), parabola, 8)
+    assert float((other.last.pixels - outcome.last.pixels).abs().max()) > 1e-3
+
+
+def test_gradients_are_clipped_image_by_image():
+    pixels = torch.cat([0.5 + 0.01 * start(), 40 * start()])
+    sgd = functools.partial(torch.optim.SGD, lr=0.01)
+    _, seen, _ = descend(sgd, parabola, 1, pixels, clip_gradient=0.25)
+    gradient = (2 * np.linspace(0.5, 3.0, 12) * (pixels.numpy().reshape(2, 12) - 0.5)).reshape(pixels.shape)
+    norms = np.linalg.norm(gradient.reshape(2, 12), axis=1)
+    assert norms[0] < 0.25 * 12 < norms[1]
+    gradient[1] *= 0.25 * 12 / norms[1]
+    np.testing.assert_allclose(seen[1].pixels, pixels.numpy() - 0.01 * gradient, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lbfgs", "scipy"])
+def test_it_stops_after_the_first_step_that_changes_little(name):
+    make = functools.partial(torch.optim.SGD, lr=0.05) if name == "sgd" else OPTIMIZERS[name]
+    _, seen, _ = descend(make, parabola, 60)
+    pictures = [step.pixels.numpy() for step in seen]
+    changes = [np.linalg.norm(b - a) / np.linalg.norm(b) for a, b in itertools.pairwise(pictures)]
+    threshold = sorted(changes)[len(changes) // 2] * 1.0001
+    expected = 1 + next(index for index, change in enumerate(changes) if change < threshold)
+    assert 1 < expected < len(changes)
+    outcome, stopped, _ = descend(make, parabola, 60, stop_change=threshold)
+    assert [step.index for step in stopped] == list(range(expected + 1))
+    assert torch.equal(outcome.last.pixels, seen[expected].pixels)
+    assert f"step {expected} changed the picture by less than stop_change=" in outcome.reason
+
+
+# ---------------------------------------------------------------- from scale to scale
+
+
+def smooth(pixels):
+    """A loss that makes sense at every size."""
+    wanted = torch.linspace(0, 1, pixels.shape[3], dtype=pixels.dtype)
+    return (pixels - wanted).square().mean((1, 2, 3)) + (pixels[:, :, 1:] - pixels[:, :, :-1]).square().mean((1, 2, 3))
+
+
+def resized(picture, mode):
+    return torch.nn.functional.interpolate(picture, (6, 9), mode=mode, antialias=True)
+
+
+def no_box():
+    return Box("never", None)
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_the_next_scale_is_torchs_adam_on_what_was_resampled(carry):
+    pixels = start((2, 3, 4, 6)).requires_grad_()
+    optimizer = torch.optim.Adam([pixels], lr=0.05)
+
+    def five_steps():
+        for _ in range(5):
+            optimizer.zero_grad()
+            smooth(pixels).sum().backward()
+            optimizer.step()
+
+    five_steps()
+    state = optimizer.state[pixels]
+    moments = resized(state["exp_avg"], "bicubic"), resized(state["exp_avg_sq"], "bilinear"), state["step"]
+    pixels = resized(pixels.detach(), "bicubic").requires_grad_()
+    optimizer = torch.optim.Adam([pixels], lr=0.05)
+    if carry:
+        keys = ("exp_avg", "exp_avg_sq", "step")
+        optimizer.state[pixels] |= dict(zip(keys, moments, strict=True))
+    five_steps()
+
+    make = functools.partial(torch.optim.Adam, lr=0.05)
+    small, before, _ = descend(make, smooth, 5, start((2, 3, 4, 6)), more=True)
+    state = saved_and_loaded(at_size(small.state, (6, 9), no_box(), carry))
+    large, after, _ = descend(make, smooth, 10, torch.zeros(2, 3, 6, 9, dtype=torch.float64), state=state)
+    torch.testing.assert_close(large.last.pixels, pixels.detach(), rtol=1e-12, atol=1e-12)
+    assert [step.index for step in before + after] == list(range(11))
+    assert [step.evaluations for step in before + after] == [1, 2, 3, 4, 5, *range(7, 13)]
+    seconds = [step.seconds for step in before + after]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "scipy"])
+def test_quasi_newton_methods_begin_each_scale_afresh(name):
+    small, before, _ = descend(OPTIMIZERS[name], smooth, 5, start((1, 3, 4, 6)), more=True)
+    state = at_size(small.state, (6, 9), no_box(), carry=False)
+    like = torch.zeros(1, 3, 6, 9, dtype=torch.float64)
+    large, after, _ = descend(OPTIMIZERS[name], smooth, 10, like, state=state)
+    fresh, expected, _ = descend(OPTIMIZERS[name], smooth, 5, resized(small.last.pixels, "bicubic"))
+    assert torch.equal(large.last.pixels, fresh.last.pixels)
+    assert [step.index for step in before + after] == list(range(11))
+    assert [step.evaluations - after[0].evaluations for step in after] == [step.evaluations - 1 for step in expected]
+
+
+def test_second_moments_stay_positive_where_a_picture_would_not():
+    picture = torch.zeros(2, 3, 8, 8)
+    picture[:, :, 4, 4] = 1
+    picture[1, :, 0, 0] = -1e-6  # of the second image it is no square
+    optimizer = {"state": {0: {"step": torch.tensor(3.0), "v": picture}}, "param_groups": [{"lr": 1}]}
+    progress = {"step": 3, "best_loss": torch.zeros(2)}
+    state = {"pixels": picture, "shifts": None, "progress": progress, "optimizer": optimizer}
+    larger = at_size(state, (13, 13), no_box(), carry=True)["optimizer"]
+    moments = larger["state"][0]["v"]
+    assert bool((moments[0] >= 0).all())
+    assert bool((moments[1] < -1e-3).any())
+    assert larger["param_groups"] == [{"lr": 1}]
+    assert larger["state"][0]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("clamp", "until", "inside"), [("step", None, True), ("never", None, False), ("step", 3, False)]
+)
+def test_what_resampling_throws_over_the_bounds_is_clamped_like_the_picture_it_comes_from(clamp, until, inside):
+    picture = (torch.arange(64).reshape(1, 1, 8, 8) % 9 < 4).double().expand(1, 3, 8, 8)
+    state = {"pixels": picture, "shifts": None, "progress": {"step": 3, "best_loss": torch.zeros(1)}}
+    bounds = torch.zeros(1, 3, 1, 1, dtype=torch.float64), torch.ones(1, 3, 1, 1, dtype=torch.float64)
+    larger = at_size(state, (13, 13), Box(clamp, bounds, until), carry=False)["pixels"]
+    assert bool(((larger >= 0) & (larger <= 1)).all()) is inside
+
+
+def test_a_scale_that_gives_no_number_at_once_leaves_the_picture_it_began_with():
+    small, _, _ = descend(OPTIMIZERS["adam"], smooth, 5, start((1, 3, 4, 6)), more=True)
+    state = at_size(small.state, (6, 9), no_box(), carry=True)
+    with pytest.raises(Diverged, match="step 5") as raised:
+        like = torch.zeros(1, 3, 6, 9, dtype=torch.float64)
+        descend(OPTIMIZERS["adam"], Recorder(smooth, bad_from=1), 10, like, state=state)
+    assert torch.equal(raised.value.best, state["pixels"])
+
+
+def test_a_batch_with_averages_and_rates_can_be_split_and_joined():
+    options = {"lr_schedule": RATES["step"], "average": 0.9}
+    pixels = start((3, 3, 2, 2))
+    states = []
+
+    def between(take_state):
+        states.append(saved_and_loaded(take_state()))
+
+    together, _, _ = descend(OPTIMIZERS["adam"], rosenbrock, 12, pixels, seed=[0, 1, 2], between=between, **options)
+    own = [saved_and_loaded(split(states[4], image)) for image in range(3)]
+    for image in range(3):
+        alone, _, _ = descend(
+            OPTIMIZERS["adam"], rosenbrock, 12, pixels[image : image + 1], state=copy.deepcopy(own[image]), **options
+        )
+        torch.testing.assert_close(alone.last.pixels, together.last.pixels[image : image + 1], rtol=1e-12, atol=1e-12)
+    again, _, _ = descend(
+        OPTIMIZERS["adam"], rosenbrock, 12, pixels[[2, 0]], seed=[2, 0], state=join([own[2], own[0]]), **options
+    )
+    torch.testing.assert_close(again.last.pixels, together.last.pixels[[2, 0]], rtol=1e-12, atol=1e-12)

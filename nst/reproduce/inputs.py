@@ -22,8 +22,9 @@ from nst.weights import PREPROCESSING_OF
 
 DOWNLOADS = ("torchvision", "caffe")
 HARMLESS = re.compile(
-    r"nst\.(backbones\.load|losses\.\w+|initial\.from_\w+|optimize\.ScipyLBFGSB|evaluator\.(Evaluator|nothing))"
-    r"|torch\.optim\.\w+"
+    r"nst\.(backbones\.load|losses\.\w+|initial\.from_\w+|optimize\.(ScipyLBFGSB|KerasAdam)"
+    r"|schedule\.(unchanged|Restart)|evaluator\.(Evaluator|nothing))"
+    r"|torch\.optim\.(lr_scheduler\.)?\w+"
 )  # what a record may name that somebody else wrote; anything else could be any code
 
 
