@@ -327,8 +327,8 @@ def layers_of(architecture: str) -> tuple[Layer, ...]:
 def scales(architecture: str) -> tuple[str, ...]:
     """Name a layer for each resolution of a network, from the first to the last: its first rectified map.
 
-    In VGG these are ``relu1_1``, ``relu2_1``, ..., ``relu5_1``, the style layers of Gatys 2016; in SqueezeNet ``relu1``,
-    ``fire2``, ``fire4``, ``fire6``.
+    In VGG these are the style layers of Gatys 2016, ``relu1_1``, ``relu2_1``, ..., ``relu5_1``; in SqueezeNet they are
+    ``relu1``, ``fire2``, ``fire4`` and ``fire6``.
 
     Raises:
         UserError: the network is none of ours, so that its layers are not known.
