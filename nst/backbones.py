@@ -337,7 +337,7 @@ def scales(architecture: str) -> tuple[str, ...]:
         raise UserError(unknown("architecture", architecture, ARCHITECTURES))
     names = []
     activation, height = torch.empty(1, 3, 224, 224, device="meta"), None
-    for layer, module in zip(layers_of(architecture), _skeleton(architecture), strict=True):
+    for layer, (_, module) in zip(layers_of(architecture), _skeleton(architecture), strict=True):
         activation = module(activation)
         if activation.shape[2] != height and not isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.MaxPool2d):
             names.append(layer.name)
