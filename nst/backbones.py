@@ -327,8 +327,8 @@ def layers_of(architecture: str) -> tuple[Layer, ...]:
 def scales(architecture: str) -> tuple[str, ...]:
     """Name a layer for each resolution of a network, from the first to the last: its first rectified map.
 
-    In VGG these are ``relu1_1``, ``relu2_1``, ..., ``relu5_1``, the style layers of Gatys 2016; in SqueezeNet ``relu1``,
-    ``fire2``, ``fire4``, ``fire6``.
+    In VGG these are the style layers of Gatys 2016, ``relu1_1``, ``relu2_1``, ..., ``relu5_1``; in SqueezeNet they are
+    ``relu1``, ``fire2``, ``fire4`` and ``fire6``.
 
     Raises:
         UserError: the network is none of ours, so that its layers are not known.
@@ -337,7 +337,7 @@ def scales(architecture: str) -> tuple[str, ...]:
         raise UserError(unknown("architecture", architecture, ARCHITECTURES))
     names = []
     activation, height = torch.empty(1, 3, 224, 224, device="meta"), None
-    for layer, module in zip(layers_of(architecture), _skeleton(architecture), strict=True):
+    for layer, (_, module) in zip(layers_of(architecture), _skeleton(architecture), strict=True):
         activation = module(activation)
         if activation.shape[2] != height and not isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.MaxPool2d):
             names.append(layer.name)

@@ -217,11 +217,10 @@ class _Scale:
 
 def _pose(parts: Sequence[Part], backbone: Backbone, number: int, begin: int, tile: str) -> _Scale | None:
     """Load the images of a scale, take the targets, and make the start of the first one; None if no job is left."""
-    device = parts[0].final.content.device
+    device, is_last = parts[0].final.content.device, number == len(schedule.scales(parts[0].job.config)) - 1
     for part in parts:
         with part.on_its_own():
             config = schedule.at(part.job.config, number)
-            is_last = number == len(schedule.scales(part.job.config)) - 1
             part.inputs = part.final if is_last else load(config, device)
             part.start = part.inputs.content if number else start(config, part.inputs, backbone)
     if not (goers := _going(parts)):
@@ -230,7 +229,10 @@ def _pose(parts: Sequence[Part], backbone: Backbone, number: int, begin: int, ti
     for config in configs:
         config.tile = tile
     starts, inputs = [part.start for part in goers], [part.inputs for part in goers]
-    return _Scale(number, begin, goers, configs, pose_together(configs, inputs, starts, backbone, device))
+    # a run that is carried on with poses this scale first: a loss that draws must draw the same then
+    with runtime.seeded(configs[0].seed) if number else contextlib.nullcontext():
+        problem = pose_together(configs, inputs, starts, backbone, device)
+    return _Scale(number, begin, goers, configs, problem)
 
 
 def recorded_threads(job: Job) -> int:

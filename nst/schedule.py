@@ -61,7 +61,7 @@ def carries(config: DictConfig) -> bool:
 
 
 def at(config: DictConfig, number: int) -> DictConfig:
-    """Return the configuration of a scale: the run's, but for sizes and steps.
+    """Return the configuration of a scale: the run's, but for sizes and steps; it has this scale only.
 
     The size of the style image, where it has one of its own, is in proportion. A learning rate that is carried on is
     one curve over all scales.
@@ -75,6 +75,7 @@ def at(config: DictConfig, number: int) -> DictConfig:
     one.size, one.steps = every[number].size, every[number].steps
     if (style_size := OmegaConf.select(config, "style_size", default=None)) is not None:
         one.style_size = _in_proportion(style_size, every[number].size, every[-1].size)
+    one.schedule = {"sizes": None, "optimizer": config.schedule.get("optimizer", "restart")}
     if carries(config):
         one.lr_schedule = with_length(config.lr_schedule, total_steps(config))
     return one

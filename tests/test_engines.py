@@ -28,12 +28,27 @@ NETWORKS = {
     "vgg16 max": ("vgg16", VGG, "max", 1.0),
     "vgg19 avg scaled": ("vgg19", ("conv1_1", "relu1_1", "conv3_1", "relu4_1"), "avg", 2.0),
     "vgg16_bn max": ("vgg16_bn", ("relu1_1", "bn2_1", "relu2_1", "conv3_1", "relu3_1"), "max", 1.0),
+    "squeezenet l2 replicate": ("squeezenet1_1", SQUEEZE, "l2", 1.0, {"padding": "replicate"}),
+    "vgg16 l2 reflect": ("vgg16", VGG[:4], "l2", 0.78, {"padding": "reflect"}),
+    "vgg16 replicate first": ("vgg16", VGG[:4], "max", 1.0, {"padding": "replicate", "padding_layers": "first"}),
+    "resnet18 max": ("resnet18", ("conv1", "relu1", "layer1_1", "layer2_1", "layer2_2"), "max", 1.0),
+    "resnet18 avg reflect": ("resnet18", ("bn1", "layer1_2", "layer3_1"), "avg", 1.0, {"padding": "reflect"}),
+    "resnet50 max": ("resnet50", ("pool1", "layer1_1", "layer1_3", "layer2_1"), "max", 1.0),
 }
 
 
 def network(kind, dtype=torch.float64):
-    architecture, layers, pooling, scale = NETWORKS[kind]
-    return backbones.load(architecture, "random", layers, pooling, avg_scale=scale, seed=3).to(dtype)
+    """Of random weights; batch normalisations get statistics of their own, or they would do nothing."""
+    architecture, layers, pooling, scale, *more = NETWORKS[kind]
+    options = more[0] if more else {}
+    backbone = backbones.load(architecture, "random", layers, pooling, avg_scale=scale, seed=3, **options)
+    generator = torch.Generator().manual_seed(5)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values, low, high in ((module.running_mean, -0.3, 0.3), (module.running_var, 0.5, 2)):
+                values.copy_(low + (high - low) * torch.rand(values.shape, generator=generator))
+            module.bias.copy_(0.2 * torch.randn(module.bias.shape, generator=generator))
+    return backbone.to(dtype)
 
 
 def picture(batch, height, width, seed=0, dtype=torch.float64):
@@ -101,7 +116,7 @@ def test_fused_is_plain_to_the_rounding_of_float32(kind):
     assert sorted(differences)[1] < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["squeezenet avg", "vgg16 max"])
+@pytest.mark.parametrize("kind", ["squeezenet avg", "vgg16 max", "vgg16 l2 reflect", "resnet18 max"])
 @pytest.mark.parametrize("make", [Plain, Fused])
 def test_bfloat16_is_float32_to_few_digits(kind, make):
     backbone, layers = network(kind, torch.float32), NETWORKS[kind][1]
@@ -298,11 +313,11 @@ def test_a_convolution_and_its_gradient_are_autograds(size, stride, padding, dty
         assert bool(operator.packed) == (packed and dtype == torch.float32 and operators._packing_works(dtype))
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (9, 8), (7, 11), (3, 5), (2, 3)])
-@pytest.mark.parametrize(("size", "ceil"), [(2, False), (3, True), (3, False), (2, True)])
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize(
+    ("size", "shape"), [(size, shape) for size in (2, 3) for shape in ((8, 8), (9, 8), (7, 11), (3, 5))] + [(2, (2, 3))]
+)
 def test_poolings_send_their_gradient_as_autograd_does(size, ceil, shape):
-    if min(shape) < size:
-        pytest.skip("the map is smaller than the window")
     generator = torch.Generator().manual_seed(1)
     maps = torch.randint(0, 4, (2, 5, *shape), generator=generator).double()  # few values, so that maxima are shared
     maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_(True)
@@ -371,6 +386,46 @@ def test_every_position_of_every_map_belongs_to_one_tile(full):
         assert positions == list(range(full // stride))
     assert all(b.begin < a.end or len(spans) == 1 for a, b in itertools.pairwise(spans))
     assert max(span.end - span.begin for span in spans) <= 100 + 2 * 78 + 16
+
+
+@pytest.mark.parametrize("mode", ["replicate", "reflect"])
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (7, 2, 3), (5, 1, 2)])
+def test_a_convolution_of_extended_maps_and_its_gradient_are_autograds(size, stride, padding, mode):
+    """Torch's own padding is the reference; maps as small as can be mirrored, too."""
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(5, 4, size, size, generator=generator, dtype=torch.float64)
+    operator = operators.Convolution(weight, None, stride, padding, False, mode)
+    for height, width in ((12, 9), (padding + 1, padding + 2)):
+        maps = torch.randn(2, 4, height, width, generator=generator, dtype=torch.float64, requires_grad=True)
+        expected = nnf.conv2d(nnf.pad(maps, [padding] * 4, mode), weight, None, stride)
+        gradient = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+        (wanted,) = torch.autograd.grad(expected, maps, gradient)
+        with torch.no_grad():
+            found = operator.forward(maps.detach())
+            back = operator.backward(gradient.clone(), height, width)
+        torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(back, wanted, rtol=1e-12, atol=1e-12)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert back.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_runs_under_autograd_is_told():
+    losses = [MSELoss(), GramLoss()]
+    for kind, told in {
+        "resnet50 max": "fused",
+        "resnet18 avg reflect": "fused, ScaledAvgPool2d under autograd",
+        "squeezenet l2 replicate": "fused, L2Pool2d under autograd",
+        "vgg16 replicate first": "fused",
+    }.items():
+        assert Fused(network(kind), torch.float64).describe(losses) == told
+
+
+def test_a_padding_that_is_not_ours_is_not_cut_into_tiles():
+    convolutions = [nn.Conv2d(3, 4, 3, padding=1, padding_mode=mode) for mode in ("zeros", "circular")]
+    for convolution, refused in zip(convolutions, (False, True), strict=True):
+        backbone = Backbone([convolution], {0: "conv"}, PREPROCESSINGS["none"], Source("random", None, None))
+        obstacle = engines.untileable(backbone, [MSELoss()])
+        assert obstacle == ("the network (Backbone) has a layer whose reach is not known" if refused else None)
 
 
 class Cubes:

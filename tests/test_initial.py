@@ -1,13 +1,17 @@
-"""The starting image: content, style, noise, a blend, or a file."""
+"""The starting image: content, style, its colour, noise, a blend, or a file."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from scipy import stats
 
+from nst import config
 from nst.errors import UserError
-from nst.initial import from_blend, from_content, from_file, from_noise, from_style
+from nst.initial import from_blend, from_content, from_file, from_noise, from_style, from_style_color
 from nst.pixels import PREPROCESSINGS, PixelSpace
 
 UNIT = PixelSpace("unit", PREPROCESSINGS["caffe"])
@@ -73,7 +77,7 @@ def test_noise_is_white():
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "normal"])
-@pytest.mark.parametrize("start", [from_noise, from_blend])
+@pytest.mark.parametrize("start", [from_noise, from_blend, from_style_color])
 def test_noise_follows_its_seed_alone(start, distribution):
     torch.manual_seed(1)
     first = start(CONTENT, STYLE, UNIT, 5, distribution=distribution)
@@ -89,6 +93,45 @@ def test_noise_starts_alike_in_float32_and_float64():
     double = from_noise(CONTENT.double(), STYLE.double(), UNIT, 5)
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), from_noise(CONTENT, STYLE, UNIT, 5))
+
+
+def test_the_styles_colour_is_its_mean_with_noise_on_it():
+    """Heitz 2021's texture_optimization_slicing.py: the mean over positions + 0.01 * randn, in RGB."""
+    drawn = torch.randn(CONTENT.shape, generator=torch.Generator().manual_seed(5)).numpy()
+    mean = STYLE.double().numpy().mean((2, 3), keepdims=True)
+    np.testing.assert_allclose(from_style_color(CONTENT, STYLE, UNIT, 5), mean + 0.01 * drawn, atol=1e-6)
+    start = from_style_color(CONTENT, STYLE, CAFFE, 5, amplitude=2.5)
+    np.testing.assert_allclose(start, caffe(mean) + 2.5 * drawn, atol=1e-4)
+    uniform = from_style_color(CONTENT, STYLE, UNIT, 5, "uniform", 0.1).double().numpy() - mean
+    assert 0.09 < np.abs(uniform).max() <= 0.1
+
+
+# What each recipe starts from: how to say so, and the draw in words of torch.
+RECIPES = {
+    "gatys2016_paper": (["init.distribution=normal", "init.center=0", "init.amplitude=1"], lambda normal, _: normal),
+    "jcjohnson": (
+        ["init.distribution=normal", "init.center=0", "init.amplitude=1e-3"],
+        lambda normal, _: normal * 1e-3,
+    ),
+    "johnson_slow": (["init.distribution=normal", "init.center=0", "init.amplitude=1"], lambda normal, _: normal),
+    "fastai": (["init.center=0", "init.amplitude=2.5"], lambda _, uniform: (uniform - 0.5) * 5),
+    "li2017": (["init.center=0", "init.amplitude=0.1"], lambda _, uniform: (uniform - 0.5) * 0.2),
+    "gordicaleksa": (["init.distribution=normal", "init.center=0", "init.amplitude=90"], lambda normal, _: normal * 90),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipes_noise_can_be_said(recipe):
+    """All of them in the network's space, whose 0 is ImageNet's mean colour."""
+    said, expected = RECIPES[recipe]
+    config.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent.parent / "conf")):
+        node = compose("config", ["init=noise", *said]).init
+    start = config.build(node)(content=CONTENT, style=STYLE, space=CAFFE, seed=7)
+    normal, uniform = (
+        draw(CONTENT.shape, generator=torch.Generator().manual_seed(7)) for draw in (torch.randn, torch.rand)
+    )
+    torch.testing.assert_close(start, expected(normal, uniform), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("space", [UNIT, CAFFE])
@@ -128,14 +171,17 @@ def test_a_file_of_another_size_is_stretched_to_the_contents(size, tmp_path):
 def test_every_start_has_the_contents_shape_and_type(dtype, tmp_path):
     save(tmp_path / "start.png", picture(30, 30))
     content, style = CONTENT.to(dtype), STYLE.to(dtype)
-    starts = [make(content, style, CAFFE, 0) for make in (from_content, from_style, from_noise, from_blend)]
-    starts.append(from_file(content, style, CAFFE, 0, str(tmp_path / "start.png")))
-    for start in starts:
-        assert start.shape == content.shape
-        assert start.dtype == dtype
+    makers = (from_content, from_style, from_style_color, from_noise, from_blend)
+    for other in (style, style.transpose(2, 3), style[..., :1, :1], content):
+        starts = [make(content, other, CAFFE, 0) for make in makers]
+        starts.append(from_file(content, other, CAFFE, 0, str(tmp_path / "start.png")))
+        for start in starts:
+            assert start.shape == content.shape
+            assert start.dtype == dtype
+            assert torch.isfinite(start).all()
 
 
-@pytest.mark.parametrize("start", [from_noise, from_blend])
+@pytest.mark.parametrize("start", [from_noise, from_blend, from_style_color])
 @pytest.mark.parametrize(
     ("options", "argument"),
     [

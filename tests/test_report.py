@@ -104,7 +104,7 @@ def test_every_run_stands_where_its_values_are_even_if_it_was_never_started(swee
         ("tv", ["0.0", "10"], [0, 10], False),
         ("steps", [300, 30], [300, 30], True),
         ("seed", [1, 100], [1, 100], False),
-        ("layers.content", ["[fire2]", "[fire2,fire4]"], None, False),
+        ("tv_kind", ["squared", "1"], None, False),
         ("pooling", ["max", "avg"], None, False),
     ],
 )
@@ -197,6 +197,26 @@ def test_paths_are_shown_by_their_last_part_or_as_many_as_tell_them_apart(tmp_pa
     assert axes_of(folder) == {"content": ["a/photo.jpg", "b/photo.jpg", "cat.png", "coffee"]}
     view = view_of(folder)
     assert [run["values"]["content"] for run in view["runs"]] == ["a/photo.jpg", "b/photo.jpg", "cat.png", "coffee"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "texts"),
+    [
+        (["[fire2]", "[fire2,fire4]"], ["fire2", "fire2, fire4"]),
+        (["[conv1:5]", "[conv1:5, fire2]", "[conv1:5,fire2,fire4]"], ["conv1:5", "conv1:5, fire2", "conv1:5 … fire4"]),
+        (["[fire2,fire3,fire4]", "[fire2]"], ["fire2 … fire4", "fire2"]),
+        (["[fire2]", "[fire3,fire4,fire5]"], ["fire2", "fire3, fire4, fire5"]),  # they do not grow
+        (["[fire2,fire3,fire4]", "[fire2,fire5,fire4]"], ["fire2, fire3, fire4", "fire2, fire5, fire4"]),
+        (["[]", "[fire2]"], ["none", "fire2"]),
+        (["[fire2]", "fire2"], ["[fire2]", "fire2"]),  # else they could not be told apart
+    ],
+)
+def test_lists_are_shown_without_brackets_and_by_their_ends_where_they_grow(
+    tmp_path: Path, lists: list[str], texts: list[str]
+) -> None:
+    folder = make_sweep(tmp_path, {"layers.style": lists}, **TINY)
+    assert axes_of(folder) == {"layers.style": texts}
+    assert [run["values"]["layers.style"] for run in view_of(folder)["runs"]] == texts
 
 
 def test_runs_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import pytest
 import synthetic_view
 from PIL import Image
 
-from nst.report.page import best, cells, complete, facets, number, render
+from nst.report.page import best, cells, complete, directions, facets, number, render
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}&amp;\u2028émoji 🎨 " + "x" * 300
 FORM = {"optimizer": ("adam", "lbfgs"), "beta": ("0.001", "0.01", "0.1"), "seed": ("0", "1")}
@@ -206,6 +206,25 @@ def test_every_run_stands_in_the_cell_of_its_values() -> None:
                             assert f"{full['axes'][i]['label']} = {text}" in facet.heading.split(", ")
                         seen.append(place)
             assert sorted(seen) == list(range(len(full["runs"])))
+
+
+@pytest.mark.parametrize(
+    ("keys", "across", "down"),
+    [
+        ([], None, None),
+        (["beta"], "beta", None),
+        (["seed"], "seed", None),
+        (["beta", "style"], "style", "beta"),
+        (["style", "beta"], "beta", "style"),
+        (["seed", "beta"], "seed", "beta"),
+        (["style", "seed", "beta"], "beta", "style"),
+        (["optimizer", "style", "beta"], "style", "optimizer"),
+    ],
+)
+def test_the_axis_that_was_typed_first_makes_the_rows(keys: list[str], across: str | None, down: str | None) -> None:
+    values = {"beta": ("1", "2"), "style": ("wave", "swirls"), "seed": ("0", "1"), "optimizer": ("adam", "lbfgs")}
+    axes = small({key: values[key] for key in keys}, long_side=16, tile=8)["axes"]
+    assert [None if i is None else axes[i]["key"] for i in directions(axes)] == [across, down]
 
 
 def test_an_index_that_points_nowhere_is_no_value() -> None:
@@ -544,8 +563,8 @@ def test_the_large_view_by_keyboard(desk: Desk) -> None:
     page = desk.open(view)
     dialog = page.get_by_role("dialog")
     page.locator("#picture-0 .frame").focus()
-    page.keyboard.press("ArrowRight")
-    assert page.evaluate("document.activeElement.closest('.cell').id") == "picture-2"  # beta runs across
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.closest('.cell').id") == "picture-2"  # beta runs down
     page.keyboard.press("Enter")
     assert dialog.is_visible()
     assert dialog.get_by_role("heading").inner_text() == view["runs"][2]["label"]
@@ -558,16 +577,16 @@ def test_the_large_view_by_keyboard(desk: Desk) -> None:
     for _ in range(5):
         page.keyboard.press("ArrowRight")
         seen.append(dialog.get_by_role("heading").inner_text())
-    assert seen == [view["runs"][i]["label"] for i in (2, 4, 1, 3, 5, 0)]
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("ArrowLeft")
+    assert seen == [view["runs"][i]["label"] for i in (2, 3, 4, 5, 0, 1)]
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
     assert "not a number" not in dialog.inner_text()
     assert view["runs"][3]["reason"] in dialog.inner_text()
     dialog.get_by_role("button", name="Compare as B").click()
     assert page.locator("#wipe-b").input_value() == "run-3"
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
-    assert page.evaluate("document.activeElement.closest('.cell').id") == "picture-3"
+    wait(page, "document.activeElement.closest('.cell')?.id === 'picture-3'")
     page.locator("#results .to-picture").nth(4).click()
     assert dialog.get_by_role("heading").inner_text() == view["runs"][4]["label"]
     dialog.get_by_role("link", name="Details").click()

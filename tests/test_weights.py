@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
@@ -576,6 +577,40 @@ def test_a_named_source_is_fetched_from_its_publisher_and_checked(
     assert asked == [(url, str(cache / file), file[-12:-4])]
     assert holds_first_layer(net)
     assert net.source.name == source
+
+
+@pytest.mark.parametrize(
+    ("architecture", "file"), [("resnet18", "resnet18-f37072fd.pth"), ("resnet50", "resnet50-0676ba61.pth")]
+)
+def test_resnets_are_fetched_too_and_go_by_torchvisions_keys(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, file: str
+) -> None:
+    asked: list[tuple[str, str, str | None]] = []
+    network = torchvision.models.get_model(architecture, weights=None)
+    state = network.state_dict()
+
+    def fetch(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
+        asked.append((url, dst, hash_prefix))
+        Path(dst).write_bytes(pth(state))
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    net = backbones.load(architecture, "torchvision", ["layer2_1"])
+    assert asked == [(f"https://download.pytorch.org/models/{file}", str(cache / file), file[-12:-4])]
+    assert torch.equal(net.stack[0].weight, state["conv1.weight"])
+    own = net.stack[-1].state_dict()
+    assert own
+    for key, value in own.items():
+        assert torch.equal(value, state[f"layer2.0.{key}"]), key
+
+
+def test_weights_of_another_network_are_named_by_its_keys(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(pth({"conv1.weight": torch.zeros(64, 3, 3, 3), "fc.weight": torch.zeros(2, 2)}))
+    with pytest.raises(
+        UserError, match=r"do not belong to resnet18: conv1\.weight \(\(64, 3, 3, 3\), needed \(64, 3, 7, 7\)\)"
+    ):
+        load(tmp_path / "w.pth", "resnet18", "conv1")
+    with pytest.raises(UserError, match=r"do not belong to resnet18: .*bn1\.weight \(missing, needed \(64,\)\)"):
+        load(tmp_path / "w.pth", "resnet18", "bn1")
 
 
 @pytest.mark.parametrize(("architecture", "source", "url"), CACHED_NAMES, ids=[f"{a}-{s}" for a, s, _ in CACHED_NAMES])

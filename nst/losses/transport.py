@@ -6,12 +6,22 @@ image being optimised, S the style image's, with C channels and N = H * W positi
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nst.losses.drawing import Drawing, unit_directions
 from nst.losses.functional import at_least_float32, size_divisor, squared_error
 from nst.losses.settings import check_count, check_norm, check_positive
+
+
+def in_order(values: Tensor) -> Tensor:
+    """Sort numbers ``(..., N)``, ascending and differentiably; on a CPU by NumPy, which is several times as fast."""
+    if values.device.type != "cpu":
+        return values.sort(dim=-1).values
+    if not (values.requires_grad and torch.is_grad_enabled()):
+        return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1))
+    return values.gather(-1, torch.from_numpy(np.argsort(values.detach().numpy(), axis=-1)))
 
 
 def wasserstein_1d(values: Tensor, target: Tensor) -> Tensor:
@@ -30,12 +40,12 @@ def wasserstein_1d(values: Tensor, target: Tensor) -> Tensor:
         ``(...)``, exact for any N and M.
     """
     with torch.no_grad():
-        means, variance = _parts(target.sort(dim=-1).values, values.shape[-1])
-    return (values.sort(dim=-1).values - means).square().mean(-1) + variance
+        means, variance = _parts(in_order(target), values.shape[-1])
+    return (in_order(values) - means).square().mean(-1) + variance
 
 
 def sliced_wasserstein(features: Tensor, target: Tensor, directions: Tensor) -> Tensor:
-    """Sliced Wasserstein distance: the mean over directions V of W2^2(V F, V S) (Heitz 2021, section 3).
+    """Sliced Wasserstein distance: the mean over directions V of W2^2(V F, V S) (Heitz 2021).
 
     Args:
         features: F, ``(B, C, H, W)``.
@@ -77,7 +87,7 @@ def matched_quantiles(ordered: Tensor, count: int) -> Tensor:
 
 
 def histogram_loss(features: Tensor, ordered: Tensor) -> Tensor:
-    """Mean of (F - R)^2, where R is F with each channel's histogram matched to that of S (Risser 2017, section 4).
+    """Mean of (F - R)^2, where R is F with each channel's histogram matched to that of S (Risser 2017).
 
     R is a constant: how it depends on F is left out of the gradient, as in the paper. Values are matched by their
     ranks and not by bins, so that no number of bins has to be chosen and equal maps have no distance. Since matching
@@ -90,7 +100,7 @@ def histogram_loss(features: Tensor, ordered: Tensor) -> Tensor:
     Returns:
         ``(B,)``.
     """
-    ours = at_least_float32(features).flatten(2).sort(dim=2).values
+    ours = in_order(at_least_float32(features).flatten(2))
     return squared_error(ours, matched_quantiles(at_least_float32(ordered), ours.shape[2]))
 
 
@@ -144,7 +154,7 @@ class HistogramLoss:
 
     def target(self, features: Tensor) -> Tensor:
         """Return what to keep of the style image's map ``(B, C, H, W)``: each channel in order, ``(B, C, H * W)``."""
-        return at_least_float32(features).flatten(2).sort(dim=2).values
+        return in_order(at_least_float32(features).flatten(2))
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""

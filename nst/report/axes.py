@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,9 +154,7 @@ def _short_lists(texts: Sequence[str]) -> dict[str, str]:
         text: text[1:-1].split(",") if text != "[]" else [] for text in texts if re.fullmatch(r"\[[^][{}]*]", text)
     }
     by_length = sorted(lists.values(), key=len)
-    grow = len(lists) > 1 and all(
-        len(a) < len(b) and b[: len(a)] == a for a, b in zip(by_length, by_length[1:], strict=False)
-    )
+    grow = len(lists) > 1 and all(len(a) < len(b) and b[: len(a)] == a for a, b in itertools.pairwise(by_length))
     shown = {
         text: f"{items[0]} … {items[-1]}" if grow and len(items) > 2 else ", ".join(items) or "none"
         for text, items in lists.items()

@@ -290,6 +290,9 @@ function valuesOf(axis) {
   return [...axes[axis].texts.keys(), ...none];
 }
 
+/** A dotted name that may be broken after its dots. */
+const breakable = (name) => name.split(/(?<=\.)/).flatMap((part) => [el("wbr"), part]);
+
 /** Lay the pictures out anew. The same elements move, so that nothing is decoded again. */
 function lay() {
   const across = Number(layout.across.value);
@@ -319,9 +322,9 @@ function lay() {
       el(
         "td",
         { class: "corner" },
-        el("span", {}, `↓ ${axes[down].label}`),
+        el("span", {}, "↓\u00a0", ...breakable(axes[down].label)),
         " ",
-        el("span", {}, `→ ${axes[across].label}`),
+        el("span", {}, "→\u00a0", ...breakable(axes[across].label)),
       ),
       ...columnsOf.map((value) =>
         el("th", { scope: "col" }, ...[face(across, value)].filter(Boolean), textOf(across, value)),

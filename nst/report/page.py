@@ -396,6 +396,11 @@ def _address(path: str) -> str:
     return path if path.startswith("file:///") else f"./{path}"
 
 
+def _breakable(name: str) -> Markup:
+    """Return a dotted name that may be broken after its dots."""
+    return Markup(".<wbr>").join(name.split("."))
+
+
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -440,6 +445,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters["linked"] = _link
     environment.filters["address"] = _address
+    environment.filters["breakable"] = _breakable
     environment.filters["shortened"] = short_reason
     environment.globals["text_of"] = text_of
     return environment.get_template("page.html.j2")
