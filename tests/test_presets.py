@@ -279,5 +279,6 @@ def test_the_table_of_recipes_is_that_of_the_files() -> None:
         table = importlib.import_module("make_recipes_docs")
     finally:
         sys.path.remove(str(CONF.parent / "scripts"))
-    assert (CONF.parent / "docs" / "recipes.md").read_text() == table.page(), "run scripts/make_recipes_docs.py"
-    assert all(f"[`{name}`]" in table.page() for name in PRESETS)
+    made = table.page()
+    assert (CONF.parent / "docs" / "recipes.md").read_text() == made, "run scripts/make_recipes_docs.py"
+    assert all(f"[`{name}`]" in made for name in PRESETS)
