@@ -818,3 +818,43 @@ RECIPES: dict[str, Callable[[Given], Recipe]] = {
         heitz2021,
     )
 }
+
+# What three small steps do not meet: how long, how large, and what is far along the way.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gatys2016_paper": {"steps": 1000, "size": 512, "fit": "long", "optimizer.history_size": 100},
+    "gatys2016_code": {"steps": 520, "size": 512, "fit": "short", "optimizer.history_size": 100},
+    "texture_gatys2015": {"steps": 2000, "size": 256, "optimizer.history": 20, "optimizer.block": 15000},
+    "jcjohnson": {"steps": 1000, "size": 512, "fit": "long", "optimizer.history_size": 100},
+    "johnson_slow": {"steps": 500, "size": 512, "fit": "long", "optimizer.history_size": 100},
+    "gordicaleksa": {"steps": 950, "size": 400, "fit": "height", "optimizer.history_size": 100},
+    "gordicaleksa_adam": {"steps": 3000, "size": 400, "fit": "height"},
+    "crowsonkb": {
+        "size": 512,
+        "fit": "long",
+        "schedule.from": 128,
+        "schedule.factor": 2**0.5,
+        "schedule.steps": [1000, 500],
+    },
+    "udacity": {"steps": 2000, "size": 400, "fit": "short"},
+    "pytorch_tutorial": {"steps": 320, "size": 512, "fit": "short", "optimizer.history_size": 100},
+    "keras": {"steps": 4000, "size": 400, "fit": "height"},
+    "tensorflow": {"steps": 1000, "size": 512, "fit": "long"},
+    "fastai": {"optimizer.block": 20, "optimizer.history": 10, "clamp_range": [-127, 127]},
+    "aladdinpersson": {"steps": 6000, "size": 356, "fit": "square"},
+    **{
+        f"cs231n_{name}": {
+            "steps": 200,
+            "size": 192,
+            "fit": "short",
+            "style_size": size,
+            "clamp_until": 190,
+            "lr_schedule.milestones": [180],
+        }
+        for name, size in (("composition7", 512), ("scream", 224), ("starry", 192))
+    },
+    **{
+        f"li2017_{name}": {"steps": 1000, "size": 600, "fit": "long", "lr_schedule.step_size": 80}
+        for name in ("linear", "poly", "gaussian", "bn")
+    },
+    "heitz2021": {"steps": 64 * 64, "optimizer.history_size": 100, "style_loss.redraw": 1},
+}

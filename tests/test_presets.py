@@ -17,7 +17,7 @@ import recipes_stated as stated
 import torch
 import torchvision
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
@@ -202,6 +202,12 @@ def on(files: Path, name: str) -> list[str]:
 def test_a_preset_is_computed_as_published(name: str) -> None:
     preset = plain(name)
     assert (preset.margin, preset.jitter, preset.precision) == (0, 0, "float32")
+
+
+@pytest.mark.parametrize("name", sorted(stated.RECIPES))
+def test_a_preset_is_as_long_and_as_large_as_its_recipe(name: str) -> None:
+    expected = stated.SETTINGS[name]
+    assert {knob: OmegaConf.select(plain(name), knob) for knob in expected} == expected
 
 
 def test_every_preset_but_the_founding_one_which_has_its_own_test_is_stated() -> None:
