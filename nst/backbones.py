@@ -289,7 +289,7 @@ def resolve(name: str, architecture: str) -> Layer:
     """
     known = layers_of(architecture)
     for layer in known:
-        if name in (layer.name, layer.module, str(layer.index)):
+        if str(name) in (layer.name, layer.module, str(layer.index)):
             return layer
     raise UserError(unknown(f"layer in {architecture}", name, [layer.name for layer in known]))
 
