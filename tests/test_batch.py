@@ -307,6 +307,7 @@ def test_what_may_differ_in_a_batch_and_what_not(tmp_path: Path, photo: Path) ->
     [
         (["optimizer=adam"], True),
         (["optimizer=notebook"], True),
+        (["optimizer=keras_adam", "lr_schedule=cosine", "average=0.9"], True),
         (["optimizer=sgd"], True),
         (["~optimizer.betas", "optimizer._target_=torch.optim.rmsprop.RMSprop"], True),
         (["optimizer=lbfgs"], False),

@@ -240,6 +240,9 @@ def test_a_pyramid_from_to_loads_each_picture_at_its_own_size(tmp_path: Path) ->
 class Drawing:
     """A loss that draws from torch's own generator, for its target and at every step."""
 
+    def __init__(self, **settings: Any) -> None:
+        """Take the settings of the loss that it stands in for; they mean nothing."""
+
     def target(self, features: torch.Tensor) -> torch.Tensor:
         return features.mean((2, 3)) + torch.randn(features.shape[:2])
 
@@ -253,7 +256,7 @@ RUNS = {
     "sgd, squeezed": ("optimizer=sgd", "optimizer.lr=1", "fit=square", "average=0.5", "schedule.optimizer=carry"),
     "a loss that draws": ("style_loss={_target_: test_schedule.Drawing}", "jitter=3"),
     "lbfgs": ("optimizer=lbfgs", "init=style"),
-    "lbfgsb": ("optimizer=lbfgsb", "optimizer.block=2", "clamp=block"),
+    "lbfgsb": ("optimizer=lbfgsb", "optimizer.block=2", "clamp=block", "init=file", "init.path=rocket"),
 }
 
 
