@@ -111,6 +111,8 @@ def describe(error: BaseException) -> str:
             f"Error: {error.override!r} cannot be read as NAME=VALUE ({_first_line(error)}). "
             f"Quote values with spaces, commas or brackets: \"content='my photo.jpg'\". {HELP_HINT}"
         )
+    if isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, UserError):
+        return describe(error.__cause__)  # from a resolver of ours
     if isinstance(error, HydraException | OmegaConfBaseException):
         return f"Error: {_composition(error)}"
     if "Config group override" in str(error):

@@ -159,6 +159,14 @@ def test_the_layers_of_the_scales_are_layers(architecture: str) -> None:
     assert [backbones.resolve(name, architecture).name for name in names] == list(names)
 
 
+def test_a_study_of_layers_of_a_network_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "mine.yaml").write_text("_target_: mine.Network\narchitecture: mine\n")
+    text = refused(run("--config-dir", str(tmp_path), "study=reconstruction", "backbone=mine", "layers=vgg19"))
+    assert "The layers of mine are not known here." in text
+    assert "interpolation" not in text
+
+
 @pytest.mark.parametrize("study", ["layers_and_weights", "content_layer", "reconstruction", "style_reconstruction"])
 def test_the_layers_of_a_study_follow_the_backbone(study: str) -> None:
     axes = axes_of(f"study={study}", "backbone=vgg19")
