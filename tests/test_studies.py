@@ -88,6 +88,11 @@ def comment(study: str) -> dict[str, str]:
     return found
 
 
+def test_what_is_not_yet_there_is_not_there() -> None:
+    for group, options in NOT_YET.items():
+        assert not [option for option in options if (CONF / group / f"{option}.yaml").exists()], "shorten NOT_YET"
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_job_of_every_study_passes_the_check(study: str) -> None:
     for job in jobs_of(known(axes_of(f"study={study}"))):
