@@ -512,9 +512,8 @@ def _engine(config: DictConfig, backbone: Backbone, dtype: torch.dtype, tile: in
 
 
 def _is_replayed(config: DictConfig, device: torch.device, tile: int | None) -> bool:
-    """Tell whether the step is to be recorded as a CUDA graph, which what a loss draws anew each step cannot be."""
-    draws = any(hasattr(loss, "begin_step") for loss in _losses(config))
-    return bool(config.cuda_graph) and device.type == "cuda" and tile is None and not draws
+    """Tell whether the step is to be recorded as a CUDA graph."""
+    return bool(config.cuda_graph) and device.type == "cuda" and tile is None
 
 
 def _losses(config: DictConfig, inputs: Inputs) -> list[Any]:
