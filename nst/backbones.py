@@ -252,7 +252,7 @@ def scales(architecture: str) -> tuple[str, ...]:
         UserError: the network is none of ours, so that its layers are not known.
     """
     if architecture not in ARCHITECTURES:
-        raise UserError(unknown("architecture", architecture, ARCHITECTURES))
+        raise UserError(f"The layers of {architecture} are not known here. Networks: {', '.join(ARCHITECTURES)}.")
     names = []
     activation, height = torch.empty(1, 3, 224, 224, device="meta"), None
     for layer, module in zip(layers_of(architecture), _skeleton(architecture), strict=True):

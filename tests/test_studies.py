@@ -88,6 +88,11 @@ def comment(study: str) -> dict[str, str]:
     return found
 
 
+def test_what_is_not_yet_there_is_not_there() -> None:
+    for group, options in NOT_YET.items():
+        assert not [option for option in options if (CONF / group / f"{option}.yaml").exists()], "shorten NOT_YET"
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_job_of_every_study_passes_the_check(study: str) -> None:
     for job in jobs_of(known(axes_of(f"study={study}"))):
@@ -157,6 +162,14 @@ def test_the_layers_of_the_scales_are_layers(architecture: str) -> None:
     names = backbones.scales(architecture)
     assert len(names) >= 4
     assert [backbones.resolve(name, architecture).name for name in names] == list(names)
+
+
+def test_a_study_of_layers_of_a_network_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "mine.yaml").write_text("_target_: mine.Network\narchitecture: mine\n")
+    text = refused(run("--config-dir", str(tmp_path), "study=reconstruction", "backbone=mine", "layers=vgg19"))
+    assert "The layers of mine are not known here." in text
+    assert "interpolation" not in text
 
 
 @pytest.mark.parametrize("study", ["layers_and_weights", "content_layer", "reconstruction", "style_reconstruction"])
