@@ -289,7 +289,7 @@ def resolve(name: str, architecture: str) -> Layer:
     """
     known = layers_of(architecture)
     for layer in known:
-        if name in (layer.name, layer.module, str(layer.index)):
+        if str(name) in (layer.name, layer.module, str(layer.index)):
             return layer
     raise UserError(unknown(f"layer in {architecture}", name, [layer.name for layer in known]))
 
@@ -334,7 +334,7 @@ def scales(architecture: str) -> tuple[str, ...]:
         UserError: the network is none of ours, so that its layers are not known.
     """
     if architecture not in ARCHITECTURES:
-        raise UserError(unknown("architecture", architecture, ARCHITECTURES))
+        raise UserError(f"The layers of {architecture} are not known here. Networks: {', '.join(ARCHITECTURES)}.")
     names = []
     activation, height = torch.empty(1, 3, 224, 224, device="meta"), None
     for layer, (_, module) in zip(layers_of(architecture), _skeleton(architecture), strict=True):

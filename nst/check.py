@@ -220,6 +220,14 @@ def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
     return None
 
 
+def _couples_layers(node: Any) -> bool:
+    """Tell whether a loss looks at pairs of layers; what cannot be made is told elsewhere."""
+    try:
+        return bool(getattr(build(node), "couples_layers", False))
+    except Exception:
+        return False
+
+
 def _try_start(node: Any) -> None:
     """Make a tiny start image, unless that would read a file."""
     if node.get("path") is None:
@@ -266,11 +274,15 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
             listed[kind] = len(layer_weights(config, kind))
         except ConfigError as error:
             found += error.problems
-            listed[kind] = 1
+            listed[kind] = 2
     try:
         inspected_layers(config)
     except ConfigError as error:
         found += error.problems
+    if listed["style"] < 2 and _couples_layers(config.style_loss):
+        found.append(
+            "style_loss.cross_layers=adjacent needs two style layers or more: each is taken with the next one."
+        )
     count = sum(listed.values())
     if count == 0:
         found.append("layers.content and layers.style are both empty, so the network has nothing to say.")

@@ -111,6 +111,8 @@ def describe(error: BaseException) -> str:
             f"Error: {error.override!r} cannot be read as NAME=VALUE ({_first_line(error)}). "
             f"Quote values with spaces, commas or brackets: \"content='my photo.jpg'\". {HELP_HINT}"
         )
+    if isinstance(error, OmegaConfBaseException) and (mistake := _of_a_resolver(error)):
+        return describe(mistake)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return f"Error: {_composition(error)}"
     if "Config group override" in str(error):
@@ -132,6 +134,14 @@ def describe(error: BaseException) -> str:
         "This is no mistake that is known. The traceback is in the run's run.log; if there is none yet, the "
         "environment variable HYDRA_FULL_ERROR=1 shows it here."
     )
+
+
+def _of_a_resolver(error: BaseException) -> UserError | None:
+    """Return what a resolver of ours found wrong, out of what OmegaConf wraps it in."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, UserError):
+        inner = inner.__cause__ or inner.__context__
+    return inner
 
 
 def _missing_option(error: MissingConfigException) -> str:

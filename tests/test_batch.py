@@ -355,6 +355,7 @@ def test_maps_of_styles_of_other_sizes_are_not_put_together(tmp_path: Path) -> N
     [
         (["optimizer=adam"], True),
         (["optimizer=notebook"], True),
+        (["optimizer=keras_adam", "lr_schedule=cosine", "average=0.9"], True),
         (["optimizer=sgd"], True),
         (["~optimizer.betas", "optimizer._target_=torch.optim.rmsprop.RMSprop"], True),
         (["optimizer=lbfgs"], False),

@@ -135,6 +135,13 @@ def test_any_optimizer_of_torch_goes_by_its_target() -> None:
         ("+style_loss.gram=N", r"There is no argument of GramLoss 'gram'\. Did you mean 'gram_norm'"),
         ("style_loss.gram_norm=NC", r"style_loss: .*gram_norm=NC is not one of none, N, CN"),
         ("style_loss.term_norm=-3", r"term_norm=-3 must be a number above 0"),
+        (
+            "style_loss.cross_layers=adjacent layers.style=[conv1]",
+            r"cross_layers=adjacent needs two style layers or more",
+        ),
+        ("style_loss=mmd_polynomial style_loss.degree=1", r"style_loss: .*degree=1 must be a whole number from 2 up"),
+        ("style_loss=mmd_gaussian tile=128", r"style_loss: GaussianMMDLoss is no function of sums"),
+        ("tv_kind=cubic", r"tv_kind=cubic is not one of squared, absolute, diagonal, keras, laplacian"),
         ("content_loss.scale=0", r"scale=0 must be a number above 0"),
         ("style_loss._target_=nst.losses.GramLos", r"style_loss\._target_=nst\.losses\.GramLos cannot be imported"),
         ("optimizer.lr=-1", r"optimizer: .*Invalid learning rate"),

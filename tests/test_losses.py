@@ -10,10 +10,10 @@ from nst.losses import GramLoss, MSELoss, TotalVariation
 from nst.losses import functional as F
 
 GRAM_NORMS = ("none", "N", "CN")
-TERM_NORMS = ("none", "CN", "4C2", "4C2N2", "relative", 7.5)
+TERM_NORMS = ("none", "CN", "4C2", "4C2N2", "keras", "relative", 7.5)
 CONTENT_NORMS = ("none", "relative", 2.0)
 REDUCTIONS = ("mean", "sum")
-TV_KINDS = ("squared", "absolute")
+TV_KINDS = ("squared", "absolute", "diagonal", "keras", "laplacian")
 GRAM_OPTIONS = list(itertools.product(GRAM_NORMS, TERM_NORMS, REDUCTIONS))
 CONTENT_OPTIONS = list(itertools.product(CONTENT_NORMS, REDUCTIONS))
 TV_OPTIONS = list(itertools.product(TV_KINDS, REDUCTIONS))
@@ -41,7 +41,7 @@ def expected_style(features, style, gram_norm, term_norm, reduction):
     _, c, h, w = features.shape
     gram, target = expected_gram(features, gram_norm), expected_gram(style, gram_norm)
     n = h * w
-    divisors = {"none": 1.0, "CN": c * n, "4C2": 4 * c**2, "4C2N2": 4 * c**2 * n**2}
+    divisors = {"none": 1.0, "CN": c * n, "4C2": 4 * c**2, "4C2N2": 4 * c**2 * n**2, "keras": 36 * n**2}
     if term_norm == "relative":
         divisor = reduced(target**2, reduction)
     else:
@@ -55,9 +55,54 @@ def expected_content(features, target, norm, reduction):
     return reduced((f - p) ** 2, reduction) / divisor
 
 
+def expected_diagonal(picture, reduction):
+    """Of the picture with its edges repeated, as crowsonkb takes it: indices beyond an edge are the edge's."""
+    channels, height, width = picture.shape
+
+    def at(c, y, x):
+        return picture[c, min(max(y, 0), height - 1), min(max(x, 0), width - 1)]
+
+    every = [(c, y, x) for c in range(channels) for y in range(height) for x in range(width)]
+    corners = [(c, y, x) for c in range(channels) for y in range(-1, height) for x in range(-1, width)]
+    groups = (
+        ([at(c, y, x + 1) - at(c, y, x) for c, y, x in every], 3),
+        ([at(c, y + 1, x) - at(c, y, x) for c, y, x in every], 3),
+        ([at(c, y + 1, x + 1) - at(c, y, x) for c, y, x in corners], 12),
+        ([at(c, y + 1, x) - at(c, y, x + 1) for c, y, x in corners], 12),
+    )
+    return sum(np.square(d).sum() / (len(d) if reduction == "mean" else 1) / divisor for d, divisor in groups)
+
+
+def expected_keras(picture, reduction):
+    channels, height, width = picture.shape
+    sizes = [
+        ((picture[c, y + 1, x] - picture[c, y, x]) ** 2 + (picture[c, y, x + 1] - picture[c, y, x]) ** 2) ** 1.25
+        for c in range(channels) for y in range(height - 1) for x in range(width - 1)
+    ]  # fmt: skip
+    return sum(sizes) / (max(len(sizes), 1) if reduction == "mean" else 1)
+
+
+def laplacian(picture):
+    """Four times each pixel less its four neighbours, with zeros around the picture."""
+    framed = np.pad(picture, ((0, 0), (1, 1), (1, 1)))
+    around = framed[:, 2:, 1:-1] + framed[:, :-2, 1:-1] + framed[:, 1:-1, 2:] + framed[:, 1:-1, :-2]
+    return 4 * picture - around
+
+
+def expected_laplacian(picture, reduction):
+    """Half of x . L x, whose gradient is L x, where L is the Laplacian divided by 8."""
+    return (picture * laplacian(picture)).sum() / 16 / (picture.size if reduction == "mean" else 1)
+
+
+WHOLE = {"diagonal": expected_diagonal, "keras": expected_keras, "laplacian": expected_laplacian}
+
+
 def expected_variation(image, kind, reduction):
     values = []
     for picture in image.double().numpy():
+        if kind in WHOLE:
+            values.append(WHOLE[kind](picture, reduction))
+            continue
         channels, height, width = picture.shape
         size = np.abs if kind == "absolute" else np.square
         down = [size(picture[c, y + 1, x] - picture[c, y, x])
@@ -164,6 +209,13 @@ def test_squared_variation_gradient_by_hand():
     assert image.grad.flatten().tolist() == [-6.0, 10.0, -4.0]
 
 
+def test_the_gradient_of_the_laplacian_variation_is_the_laplacian_over_eight():
+    image = maps(2, 3, 5, 6).requires_grad_()
+    F.total_variation(image, "laplacian", "sum").sum().backward()
+    wanted = [laplacian(picture) / 8 for picture in image.detach().numpy()]
+    np.testing.assert_allclose(image.grad, wanted, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(("gram_norm", "term_norm", "reduction"), GRAM_OPTIONS)
 def test_gram_loss_is_zero_at_its_own_target(gram_norm, term_norm, reduction):
     features = maps(2, 3, 4, 5)
@@ -244,11 +296,18 @@ def test_variation_of_an_image_one_pixel_thin_counts_the_other_direction_only(sh
     image = maps(*shape)
     value = F.total_variation(image, kind, reduction)
     np.testing.assert_allclose(value, expected_variation(image, kind, reduction), rtol=1e-9)
-    assert (value > 0).all()
+    assert (value == 0).all() if kind == "keras" else (value > 0).all()  # which looks down and across at once
 
 
-def test_variation_of_a_single_pixel_is_zero():
-    assert F.total_variation(maps(2, 3, 1, 1)).tolist() == [0.0, 0.0]
+@pytest.mark.parametrize("kind", [kind for kind in TV_KINDS if kind != "laplacian"])
+def test_variation_of_a_single_pixel_is_zero(kind):
+    assert F.total_variation(maps(2, 3, 1, 1), kind).tolist() == [0.0, 0.0]
+
+
+def test_keras_variation_of_a_flat_picture_has_a_gradient():
+    image = torch.ones(1, 3, 4, 5, requires_grad=True)
+    F.total_variation(image, "keras", "sum").sum().backward()
+    assert image.grad.abs().max() == 0
 
 
 @pytest.mark.parametrize(

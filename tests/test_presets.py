@@ -32,7 +32,8 @@ from nst.record import Job
 from nst.samples import FOLDER, samples
 
 CONF = Path(__file__).parent.parent / "conf"
-PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+OURS = {"reconstruct_content", "texture"}  # experiments that are nobody's published recipe
+PRESETS = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - OURS)
 DEEPEST = {"vgg16": "features.26", "vgg19": "features.30", "squeezenet1_1": "features.7"}
 SMALL = 24  # pixels of the photographs over which activations are rescaled
 

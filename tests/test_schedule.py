@@ -240,6 +240,9 @@ def test_a_pyramid_from_to_loads_each_picture_at_its_own_size(tmp_path: Path) ->
 class Drawing:
     """A loss that draws from torch's own generator, for its target and at every step."""
 
+    def __init__(self, **settings: Any) -> None:
+        """Take the settings of the loss that it stands in for; they mean nothing."""
+
     def target(self, features: torch.Tensor) -> torch.Tensor:
         return features.mean((2, 3)) + torch.randn(features.shape[:2])
 
@@ -253,8 +256,14 @@ RUNS = {
     "sgd, squeezed": ("optimizer=sgd", "optimizer.lr=1", "fit=square", "average=0.5", "schedule.optimizer=carry"),
     "a loss that draws": ("style_loss={_target_: test_schedule.Drawing}", "jitter=3"),
     "lbfgs": ("optimizer=lbfgs", "init=style"),
-    "lbfgsb": ("optimizer=lbfgsb", "optimizer.block=2", "clamp=block"),
+    "lbfgsb": ("optimizer=lbfgsb", "optimizer.block=2", "clamp=block", "init=file", "init.path=rocket"),
 }
+
+
+def seeded_run(folder: Path, *overrides: str) -> None:
+    """Run a job with torch's generator seeded, as ``nst.job`` does."""
+    with runtime.seeded(0):
+        experiment.run(job(folder, *overrides), runtime.PoliteStop())
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -262,7 +271,7 @@ def test_killed_at_any_step_of_any_scale_it_carries_on_to_the_same_bytes(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = (*TINY, *RUNS[name], "checkpoint_steps=1", "checkpoint_seconds=0", "save_every=1", LAYERS)
-    experiment.run(job(tmp_path / "whole", *arguments), runtime.PoliteStop())
+    seeded_run(tmp_path / "whole", *arguments)
     checkpoint.remove(tmp_path / "whole")
     save, steps = checkpoint.save, []
 
@@ -273,12 +282,12 @@ def test_killed_at_any_step_of_any_scale_it_carries_on_to_the_same_bytes(
         shutil.copytree(folder, copied)
 
     monkeypatch.setattr(checkpoint, "save", dying)
-    experiment.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
+    seeded_run(tmp_path / "out", *arguments)
     monkeypatch.setattr(checkpoint, "save", save)
     assert steps == [1, 2, 3, 4, 5, 6] or (name == "lbfgsb" and len(steps) > 2)
     for number, step in enumerate(steps, 1):
         out = tmp_path / f"killed{number}"
-        experiment.run(job(out, *arguments), runtime.PoliteStop())
+        seeded_run(out, *arguments)
         checkpoint.remove(out)
         assert kill_and_resume.differences(tmp_path / "whole", out) == [], step
         assert record(out)["resumed"][0]["step"] == step

@@ -630,7 +630,7 @@ def test_every_loss_works_on_every_network(architecture):
         (lambda: MomentsLoss(scale=0), "scale"),
         (lambda: LinearMMDLoss("CN"), "norm"),
         (lambda: LinearMMDLoss(scale="big"), "scale"),
-        (lambda: PolynomialMMDLoss(1), "degree=1 must .* mmd_linear"),
+        (lambda: PolynomialMMDLoss(1), "degree=1 must .*mmd_linear"),
         (lambda: PolynomialMMDLoss(2.0), "degree"),
         (lambda: PolynomialMMDLoss(True), "degree"),
         (lambda: PolynomialMMDLoss(2, -1.0), "offset"),

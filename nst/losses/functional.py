@@ -41,7 +41,7 @@ def channel_products(
         features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
         target: not used.
         shift: added to every activation first (Novak & Nikulin 2016, section 3.3).
-        guide: ``(B or 1, 1, H, W)``, weights of the positions: the sum of w F F^T (Gatys 2017, eqs. 3 and 4, where w
+        guide: ``(B or 1, 1, H, W)``, weights of the positions: the sum of w F F^T (Gatys 2017, section 4, where w
             is T^2).
 
     Returns:

@@ -25,7 +25,7 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 class LinearMMDLoss:
-    """MMD^2 of the kernel x . y, the squared distance of the channels' means |mu_F - mu_S|^2 (Li 2017, table 1).
+    """MMD^2 of the kernel x . y, the squared distance of the channels' means |mu_F - mu_S|^2 (Li 2017, section 4.2).
 
     Args:
         norm: ``relative`` divides by |mu_S|^2, what an all-zero map would give; ``li`` by C / N, as the authors' code
@@ -65,7 +65,7 @@ class LinearMMDLoss:
 
 
 class PolynomialMMDLoss:
-    """MMD^2 of the kernel (x . y + c)^d, over all pairs of positions (Li 2017, table 1).
+    """MMD^2 of the kernel (x . y + c)^d, over all pairs of positions (Li 2017, section 4.2).
 
     At degree 2 it is |G_F / N - G_S / N|^2 + 2 c |mu_F - mu_S|^2 (for c = 0 the Gram loss), which is what is computed.
     A higher degree looks at every pair of positions, so that its time grows with the square of their number.
@@ -144,9 +144,9 @@ class PolynomialMMDLoss:
 
 
 class GaussianMMDLoss:
-    """MMD^2 of the kernel exp(-|x - y|^2 / (2 sigma^2)) (Li 2017, table 1).
+    """MMD^2 of the kernel exp(-|x - y|^2 / (2 sigma^2)) (Li 2017, section 4.2).
 
-    ``pairs=linear`` estimates it in linear time (Gretton 2012, lemma 14) from pairs of positions that are drawn anew
+    ``pairs=linear`` estimates it in linear time (Gretton 2012, section 6) from pairs of positions that are drawn anew
     each step: the mean of k(x, x') + k(y, y') - k(x, y') - k(x', y), where each position has one partner. It may be
     negative and is not 0 at its target. ``pairs=all`` is exact; its time grows with the square of the positions.
 

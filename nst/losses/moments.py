@@ -14,7 +14,7 @@ NORMS = ("none", "relative", "li")
 
 
 class MomentsLoss:
-    """Sum over channels of (mu_F - mu_S)^2 + (sigma_F - sigma_S)^2: batch normalisation's statistics (Li 2017, eq. 11).
+    """Sum over channels of (mu_F - mu_S)^2 + (sigma_F - sigma_S)^2: batch normalisation's (Li 2017, section 4.2).
 
     Args:
         norm: ``relative`` divides by the sum of mu_S^2 + sigma_S^2, what an all-zero map would give; ``li`` by C / N,
