@@ -3,6 +3,8 @@
     python scripts/make_docs_images.py sweep docs/images/sweep.jpg RUN...       content and style, then each run
     python scripts/make_docs_images.py gallery docs/images/gallery.jpg RUN...   a grid, each style as an inset
 
+    python scripts/make_docs_images.py row docs/images/blend.jpg RUN|IMAGE...   side by side, all of one height
+
 A RUN is the folder of a finished run: its result.png is shown, its run.json tells the images and the knobs.
 """
 
@@ -74,14 +76,29 @@ def compose_gallery(folders: list[Path], columns: int = 3) -> Image.Image:
     return sheet
 
 
+def compose_row(names: list[Path], height: int = 300) -> Image.Image:
+    """Put results of runs, images and samples side by side."""
+    pictures = [read(name)[0] if name.is_dir() else open_input(str(name)) for name in names]
+    sized = [
+        picture.resize((round(picture.width * height / picture.height), height), Image.Resampling.LANCZOS)
+        for picture in pictures
+    ]
+    sheet = Image.new("RGB", (sum(picture.width + GAP for picture in sized) - GAP, height), "white")
+    left = 0
+    for picture in sized:
+        sheet.paste(picture, (left, 0))
+        left += picture.width + GAP
+    return sheet
+
+
 def main() -> None:
     """Compose one picture and save it as a JPEG without metadata."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("kind", choices=("sweep", "gallery"))
+    parser.add_argument("kind", choices=("sweep", "gallery", "row"))
     parser.add_argument("file", type=Path, help="the JPEG to write")
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs; of a row images as well")
     arguments = parser.parse_args()
-    compose = {"sweep": compose_sweep, "gallery": compose_gallery}[arguments.kind]
+    compose = {"sweep": compose_sweep, "gallery": compose_gallery, "row": compose_row}[arguments.kind]
     picture = compose(arguments.runs)
     picture.save(arguments.file, "JPEG", quality=88, optimize=True)
     print(f"{arguments.file}: {picture.width} x {picture.height}, {arguments.file.stat().st_size / 1e3:.0f} kB")
