@@ -328,8 +328,8 @@ def join(states: Sequence[State]) -> State:
 def at_size(state: State, size: tuple[int, int], box: Box, carry: bool) -> State:
     """Return the state to begin a scale with, given that at the end of the scale before.
 
-    The picture is resampled (bicubic, antialiased) and kept in its box; the counts and the jitter go on, an average of
-    the iterates begins anew. The best picture so far is the new one, but anything with a number is better.
+    The picture is resampled (bicubic, antialiased where it shrinks) and kept in its box; the counts and the jitter go
+    on, an average of the iterates begins anew. The best picture so far is the new one, but anything with a number is better.
 
     Args:
         state: the picture, ``(B, 3, H, W)``, is that which the scale ended with.
@@ -356,7 +356,8 @@ def at_size(state: State, size: tuple[int, int], box: Box, carry: bool) -> State
 
 
 def _resampled(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    return interpolate(picture, size, mode=mode, antialias=True, align_corners=False)
+    shrinks = size[0] < picture.shape[2] or size[1] < picture.shape[3]
+    return interpolate(picture, size, mode=mode, antialias=shrinks, align_corners=False)
 
 
 def _moment(moment: Tensor, size: tuple[int, int]) -> Tensor:

@@ -375,7 +375,10 @@ def assemble(
         return content_term.readings(_joined([content_of(*one) for one in zip(first_of_content, shifts, strict=True)]))
 
     def style_targets(place: int, term: LayerTerm) -> dict[str, Any]:
-        first = _first_of_each([configuration.styles(config)[place].image for config in configs])
+        names = [configuration.styles(config)[place].image for config in configs]
+        if config.color != "style":  # the content's colours, or luminance, went into them
+            names = [f"{name} {one.content}" for name, one in zip(names, configs, strict=True)]
+        first = _first_of_each(names)
         own = {job: targets("style", term, job, inputs[job].styles[place]) for job in first}
         return _joined([own[job] for job in first])
 
@@ -546,7 +549,8 @@ def _labels(names: Sequence[str]) -> list[str]:
     if len(names) == 1:
         return [""]
     stems = [re.sub(r"\W+", "_", Path(name).stem) or "style" for name in names]
-    return [stem if stems.count(stem) == 1 else f"{stem}_{place}" for place, stem in enumerate(stems, 1)]
+    distinct = len(set(stems)) == len(stems)
+    return stems if distinct else [f"{place}_{stem}" for place, stem in enumerate(stems, 1)]
 
 
 def _identity(image: Tensor) -> Hashable:

@@ -27,6 +27,11 @@ BEFORE: dict[str, Any] = {
     "schedule": {"sizes": None},
     "lr_schedule": {"_target_": "nst.schedule.unchanged"},
 }
+# What a component did before it had such an argument.
+ARGUMENTS_BEFORE: dict[str, dict[str, Any]] = {
+    "nst.backbones.load": {"padding": "zeros", "padding_layers": "all", "rescale": "none"},
+    "nst.losses.GramLoss": {"shift": 0.0, "cross_layers": "none"},
+}
 OPTIONS_BEFORE = {"schedule": "single", "lr_schedule": "none"}  # of those that are groups
 CHECKPOINT_FILE = "checkpoint.pt"
 SWEEP_FILE = "sweep.json"
@@ -90,7 +95,7 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
     record = read(folder / "run.json")
     if "config" not in record:
         return  # nothing is known, so the run will be begun anew
-    if changes := differences(BEFORE | record["config"], settings(config)):
+    if changes := differences(completed(record["config"]), settings(config)):
         lines = "\n".join(f"  {name}: {old} -> {new}" for name, (old, new) in changes.items())
         raise UserError(
             f"{folder} was begun with another configuration, so it cannot be resumed with this one:\n{lines}\n"
@@ -119,6 +124,15 @@ def settings(config: DictConfig) -> dict[str, Any]:
     """Return the resolved configuration as ``run.json`` holds it."""
     resolved: dict[str, Any] = plain(OmegaConf.to_container(config, resolve=True))
     return resolved
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded configuration with what its run did where there was no knob or argument for it yet."""
+    whole = {**BEFORE, **config}
+    for name, node in whole.items():
+        if isinstance(node, Mapping):
+            whole[name] = {**ARGUMENTS_BEFORE.get(str(node.get("_target_")), {}), **node}
+    return whole
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

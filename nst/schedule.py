@@ -127,8 +127,9 @@ def problems(config: DictConfig, smallest: int, largest: int) -> list[str]:
     if schedule.get("optimizer", "restart") not in BETWEEN_SCALES:
         found.append(f"schedule.optimizer={schedule.get('optimizer')} is not one of {', '.join(BETWEEN_SCALES)}.")
     style_size = OmegaConf.select(config, "style_size", default=None)
-    if found or style_size is None:
-        return found
+    given = [] if style_size is None else _listed(style_size)
+    if found or config.size <= 0 or not given or not all(isinstance(side, int) and side > 0 for side in given):
+        return found  # what is wrong with style_size itself is told with the styles
     sizes = _sizes(config)
     least = min(_listed(_in_proportion(style_size, sizes[0], sizes[-1])))
     if len(sizes) > 1 and least < smallest:

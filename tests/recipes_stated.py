@@ -487,7 +487,7 @@ def crowsonkb(given: Given) -> Recipe:
     content, style, terms = at_scale(CROWSONKB_SCALES[0][0])
 
     def enlarged(x: Tensor, like: Tensor, mode: str) -> Tensor:
-        return F.interpolate(x, like.shape[2:], mode=mode, antialias=True)
+        return F.interpolate(x, like.shape[2:], mode=mode)
 
     def descend(x: Tensor, loss: Loss) -> Tensor:
         first, second, step = torch.zeros_like(x), torch.zeros_like(x), 0

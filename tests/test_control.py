@@ -338,3 +338,35 @@ def reproduce(folder):
 
     command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), str(folder)]
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+
+
+def test_styles_of_equal_names_are_told_apart(tmp_path):
+    for folder, name in (("x", "a"), ("y", "a"), ("x", "2_a")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        picture = np.random.default_rng(len(name)).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / folder / f"{name}.png")
+    names = ",".join(str(tmp_path / name) for name in ("x/a.png", "y/a.png", "x/2_a.png"))
+    tags = [tag for tag in named(posed(f"style=[{names}]")) if tag.startswith("styles/")]
+    assert tags == ["styles/1_a", "styles/2_a", "styles/3_2_a"]
+
+
+@pytest.mark.parametrize("value", ["big", "[]", "{a:1}", "-3"])
+def test_a_style_size_that_is_no_size_is_one_message(value):
+    with pytest.raises(ConfigError, match="style_size"):
+        composed(f"style_size={value}", "schedule=pyramid")
+
+
+def test_the_styles_of_a_batch_have_the_colours_of_their_own_contents():
+    jobs = [composed("color=match_pca", "fit=square", f"content={name}") for name in ("coffee", "chelsea")]
+    alone = [named(posing.pose(job, CPU)) for job in jobs]
+    inputs = [posing.load(job, CPU) for job in jobs]
+    backbone = posing.build_network(jobs[0], CPU)
+    starts = [posing.start(job, one, backbone) for job, one in zip(jobs, inputs, strict=True)]
+    joint = posing.pose_together(jobs, inputs, starts, backbone, CPU)
+    generator = [torch.Generator().manual_seed(1) for _ in jobs]
+    noise = [
+        torch.randn(start.shape, generator=g, dtype=torch.float64) for start, g in zip(starts, generator, strict=True)
+    ]
+    pixels = torch.cat([(s + 0.2 * n).clamp(0, 1) for s, n in zip(starts, noise, strict=True)])
+    found = joint.evaluate(pixels, (0, 0)).unweighted["unweighted/style"]
+    assert found.tolist() == pytest.approx([one["unweighted/style"] for one in alone], rel=1e-9)

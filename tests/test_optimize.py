@@ -720,7 +720,7 @@ def smooth(pixels):
 
 
 def resized(picture, mode):
-    return torch.nn.functional.interpolate(picture, (6, 9), mode=mode, antialias=True)
+    return torch.nn.functional.interpolate(picture, (6, 9), mode=mode)
 
 
 def no_box():

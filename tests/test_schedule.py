@@ -209,7 +209,7 @@ def test_a_scale_begins_with_the_enlarged_result_of_the_one_before(tmp_path: Pat
     small = experiment.run(job(tmp_path / "small", "size=32", *common), runtime.PoliteStop())
     assert record(tmp_path / "both")["scales"][0]["final"]["loss/total"] == float(small.last.losses.total)
     problem = posing.pose(composed("size=48", *common), torch.device("cpu"))
-    problem.start = torch.nn.functional.interpolate(small.last.pixels, (32, 48), mode="bicubic", antialias=True)
+    problem.start = torch.nn.functional.interpolate(small.last.pixels, (32, 48), mode="bicubic")
     expected = experiment.descend(composed("size=48", *common), problem, lambda step: None, lambda index: True)
     torch.testing.assert_close(both.last.pixels, expected.last.pixels, rtol=1e-9, atol=1e-12)
 
