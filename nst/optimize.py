@@ -329,7 +329,8 @@ def at_size(state: State, size: tuple[int, int], box: Box, carry: bool) -> State
     """Return the state to begin a scale with, given that at the end of the scale before.
 
     The picture is resampled (bicubic, antialiased where it shrinks) and kept in its box; the counts and the jitter go
-    on, an average of the iterates begins anew. The best picture so far is the new one, but anything with a number is better.
+    on, an average of the iterates begins anew. The best picture so far is the new one, but anything with a number is
+    better.
 
     Args:
         state: the picture, ``(B, 3, H, W)``, is that which the scale ended with.
