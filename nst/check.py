@@ -11,7 +11,7 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nst import backbones, color, engines, evaluator, images, optimize, pixels, runtime, schedule
+from nst import backbones, color, descent, engines, evaluator, images, pixels, runtime, schedule
 from nst.config import build, images_named, import_from_config_folders, inspected_layers, layer_weights, styles
 from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
@@ -65,7 +65,7 @@ def _check_scalars(config: DictConfig) -> list[str]:
         "resample": tuple(images.RESAMPLINGS),
         "tv_kind": functional.TV_KINDS,
         "tv_reduction": functional.REDUCTIONS,
-        "clamp": optimize.CLAMPS,
+        "clamp": descent.CLAMPS,
         "pixel_space": pixels.PIXEL_SPACES,
         "pooling": backbones.POOLINGS,
         "precision": runtime.PRECISIONS,

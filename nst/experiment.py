@@ -20,32 +20,18 @@ from nst import config as configuration
 from nst.backbones import Backbone
 from nst.canvas import Canvas
 from nst.check import check
+from nst.descent import Between, Bounds, Box, Diverged, Lost, State, Step, Watch, at_size, join, split
 from nst.errors import UserError
 from nst.evaluator import Evaluator, recorded_styles
 from nst.files import CannotWrite
-from nst.optimize import (
-    Between,
-    Bounds,
-    Box,
-    Diverged,
-    Lost,
-    Outcome,
-    State,
-    Step,
-    Watch,
-    at_size,
-    join,
-    optimize,
-    split,
-)
+from nst.inputs import Inputs, load
+from nst.optimize import Outcome, optimize
 from nst.posing import (
     Apart,
-    Inputs,
     Problem,
     build_look,
     build_network,
     fit_into_memory,
-    load,
     memory_explained,
     pose_together,
     start,

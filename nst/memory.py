@@ -26,7 +26,8 @@ from torch.utils._pytree import tree_leaves
 
 from nst import runtime
 from nst.check import SMALLEST_SIZE
-from nst.optimize import Evaluate, ScipyLBFGSB
+from nst.descent import Evaluate
+from nst.optimize import ScipyLBFGSB
 
 log = logging.getLogger(__name__)
 

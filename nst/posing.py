@@ -8,11 +8,9 @@ import gc
 import hashlib
 import json
 import logging
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,17 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from nst import color, engines, images, memory, replay, runtime
 from nst import config as configuration
+from nst import engines, memory, replay, runtime
 from nst.backbones import Backbone
 from nst.canvas import Canvas
+from nst.descent import Evaluate
 from nst.engines import Reading
 from nst.errors import UserError
 from nst.files import existing_file
-from nst.losses import Guided, TotalVariation, is_guidable, is_summed
+from nst.inputs import Inputs, blend_weights, labels_of, load, regions_for
+from nst.losses import Guided, TotalVariation, is_summed
 from nst.losses.functional import at_least_float32
 from nst.objective import Blend, LayerTerm, Losses, Objective, Roll, Shift, together
-from nst.optimize import Evaluate
 from nst.pixels import PixelSpace, with_margin
 
 log = logging.getLogger(__name__)
@@ -96,50 +95,6 @@ class Apart(UserError):
 
 
 @dataclass
-class Inputs:
-    """What a job works on.
-
-    Attributes:
-        content: ``(1, 3, H, W)`` RGB in [0, 1].
-        styles: ``(1, 3, H', W')`` each, RGB in [0, 1].
-        shape: (width, height) to save at, if not the pixels' own: a squeezed picture gets its aspect ratio back.
-        masks: of each style ``(1, 1, H, W)`` in [0, 1], where it goes, or None for everywhere.
-        protected: ``(1, 1, H, W)`` in [0, 1], where the content stays as it is, or None.
-        colors: the content image in colour, where only its luminance is painted, or None.
-    """
-
-    content: Tensor
-    styles: list[Tensor]
-    shape: tuple[int, int] | None = None
-    masks: list[Tensor | None] = field(default_factory=list)
-    protected: Tensor | None = None
-    colors: Tensor | None = None
-
-    @property
-    def style(self) -> Tensor:
-        """The first style."""
-        return self.styles[0]
-
-    def canvas(self, space: PixelSpace) -> Canvas:
-        """Return what becomes of the pixels."""
-        return Canvas(space, self.content, self.protected, self.colors)
-
-    def regions(self) -> list[Tensor | None]:
-        """Return where each style is to be looked for ``(1, 1, H, W)``: in its mask, and not where nothing is painted.
-
-        Raises:
-            UserError: there is nothing left of a region.
-        """
-        if self.protected is None:
-            return self.masks or [None] * len(self.styles)
-        free = 1 - self.protected
-        regions = [free if mask is None else mask * free for mask in self.masks or [None] * len(self.styles)]
-        if not all(bool(region.any()) for region in regions if not region.is_meta):
-            raise UserError("content_mask protects all of the picture, or of a style's region: nothing can be painted.")
-        return list(regions)
-
-
-@dataclass
 class Problem:
     """What is to be optimised: the images of one or several jobs, a network, and where they start.
 
@@ -186,32 +141,6 @@ def pose(config: DictConfig, device: torch.device) -> Problem:
     """
     inputs, backbone = load(config, device), build_network(config, device)
     return pose_together([config], [inputs], [start(config, inputs, backbone)], backbone, device)
-
-
-def load(config: DictConfig, device: torch.device) -> Inputs:
-    """Load the images of a job.
-
-    Raises:
-        UserError: an image cannot be had.
-    """
-    dtype = runtime.pixel_dtype(config.precision)
-    listed = configuration.styles(config)
-    resample, background = config.resample, config.background
-    content = images.load(config.content, config.size, config.fit, resample, background)
-    shape = content.shape[3], content.shape[2]
-    style_fit, style_shape = config.style_fit or config.fit, shape if config.style_fit == "content" else None
-    styles = [images.load(one.image, one.size, style_fit, resample, background, style_shape) for one in listed]
-    masks = [images.load_mask(one.mask, shape) if one.mask is not None else None for one in listed]
-    protected = images.load_mask(config.content_mask, shape) if config.content_mask is not None else None
-    seen, styles = color.prepare(config.color, content, styles)
-    return Inputs(
-        seen.to(device, dtype),
-        [style.to(device, dtype) for style in styles],
-        images.unsqueezed(config.content, config.size) if config.fit == "square" else None,
-        [mask if mask is None else mask.to(device, dtype) for mask in masks],
-        None if protected is None else protected.to(device, dtype),
-        content.to(device, dtype) if config.color == "luminance" else None,
-    )
 
 
 def build_network(config: DictConfig, device: torch.device) -> Backbone:
@@ -337,9 +266,9 @@ def assemble(
     engine = _engine(config, backbone, network_dtype, tile)
     content_term = _term(configs, "content", contents[0])
     listed = configuration.styles(config)
-    labels = _labels([style.image for style in listed])
+    labels = labels_of([style.image for style in listed])
     style_terms = [_term(configs, "style", contents[0], label) for label in labels]
-    regions = _regions(inputs[0], style_terms[0].loss)
+    regions = regions_for(inputs[0], style_terms[0].loss)
     has_regions = any(region is not None for region in regions)
     canvas = inputs[0].canvas(space)  # of all jobs: one that protects anything is alone
 
@@ -397,7 +326,7 @@ def assemble(
 
     variation = TotalVariation(config.tv_kind, config.tv_reduction)
     alpha, beta, tv = (together([c[name] for c in configs], contents[0]) for name in ("alpha", "beta", "tv"))
-    style = style_terms[0] if len(style_terms) == 1 else Blend(style_terms, _blend_weights(listed, regions))
+    style = style_terms[0] if len(style_terms) == 1 else Blend(style_terms, blend_weights(listed, regions))
     objective = Objective(content_term, style, variation, alpha, beta, tv)
 
     def losses(pixels: Tensor, roll: Callable[[Tensor], Tensor], readings: dict[str, Reading]) -> Losses:
@@ -521,36 +450,8 @@ def _is_replayed(config: DictConfig, device: torch.device, tile: int | None) -> 
 
 def _losses(config: DictConfig, inputs: Inputs) -> list[Any]:
     content, style = (configuration.build(config[f"{kind}_loss"]) for kind in KINDS)
-    region = next((region for region in _regions(inputs, style) if region is not None), None)
+    region = next((region for region in regions_for(inputs, style) if region is not None), None)
     return [content, style if region is None else Guided(style, region)]
-
-
-def _regions(inputs: Inputs, loss: Any) -> list[Tensor | None]:
-    """Return the regions of the styles; what is protected is looked at as well by a loss that knows no regions.
-
-    Raises:
-        UserError: there are masks for a loss that knows no regions, or there is nothing left of a region.
-    """
-    if is_guidable(loss):
-        return inputs.regions()
-    if any(mask is not None for mask in inputs.masks):
-        raise UserError(f"style_masks: {type(loss).__name__} cannot be confined to a region.")
-    return [None] * len(inputs.styles)
-
-
-def _blend_weights(styles: Sequence[configuration.Style], regions: Sequence[Tensor | None]) -> list[float]:
-    """Return the weight of each style: a region's grows with its area, so that small ones are not painted more."""
-    areas = [1.0 if region is None or region.is_meta else float(region.mean()) for region in regions]
-    return [style.weight * area for style, area in zip(styles, areas, strict=True)]
-
-
-def _labels(names: Sequence[str]) -> list[str]:
-    """Return a label for each style, made of the file's name; none where there is only one style."""
-    if len(names) == 1:
-        return [""]
-    stems = [re.sub(r"\W+", "_", Path(name).stem) or "style" for name in names]
-    distinct = len(set(stems)) == len(stems)
-    return stems if distinct else [f"{place}_{stem}" for place, stem in enumerate(stems, 1)]
 
 
 def _identity(image: Tensor) -> Hashable:

@@ -21,6 +21,7 @@ from test_robustness import own_loss, wait_for_steps
 
 from nst import batch, checkpoint, config, experiment, images, launchers, memory, posing, runtime
 from nst.batch import Candidate
+from nst.descent import Diverged, State, Step, join, split
 from nst.errors import UserError
 from nst.losses import (
     GramLoss,
@@ -33,7 +34,7 @@ from nst.losses import (
     SumLoss,
 )
 from nst.objective import LayerTerm, Losses
-from nst.optimize import Diverged, State, Step, join, optimize, split
+from nst.optimize import optimize
 from nst.record import Job
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

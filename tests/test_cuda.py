@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from nst import config, experiment, posing, runtime
-from nst.optimize import Diverged
+from nst.descent import Diverged
 
 CONF = Path(__file__).parent.parent / "conf"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

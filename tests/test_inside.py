@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from nst import backbones, config, images, posing, runtime
 from nst.check import check
+from nst.descent import Step
 from nst.errors import ConfigError
 from nst.experiment import run, run_together
 from nst.losses.functional import gram_matrix
 from nst.objective import Losses
-from nst.optimize import Step
 from nst.pixels import PixelSpace, Preprocessing, with_margin
 from nst.record import Job
 from nst.tracking import Snapshot, inside

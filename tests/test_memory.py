@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nst import backbones, memory
+from nst.descent import Evaluate
 from nst.memory import Need
-from nst.optimize import Evaluate, ScipyLBFGSB
+from nst.optimize import ScipyLBFGSB
 
 CPU = torch.device("cpu")
 HELD = 10**9

@@ -10,8 +10,9 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from nst.descent import Box, Diverged, at_size, join, split
 from nst.objective import Losses
-from nst.optimize import Box, Diverged, KerasAdam, ScipyLBFGSB, at_size, join, optimize, split
+from nst.optimize import KerasAdam, ScipyLBFGSB, optimize
 from nst.schedule import Restart
 
 SHAPE = (1, 3, 2, 2)

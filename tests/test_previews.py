@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from nst.descent import Step
 from nst.objective import Losses
-from nst.optimize import Step
 from nst.pixels import PixelSpace, Preprocessing
 from nst.tracking import Snapshot
 from nst.tracking.previews import LONGEST_SIDE, Previews, encode

@@ -17,10 +17,11 @@ from PIL import Image
 from test_robustness import limit_files, own_loss, wait_for_steps
 
 from nst import checkpoint, resume
+from nst.descent import State, Step
 from nst.errors import UserError
 from nst.files import CannotWrite
 from nst.objective import Losses
-from nst.optimize import Outcome, ScipyLBFGSB, State, Step, optimize
+from nst.optimize import Outcome, ScipyLBFGSB, optimize
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
 

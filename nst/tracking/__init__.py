@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from nst.canvas import Canvas
+from nst.descent import Step
 from nst.objective import Losses
-from nst.optimize import Step
 
 
 class Numbers:
