@@ -32,7 +32,11 @@ class Canvas:
             return pixels
         return pixels + self.protected * (self.space.encode(self.content) - pixels)
 
+    def seen(self, pixels: Tensor) -> Tensor:
+        """Return what the network sees, RGB ``(B, 3, H, W)``, not clamped: the picture before it gets its colours."""
+        return self.space.decode(self.paint(pixels))
+
     def decode(self, pixels: Tensor) -> Tensor:
         """Return the picture, RGB ``(B, 3, H, W)``, not clamped."""
-        picture = self.space.decode(self.paint(pixels))
+        picture = self.seen(pixels)
         return picture if self.colors is None else color.with_luminance(self.colors, color.luminance(picture))

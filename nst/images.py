@@ -108,7 +108,7 @@ def load_mask(name: str, shape: tuple[int, int]) -> Tensor:
         UserError: the file is missing or broken, or the mask is black everywhere.
     """
     path = locate(name)
-    image = _open(path, (0, 0, 0)).convert("L")
+    image = _open(path, (0, 0, 0)).convert("L").convert("F")  # so that a small white spot is not rounded away
     wide, high = image.width * shape[1], shape[0] * image.height
     if abs(wide - high) > 0.02 * max(wide, high):
         log.warning(

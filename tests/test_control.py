@@ -362,3 +362,30 @@ def test_the_styles_of_a_batch_have_the_colours_of_their_own_contents():
     pixels = torch.cat([(s + 0.2 * n).clamp(0, 1) for s, n in zip(starts, noise, strict=True)])
     found = joint.evaluate(pixels, (0, 0)).unweighted["unweighted/style"]
     assert found.tolist() == pytest.approx([one["unweighted/style"] for one in alone], rel=1e-9)
+
+
+def test_a_small_white_spot_is_not_rounded_away(tmp_path):
+    mask = np.zeros((640, 960), np.uint8)
+    mask[100, 100] = 255
+    Image.fromarray(mask).save(tmp_path / "spot.png")
+    found = images.load_mask(str(tmp_path / "spot.png"), (48, 32))
+    assert found[0, 0, 5, 5].item() == pytest.approx(1 / 400)
+    assert torch.count_nonzero(found) == 1
+
+
+def test_inspect_is_shown_what_the_network_sees():
+    problem = posed("color=luminance", "init=content")
+    canvas = problem.canvases[0]
+    assert torch.equal(canvas.seen(problem.start), problem.inputs[0].content)
+    assert not torch.allclose(canvas.decode(problem.start), problem.inputs[0].content, atol=0.1)
+
+
+@pytest.mark.parametrize("loss", ["relaxed_emd", "gaussian_wasserstein"])
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_a_style_map_without_variety_divides_by_no_rounding(loss, value):
+    job = composed(f"style_loss={loss}")
+    made = config.build(job.style_loss)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(1, 8, 6, 5, generator=generator)
+    found = made(features, made.target(torch.full((1, 8, 6, 5), value))).item()
+    assert 0 < found < 100

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from nst import backbones, config, images, posing, runtime
+from nst.canvas import Canvas
 from nst.check import check
 from nst.descent import Step
 from nst.errors import ConfigError
@@ -168,7 +169,7 @@ def snapshot(index: int, pixels: Tensor, last: bool = False) -> Snapshot:
     zero = torch.zeros(1)
     step = Step(index, index + 1, Losses(zero, zero, zero, zero), pixels, 0.0, last)
     space = PixelSpace("network", Preprocessing(mean=(0.5, 0.5, 0.5)))
-    return Snapshot(step, space, True)
+    return Snapshot(step, Canvas(space, pixels), True)
 
 
 def test_it_looks_at_few_steps_only_and_shows_content_and_style_once() -> None:

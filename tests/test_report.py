@@ -26,7 +26,7 @@ from PIL import Image
 from synthetic_runs import EVALUATOR, SAMPLES, image_facts, make_run, make_sweep, sha256, write_json
 
 from nst.errors import UserError
-from nst.report import tables
+from nst.report import axes, tables
 from nst.report.bundle import write_bundle
 from nst.report.callback import WriteReport
 from nst.report.page import render
@@ -932,3 +932,10 @@ def test_the_callback_never_raises(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_several_folders_need_a_place_to_write(sweep: Path) -> None:
     with pytest.raises(UserError, match="--out"):
         write_report([sweep, sweep])
+
+
+def test_lists_of_files_are_shown_by_their_names() -> None:
+    shown = axes.short_texts(["[/a/long/way/photo.png,swirls]", "[/a/long/way/other.png,swirls]"])
+    assert list(shown.values()) == ["photo.png, swirls", "other.png, swirls"]
+    clash = axes.short_texts(["[/a/photo.png]", "[/b/photo.png]"])
+    assert list(clash.values()) == ["/a/photo.png", "/b/photo.png"]

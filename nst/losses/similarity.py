@@ -12,6 +12,7 @@ from torch import Tensor
 from nst.losses.drawing import Drawing, sampled_positions
 from nst.losses.settings import check_count, check_norm, check_not_negative, check_positive
 
+FLAT = 1e-6  # share of the mean square below which a moment is rounding
 ROUNDING = 100  # times the precision: cosine distances closer than that count as equal
 
 
@@ -53,18 +54,20 @@ def moment_distance(ours: Tensor, others: Tensor, norm: str | float = "none") ->
     Args:
         ours: ``(B, C, n)``.
         others: ``(B or 1, C, m)``.
-        norm: ``relative`` divides each of the two by the mean absolute value of the others' own; ``none`` does not
-            divide, as in the paper; a number is the divisor of both.
+        norm: ``relative`` divides each of the two by the mean absolute value of the others' own, unless that is no more
+            than rounding, as the covariance of a flat colour is; ``none`` does not divide, as in the paper; a number is
+            the divisor of both.
 
     Returns:
         ``(B,)``.
     """
     total = ours.new_zeros(len(ours))
+    noise = FLAT * others.square().flatten(1).mean(1)
     for moment, wanted in zip(_moments(ours), _moments(others), strict=True):
         difference = (moment - wanted).abs().flatten(1).mean(1)
         if norm == "relative":
             size = wanted.abs().flatten(1).mean(1)
-            difference = difference / torch.where(size > 0, size, 1)
+            difference = difference / torch.where(size > noise, size, 1)
         total = total + difference
     return total if isinstance(norm, str) else total / norm
 

@@ -58,6 +58,7 @@ class GaussianWassersteinLoss:
         # an all-zero map: its covariance is the ridge alone
         size = style_mean.square().sum(1) + root.square().sum((1, 2))
         size = size + shape[0] * self.ridge - 2 * self.ridge**0.5 * _trace(root)
+        size = torch.where(size > 1e-3 * shape[0] * self.ridge, size, 0)  # of an all-zero target it is rounding
         return F.normalised(distance / shape[0], self.norm, size / shape[0]).to(sums.dtype)
 
     def target_of_sums(self, sums: Tensor, shape: Sequence[int]) -> Tensor:

@@ -153,6 +153,9 @@ def _short_lists(texts: Sequence[str]) -> dict[str, str]:
     lists = {
         text: text[1:-1].split(",") if text != "[]" else [] for text in texts if re.fullmatch(r"\[[^][{}]*]", text)
     }
+    names = {item: re.split(r"[/\\]+", item)[-1] for items in lists.values() for item in items if _is_path(item)}
+    if len(set(names.values())) == len(names):  # files of different names go by these
+        lists = {text: [names.get(item, item) for item in items] for text, items in lists.items()}
     by_length = sorted(lists.values(), key=len)
     grow = len(lists) > 1 and all(len(a) < len(b) and b[: len(a)] == a for a, b in itertools.pairwise(by_length))
     shown = {
