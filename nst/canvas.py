@@ -27,10 +27,13 @@ class Canvas:
     colors: Tensor | None = None
 
     def paint(self, pixels: Tensor) -> Tensor:
-        """Return the pixels ``(B, 3, H, W)`` with the content in place of what is protected."""
-        if self.protected is None:
-            return pixels
-        return pixels + self.protected * (self.space.encode(self.content) - pixels)
+        """Return the pixels ``(B, 3, H, W)`` as they count: grey if colours do not, the content where protected."""
+        if self.colors is not None:
+            grey = color.luminance(self.space.decode(pixels))
+            pixels = self.space.encode(grey.expand(-1, 3, -1, -1))
+        if self.protected is not None:
+            pixels = pixels + self.protected * (self.space.encode(self.content) - pixels)
+        return pixels
 
     def seen(self, pixels: Tensor) -> Tensor:
         """Return what the network sees, RGB ``(B, 3, H, W)``, not clamped: the picture before it gets its colours."""

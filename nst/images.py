@@ -94,12 +94,13 @@ def load(
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous().float() / 255
 
 
-def load_mask(name: str, shape: tuple[int, int]) -> Tensor:
+def load_mask(name: str, shape: tuple[int, int], natural: tuple[int, int] | None = None) -> Tensor:
     """Load a greyscale image as a mask: white is 1, black (and what is transparent) is 0.
 
     Args:
         name: a path, or the name of a bundled sample.
         shape: (width, height) to stretch it to, those of the content image.
+        natural: the content's aspect ratio as (width, height), if it is squeezed.
 
     Returns:
         ``(1, 1, H, W)`` float64 in [0, 1].
@@ -109,10 +110,11 @@ def load_mask(name: str, shape: tuple[int, int]) -> Tensor:
     """
     path = locate(name)
     image = _open(path, (0, 0, 0)).convert("L").convert("F")  # so that a small white spot is not rounded away
-    wide, high = image.width * shape[1], shape[0] * image.height
+    width, height = natural or shape
+    wide, high = image.width * height, width * image.height
     if abs(wide - high) > 0.02 * max(wide, high):
         log.warning(
-            "The mask %s is %d x %d pixels and is stretched to the content's %d x %d", path, *image.size, *shape
+            "The mask %s is %d x %d pixels and is stretched to the content's %d x %d", path, *image.size, width, height
         )
     mask = torch.from_numpy(np.array(image.resize(shape, Image.Resampling.BOX))).double()[None, None] / 255
     if not mask.any():

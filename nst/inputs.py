@@ -77,13 +77,14 @@ def load(config: DictConfig, device: torch.device) -> Inputs:
     shape = content.shape[3], content.shape[2]
     style_fit, style_shape = config.style_fit or config.fit, shape if config.style_fit == "content" else None
     styles = [images.load(one.image, one.size, style_fit, resample, background, style_shape) for one in listed]
-    masks = [images.load_mask(one.mask, shape) if one.mask is not None else None for one in listed]
-    protected = images.load_mask(config.content_mask, shape) if config.content_mask is not None else None
+    natural = images.unsqueezed(config.content, config.size) if config.fit == "square" else None
+    masks = [images.load_mask(one.mask, shape, natural) if one.mask is not None else None for one in listed]
+    protected = images.load_mask(config.content_mask, shape, natural) if config.content_mask is not None else None
     seen, styles = color.prepare(config.color, content, styles)
     return Inputs(
         seen.to(device, dtype),
         [style.to(device, dtype) for style in styles],
-        images.unsqueezed(config.content, config.size) if config.fit == "square" else None,
+        natural,
         [mask if mask is None else mask.to(device, dtype) for mask in masks],
         None if protected is None else protected.to(device, dtype),
         content.to(device, dtype) if config.color == "luminance" else None,

@@ -376,7 +376,7 @@ def test_a_small_white_spot_is_not_rounded_away(tmp_path):
 def test_inspect_is_shown_what_the_network_sees():
     problem = posed("color=luminance", "init=content")
     canvas = problem.canvases[0]
-    assert torch.equal(canvas.seen(problem.start), problem.inputs[0].content)
+    torch.testing.assert_close(canvas.seen(problem.start), problem.inputs[0].content, rtol=0, atol=1e-12)
     assert not torch.allclose(canvas.decode(problem.start), problem.inputs[0].content, atol=0.1)
 
 
@@ -389,3 +389,24 @@ def test_a_style_map_without_variety_divides_by_no_rounding(loss, value):
     features = torch.rand(1, 8, 6, 5, generator=generator)
     found = made(features, made.target(torch.full((1, 8, 6, 5), value))).item()
     assert 0 < found < 100
+
+
+def test_with_luminance_only_the_colours_of_the_pixels_do_not_count():
+    problem = posed("color=luminance", "tv=1", "pixel_space=network")
+    pixels = noisy(problem)
+    grey = problem.space.encode(color.luminance(problem.space.decode(pixels)).expand(-1, 3, -1, -1))
+    assert named(problem, pixels) == pytest.approx(named(problem, grey), rel=1e-9)
+
+
+def test_the_variation_is_that_of_the_painted_picture(masks):
+    problem = posed(f"content_mask={masks[0]}", "tv=1")
+    pixels = noisy(problem)
+    painted = problem.canvases[0].paint(pixels)
+    down, across = painted.diff(dim=2).square().mean(), painted.diff(dim=3).square().mean()
+    assert named(problem, pixels)["loss/tv"] == pytest.approx((down + across).item(), rel=1e-9)
+    assert not torch.allclose(painted, pixels)
+
+
+def test_a_mask_goes_by_the_shape_that_a_squeezed_picture_gets_back(masks, caplog):
+    posed("fit=square", f"content_mask={masks[0]}")  # of the content's own shape
+    assert "is stretched" not in caplog.text
