@@ -95,7 +95,7 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
     record = read(folder / "run.json")
     if "config" not in record:
         return  # nothing is known, so the run will be begun anew
-    if changes := differences(completed(record["config"]), settings(config)):
+    if changes := differences(completed(record["config"]), completed(settings(config))):
         lines = "\n".join(f"  {name}: {old} -> {new}" for name, (old, new) in changes.items())
         raise UserError(
             f"{folder} was begun with another configuration, so it cannot be resumed with this one:\n{lines}\n"
@@ -127,7 +127,7 @@ def settings(config: DictConfig) -> dict[str, Any]:
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded configuration with what its run did where there was no knob or argument for it yet."""
+    """Return a configuration with what a run did, or does by default, where a knob or an argument is not given."""
     whole = {**BEFORE, **config}
     for name, node in whole.items():
         if isinstance(node, Mapping):

@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from nst import backbones, config, experiment, posing, rescaling, runtime, weights
+from nst import backbones, config, experiment, posing, rescaling, resume, runtime, weights
 from nst.check import check
-from nst.errors import ConfigError
+from nst.errors import ConfigError, UserError
 from nst.losses import GaussianMMDLoss
 from nst.losses.transport import SlicedWassersteinLoss, unit_directions
 from nst.optimize import Outcome
@@ -289,3 +289,14 @@ def test_the_table_of_recipes_is_that_of_the_files() -> None:
     made = table.page()
     assert (CONF.parent / "docs" / "recipes.md").read_text() == made, "run scripts/make_recipes_docs.py"
     assert all(f"[`{name}`]" in made for name in PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_run_of_a_preset_can_be_resumed(name: str, tmp_path: Path) -> None:
+    """Also where the preset's options leave arguments at what the code has them at by default."""
+    chosen = composed(name)
+    (tmp_path / "run.json").write_text(json.dumps({"config": resume.settings(chosen)}))
+    resume.refuse_changes(tmp_path, chosen)
+    chosen.style_loss.scale = 17.5
+    with pytest.raises(UserError, match=r"style_loss\.scale"):
+        resume.refuse_changes(tmp_path, chosen)
