@@ -23,7 +23,7 @@ import pytest
 import synthetic_view
 from PIL import Image
 
-from nst.report.page import best, cells, complete, directions, facets, number, render
+from nst.report.page import best, breakable, cells, complete, directions, faces, facets, number, render
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}&amp;\u2028émoji 🎨 " + "x" * 300
 FORM = {"optimizer": ("adam", "lbfgs"), "beta": ("0.001", "0.01", "0.1"), "seed": ("0", "1")}
@@ -862,3 +862,16 @@ def test_two_hundred_runs_stay_light(desk: Desk) -> None:
     # only pictures in or near sight have become films
     assert 0 < page.locator(".film").count() < 120
     assert page.evaluate(count) - before < 500
+
+
+def test_a_job_that_has_not_begun_takes_no_style_from_its_column() -> None:
+    axis = [{"key": "style", "texts": ["swirls", "mosaic"]}]
+    inputs = [{"id": "content0"}, {"id": "style0"}, {"id": "style1"}]
+    runs = [{"axis": [place], "style": style} for place, style in ((0, "style0"), (1, "style1"), (1, None))]
+    assert faces(axis, runs, inputs) == [[1, 2]]
+    assert faces(axis, [*runs, {"axis": [1], "style": "style0"}], inputs) == [[1, None]]
+
+
+def test_names_break_after_dots_and_underscores_only() -> None:
+    parts = ["style_", "loss.", "<b>wasserstein"]
+    assert str(breakable("".join(parts))) == "<wbr>".join(["style_", "loss.", "&lt;b&gt;wasserstein"])

@@ -290,8 +290,8 @@ function valuesOf(axis) {
   return [...axes[axis].texts.keys(), ...none];
 }
 
-/** A dotted name that may be broken after its dots. */
-const breakable = (name) => name.split(/(?<=\.)/).flatMap((part) => [el("wbr"), part]);
+/** A name that may be broken after its dots and underscores. */
+const breakable = (name) => name.split(/(?<=[._])/).flatMap((part) => [el("wbr"), part]);
 
 /** Lay the pictures out anew. The same elements move, so that nothing is decoded again. */
 function lay() {
@@ -327,14 +327,14 @@ function lay() {
         el("span", {}, "→\u00a0", ...breakable(axes[across].label)),
       ),
       ...columnsOf.map((value) =>
-        el("th", { scope: "col" }, ...[face(across, value)].filter(Boolean), textOf(across, value)),
+        el("th", { scope: "col" }, ...[face(across, value)].filter(Boolean), ...breakable(textOf(across, value))),
       ),
     );
     const rows = valuesOf(down).map((row) =>
       el(
         "tr",
         {},
-        el("th", { scope: "row" }, ...[face(down, row)].filter(Boolean), el("span", {}, textOf(down, row))),
+        el("th", { scope: "row" }, ...[face(down, row)].filter(Boolean), el("span", {}, ...breakable(textOf(down, row)))),
         ...columnsOf.map((value) => {
           const here = those.filter((place) => runs[place].axis[down] === row && runs[place].axis[across] === value);
           const pictures = here.length ? here.map((place) => cellOf[place]) : [el("span", { class: "none" }, "no run")];

@@ -270,7 +270,7 @@ def faces(
     for i, axis in enumerate(axes):
         of_axis: list[int | None] = []
         for value in range(len(axis["texts"])):
-            used = {run.get(axis["key"]) for run in runs if run["axis"][i] == value}
+            used = {run.get(axis["key"]) for run in runs if run["axis"][i] == value} - {None}  # jobs not begun
             known = axis["key"] in ("content", "style") and len(used) == 1
             of_axis.append(places.get(used.pop()) if known else None)
         result.append(of_axis)
@@ -396,9 +396,9 @@ def _address(path: str) -> str:
     return path if path.startswith("file:///") else f"./{path}"
 
 
-def _breakable(name: str) -> Markup:
-    """Return a dotted name that may be broken after its dots."""
-    return Markup(".<wbr>").join(name.split("."))
+def breakable(name: str) -> Markup:
+    """Return a name that may be broken after its dots and underscores."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._])", name))
 
 
 def _finite(value: Any) -> bool:
@@ -445,7 +445,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters["linked"] = _link
     environment.filters["address"] = _address
-    environment.filters["breakable"] = _breakable
+    environment.filters["breakable"] = breakable
     environment.filters["shortened"] = short_reason
     environment.globals["text_of"] = text_of
     return environment.get_template("page.html.j2")
