@@ -1,0 +1,1 @@
+"""Training a network for a style: photographs, lessons, the loop."""

@@ -1,0 +1,313 @@
+"""The photographs that a network is trained on: a folder of any size, streamed, in seeded crops."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nst import images
+from nst.errors import UserError
+from nst.samples import FOLDER, samples
+
+log = logging.getLogger(__name__)
+# What decoders have to say of malformed metadata; once and for all, since switching filters is not for several threads.
+warnings.filterwarnings("ignore", module=r"PIL\b")
+READABLE = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp"))
+SMALLEST_CROP, LARGEST_CROP = 16, 2048
+CACHE_BYTES = 2**28  # of decoded photographs that are kept
+TOLD = 3  # broken files that are told of by name
+PERMUTATION, CROP = 0, 1  # what is drawn, beside the seed
+Made = TypeVar("Made")
+
+
+class Cut(NamedTuple):
+    """A crop.
+
+    Attributes:
+        pixels: ``(3, crop, crop)`` bytes.
+        skipped: the files that could not be read on the way to it.
+    """
+
+    pixels: Tensor
+    skipped: list[str]
+
+
+class Photos:
+    """Photographs in random crops: an endless sequence, every item of which can be made by itself.
+
+    An epoch is a seeded permutation of the files. Of each photograph a square is cut out, whose side is drawn between
+    ``scale`` times the short side and the whole of it, but has at least ``crop`` pixels if there are as many; it is
+    scaled to ``crop`` x ``crop``, and flipped left to right half of the time. A file that cannot be read is skipped:
+    the next one of the permutation stands in. No file is decoded before it is needed.
+
+    Args:
+        folder: searched through with the folders below it; hidden files and folders are left out. None: the bundled
+            samples that are photographs.
+        crop: pixels of a side of what comes out.
+        seed: of all that is drawn.
+        flip: whether to flip.
+        scale: the smallest side that is cut out, as a share of the short side; 1 takes always as much as there is.
+        background: what shows through transparent pixels: a colour name or ``#rrggbb``.
+        cache_bytes: of decoded photographs to keep; those met first are.
+
+    Attributes:
+        names: of the files, relative to the folder, sorted.
+        digest: SHA-256 of their names and sizes, which tells another folder from this one.
+        broken: why a file cannot be read, by name, of those met so far.
+
+    Raises:
+        UserError: there is no such folder, or no photograph in it, or ``crop`` or ``scale`` is out of its range.
+    """
+
+    def __init__(
+        self,
+        folder: str | None,
+        crop: int,
+        seed: int,
+        flip: bool = True,
+        scale: float = 0.5,
+        background: str = "white",
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        if not SMALLEST_CROP <= crop <= LARGEST_CROP:
+            raise UserError(f"training.crop={crop} is out of range: it must be from {SMALLEST_CROP} to {LARGEST_CROP}.")
+        if not 0 < scale <= 1:
+            raise UserError(f"training.scale={scale} is out of range: it must be above 0, and 1 at most.")
+        Image.init()  # before threads do
+        self.crop, self.seed, self.flip, self.scale = crop, seed, flip, scale
+        self.background = images.parse_color(background)
+        self.given = folder
+        self.folder, found = listed(folder)
+        self.names = list(found)
+        self.digest = digest(found)
+        self.broken: dict[str, str] = {}
+        self.told: set[str] = set()
+        self.epochs: dict[int, np.ndarray] = {}
+        self.cache: dict[str, Image.Image] = {}
+        self.room = cache_bytes
+        self.lock = threading.Lock()
+
+    def item(self, index: int) -> Tensor:
+        """Return the crop of a number, ``(3, crop, crop)`` float32 RGB in [0, 1]: a function of files and seed alone.
+
+        Raises:
+            UserError: none of the files can be read.
+        """
+        cut = self._cut(index)
+        self._tell(cut.skipped)
+        return cut.pixels.float() / 255
+
+    def loader(
+        self, begin_step: int = 0, batch: int = 4, rank: int = 0, world: int = 1, workers: int = 0
+    ) -> Iterator[Tensor]:
+        """Return the batches of a step and all that follow, ``(batch / world, 3, crop, crop)`` float32 RGB in [0, 1].
+
+        The batch of step n has the items n * batch to n * batch + batch - 1, of which a rank gets its share in turn.
+
+        Args:
+            begin_step: n of the first one.
+            batch: images of a step, those of all ranks together.
+            rank: of this process, from 0.
+            world: how many processes there are.
+            workers: threads that make batches in advance; 0 makes each when it is asked for. The bytes are the same.
+
+        Raises:
+            UserError: the batch cannot be divided among the processes; or none of the files can be read.
+        """
+        for cuts in stream(self._cut, begin_step, batch, rank, world, workers):
+            self._tell(name for cut in cuts for name in cut.skipped)
+            yield torch.stack([cut.pixels for cut in cuts]).float() / 255
+
+    def about(self) -> dict[str, Any]:
+        """Return what to record: where the files are, how many, their digest, and which could not be read so far."""
+        some = dict(itertools.islice(self.broken.items(), 10))
+        return {
+            "folder": self.given or "bundled samples",
+            "count": len(self.names),
+            "digest": self.digest,
+            "broken": len(self.broken),
+            "broken_files": some,
+        }
+
+    def refuse_changes(self, recorded: dict[str, Any]) -> None:
+        """Refuse to go on where the files are not those recorded by ``about``, which would give other pictures.
+
+        Raises:
+            UserError: they are others.
+        """
+        if recorded.get("digest") not in (None, self.digest):
+            now = len(self.names)
+            others = f"{recorded.get('count')} then, {now} now" if recorded.get("count") != now else f"{now} as before"
+            raise UserError(
+                f"The photographs in {self.folder} are not those that the run was begun with: their names or sizes "
+                f"have changed ({others}). Put the old files back, or start a new run in another folder."
+            )
+
+    def _cut(self, index: int) -> Cut:
+        """Make the crop of a number."""
+        epoch, place = divmod(index, len(self.names))
+        order, skipped = self._order(epoch), list[str]()
+        for following in range(len(order)):
+            name = self.names[order[(place + following) % len(order)]]
+            photo = self._photo(name)
+            if photo is not None:
+                return Cut(self._random_crop(photo, np.random.default_rng((self.seed, CROP, index))), skipped)
+            skipped.append(name)
+        raise UserError(
+            f"None of the {len(order)} photographs in {self.folder} can be read. {next(iter(self.broken.values()))}"
+        )
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the permutation of an epoch; those of the last few are kept."""
+        with self.lock:
+            if epoch not in self.epochs:
+                while len(self.epochs) > 2:
+                    del self.epochs[next(iter(self.epochs))]
+                self.epochs[epoch] = np.random.default_rng((self.seed, PERMUTATION, epoch)).permutation(len(self.names))
+            return self.epochs[epoch]
+
+    def _photo(self, name: str) -> Image.Image | None:
+        """Return a photograph, at its own size or a JPEG at a part of it that is large enough; None if it is broken."""
+        if name in self.broken:
+            return None
+        if (kept := self.cache.get(name)) is not None:
+            return kept
+        try:
+            photo = images.read(self.folder / name, self.background, int(np.ceil(self.crop / self.scale)))
+        except UserError as error:
+            self.broken[name] = str(error)
+            return None
+        size = 4 * photo.width * photo.height  # Pillow has four bytes for a pixel
+        with self.lock:
+            if size <= self.room and name not in self.cache:
+                self.room -= size
+                self.cache[name] = photo
+        return photo
+
+    def _random_crop(self, photo: Image.Image, random: np.random.Generator) -> Tensor:
+        short = min(photo.size)
+        least = min(max(self.crop, self.scale * short), short)
+        across, down, share, coin = random.random(4).tolist()
+        side = round(least + share * (short - least))
+        left, top = (int(at * (size - side + 1)) for at, size in zip((across, down), photo.size, strict=True))
+        box = (left, top, left + side, top + side)
+        cut = photo.resize((self.crop, self.crop), Image.Resampling.LANCZOS, box)
+        if self.flip and coin < 0.5:
+            cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return as_bytes(cut)
+
+    def _tell(self, skipped: Iterable[str]) -> None:
+        """Warn of files that were skipped, of the first few by name."""
+        for name in skipped:
+            if name not in self.told:
+                self.told.add(name)
+                if len(self.told) <= TOLD:
+                    log.warning("Skipped a photograph: %s", self.broken[name])
+                elif len(self.told) == TOLD + 1:
+                    log.warning("Further photographs that cannot be read are skipped and counted in run.json")
+
+
+def listed(folder: str | None) -> tuple[Path, dict[str, int]]:
+    """Return a folder and the size in bytes of each image file in it or below, by its relative name, sorted.
+
+    None stands for the folder of the bundled samples and those of them that are photographs.
+
+    Raises:
+        UserError: there is no such folder, or no image file in it.
+    """
+    if folder is None:
+        found = [FOLDER / about["file"] for about in samples().values() if about["kind"] == "content"]
+        return FOLDER, {path.name: path.stat().st_size for path in sorted(found)}
+    try:
+        root = Path(folder).expanduser()
+        if root.is_file():
+            raise UserError(f"{folder} is a file; a folder of photographs is needed here.")
+        if not root.is_dir():
+            raise UserError(f"There is no folder '{folder}' (looked in {Path.cwd()}).")
+        sizes = dict(sorted(_walk(root)))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"The folder '{folder}' cannot be read: {error}") from error
+    if not sizes:
+        raise UserError(
+            f"There is no photograph in {folder} or the folders below it. Files that end in "
+            f"{', '.join(sorted(READABLE))} are looked for."
+        )
+    return root, sizes
+
+
+def _walk(root: Path) -> Iterator[tuple[str, int]]:
+    """Find the image files in a folder and below, with their sizes; links are followed, but never in a circle."""
+    left, seen = [("", root)], set()
+    while left:
+        prefix, folder = left.pop()
+        about = folder.stat()
+        if (about.st_dev, about.st_ino) in seen:
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    left.append((f"{prefix}{entry.name}/", Path(entry.path)))
+                elif os.path.splitext(entry.name)[1].lower() in READABLE and entry.is_file():  # noqa: PTH122 - of 100,000s
+                    yield f"{prefix}{entry.name}", entry.stat().st_size
+
+
+def as_bytes(picture: Image.Image) -> Tensor:
+    """Return an RGB picture as ``(3, H, W)`` bytes."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def digest(sizes: dict[str, int]) -> str:
+    """Return the SHA-256 of files' names and sizes, in their order."""
+    sha = hashlib.sha256()
+    for name, size in sizes.items():
+        sha.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
+    return sha.hexdigest()
+
+
+def stream(
+    make: Callable[[int], Made], begin_step: int, batch: int, rank: int, world: int, workers: int
+) -> Iterator[list[Made]]:
+    """Return what ``make`` makes of the numbers of each step's items, with threads that run ahead; see ``loader``.
+
+    They are threads, not processes: decoding and scaling run beside each other in these too, one cache serves all, and
+    a killed run leaves nobody behind who still holds its folder.
+
+    Raises:
+        UserError: the batch cannot be divided among the processes.
+    """
+    if batch % world:
+        raise UserError(f"training.batch={batch} cannot be divided among {world} processes. Use a multiple of {world}.")
+    share = batch // world
+
+    def numbers(step: int) -> range:
+        return range(step * batch + rank * share, step * batch + (rank + 1) * share)
+
+    if workers == 0:
+        for step in itertools.count(begin_step):
+            yield [make(number) for number in numbers(step)]
+    pool = ThreadPoolExecutor(workers, "photos")
+    ahead: deque[list[Future[Made]]] = deque()
+    try:
+        for step in itertools.count(begin_step):
+            ahead.append([pool.submit(make, number) for number in numbers(step)])
+            if len(ahead) * share > 2 * workers and len(ahead) > 1:
+                yield [future.result() for future in ahead.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
