@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import math
 import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -30,29 +31,117 @@ READABLE = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif",
 SMALLEST_CROP, LARGEST_CROP = 16, 2048
 CACHE_BYTES = 2**28  # of decoded photographs that are kept
 TOLD = 3  # broken files that are told of by name
+MOST_RECORDED = 10  # of them in run.json
 PERMUTATION, CROP = 0, 1  # what is drawn, beside the seed
 Made = TypeVar("Made")
+Pictures = tuple[Image.Image, ...]  # one, or several of one size that belong together
 
 
 class Cut(NamedTuple):
-    """A crop.
+    """A crop of each picture that belongs together.
 
     Attributes:
-        pixels: ``(3, crop, crop)`` bytes.
+        pixels: ``(3, crop, crop)`` bytes each.
         skipped: the files that could not be read on the way to it.
     """
 
-    pixels: Tensor
+    pixels: list[Tensor]
     skipped: list[str]
+
+
+class Deck:
+    """Files in an endless order, dealt out by number: an epoch is a seeded permutation, and what is broken is skipped.
+
+    The next file of the permutation stands in for one that cannot be read, so that the same number always gets the
+    same file. No file is read before it is needed. Several threads may draw at once.
+
+    Args:
+        names: of the files.
+        seed: of the permutations.
+        read: returns the pictures of a name, or raises ``UserError`` if it is broken.
+        what: the files are, for messages.
+        cache_bytes: of pictures to keep; those met first are.
+
+    Attributes:
+        broken: why a file cannot be read, by name, of those met so far.
+    """
+
+    def __init__(
+        self, names: Sequence[str], seed: int, read: Callable[[str], Pictures], what: str, cache_bytes: int
+    ) -> None:
+        Image.init()  # before threads do
+        self.names, self.seed, self.read, self.what = names, seed, read, what
+        self.broken: dict[str, str] = {}
+        self.told: set[str] = set()
+        self.epochs: dict[int, np.ndarray] = {}
+        self.cache: dict[str, Pictures] = {}
+        self.room = cache_bytes
+        self.lock = threading.Lock()
+
+    def draw(self, number: int) -> tuple[Pictures, list[str]]:
+        """Return the pictures of a number, and the names that were skipped on the way to them.
+
+        Raises:
+            UserError: none of the files can be read.
+        """
+        epoch, place = divmod(number, len(self.names))
+        order, skipped = self._order(epoch), list[str]()
+        for following in range(len(order)):
+            name = self.names[order[(place + following) % len(order)]]
+            if (pictures := self._pictures(name)) is not None:
+                return pictures, skipped
+            skipped.append(name)
+        raise UserError(f"None of the {len(order)} {self.what} can be read. {next(iter(self.broken.values()))}")
+
+    def tell(self, skipped: Iterable[str]) -> None:
+        """Warn of files that were skipped, of the first few by name."""
+        for name in skipped:
+            if name not in self.told:
+                self.told.add(name)
+                if len(self.told) <= TOLD:
+                    log.warning("Skipped one of the %d %s: %s", len(self.names), self.what, self.broken[name])
+                elif len(self.told) == TOLD + 1:
+                    log.warning("Further ones that cannot be read are skipped and counted in run.json")
+
+    def about_broken(self) -> dict[str, Any]:
+        """Return what to record of files that could not be read so far: how many, and the first few."""
+        some = sorted(self.broken.items())[:MOST_RECORDED]
+        return {"broken": len(self.broken), "broken_files": dict(some)}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the permutation of an epoch; those of the last few are kept."""
+        with self.lock:
+            if epoch not in self.epochs:
+                while len(self.epochs) > 2:
+                    del self.epochs[next(iter(self.epochs))]
+                self.epochs[epoch] = np.random.default_rng((self.seed, PERMUTATION, epoch)).permutation(len(self.names))
+            return self.epochs[epoch]
+
+    def _pictures(self, name: str) -> Pictures | None:
+        if name in self.broken:
+            return None
+        if (kept := self.cache.get(name)) is not None:
+            return kept
+        try:
+            pictures = self.read(name)
+        except UserError as error:
+            with self.lock:
+                self.broken[name] = str(error)
+            return None
+        size = sum(4 * picture.width * picture.height for picture in pictures)  # Pillow has four bytes for a pixel
+        with self.lock:
+            if size <= self.room and name not in self.cache:
+                self.room -= size
+                self.cache[name] = pictures
+        return pictures
 
 
 class Photos:
     """Photographs in random crops: an endless sequence, every item of which can be made by itself.
 
-    An epoch is a seeded permutation of the files. Of each photograph a square is cut out, whose side is drawn between
-    ``scale`` times the short side and the whole of it, but has at least ``crop`` pixels if there are as many; it is
-    scaled to ``crop`` x ``crop``, and flipped left to right half of the time. A file that cannot be read is skipped:
-    the next one of the permutation stands in. No file is decoded before it is needed.
+    Of each photograph a square is cut out, whose side is drawn between ``scale`` times the short side and the whole of
+    it, but has at least ``crop`` pixels if there are as many; it is scaled to ``crop`` x ``crop``, and flipped left to
+    right half of the time. In which order, and what becomes of broken files: see ``Deck``.
 
     Args:
         folder: searched through with the folders below it; hidden files and folders are left out. None: the bundled
@@ -62,12 +151,11 @@ class Photos:
         flip: whether to flip.
         scale: the smallest side that is cut out, as a share of the short side; 1 takes always as much as there is.
         background: what shows through transparent pixels: a colour name or ``#rrggbb``.
-        cache_bytes: of decoded photographs to keep; those met first are.
+        cache_bytes: of decoded photographs to keep.
 
     Attributes:
         names: of the files, relative to the folder, sorted.
         digest: SHA-256 of their names and sizes, which tells another folder from this one.
-        broken: why a file cannot be read, by name, of those met so far.
 
     Raises:
         UserError: there is no such folder, or no photograph in it, or ``crop`` or ``scale`` is out of its range.
@@ -83,23 +171,16 @@ class Photos:
         background: str = "white",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        if not SMALLEST_CROP <= crop <= LARGEST_CROP:
-            raise UserError(f"training.crop={crop} is out of range: it must be from {SMALLEST_CROP} to {LARGEST_CROP}.")
+        check_crop(crop)
         if not 0 < scale <= 1:
             raise UserError(f"training.scale={scale} is out of range: it must be above 0, and 1 at most.")
-        Image.init()  # before threads do
         self.crop, self.seed, self.flip, self.scale = crop, seed, flip, scale
         self.background = images.parse_color(background)
         self.given = folder
         self.folder, found = listed(folder)
         self.names = list(found)
         self.digest = digest(found)
-        self.broken: dict[str, str] = {}
-        self.told: set[str] = set()
-        self.epochs: dict[int, np.ndarray] = {}
-        self.cache: dict[str, Image.Image] = {}
-        self.room = cache_bytes
-        self.lock = threading.Lock()
+        self.deck = Deck(self.names, seed, self._read, f"photographs in {self.folder}", cache_bytes)
 
     def item(self, index: int) -> Tensor:
         """Return the crop of a number, ``(3, crop, crop)`` float32 RGB in [0, 1]: a function of files and seed alone.
@@ -108,8 +189,8 @@ class Photos:
             UserError: none of the files can be read.
         """
         cut = self._cut(index)
-        self._tell(cut.skipped)
-        return cut.pixels.float() / 255
+        self.deck.tell(cut.skipped)
+        return cut.pixels[0].float() / 255
 
     def loader(
         self, begin_step: int = 0, batch: int = 4, rank: int = 0, world: int = 1, workers: int = 0
@@ -129,96 +210,92 @@ class Photos:
             UserError: the batch cannot be divided among the processes; or none of the files can be read.
         """
         for cuts in stream(self._cut, begin_step, batch, rank, world, workers):
-            self._tell(name for cut in cuts for name in cut.skipped)
-            yield torch.stack([cut.pixels for cut in cuts]).float() / 255
+            self.deck.tell(name for cut in cuts for name in cut.skipped)
+            yield torch.stack([cut.pixels[0] for cut in cuts]).float() / 255
 
     def about(self) -> dict[str, Any]:
         """Return what to record: where the files are, how many, their digest, and which could not be read so far."""
-        some = dict(itertools.islice(self.broken.items(), 10))
-        return {
-            "folder": self.given or "bundled samples",
-            "count": len(self.names),
-            "digest": self.digest,
-            "broken": len(self.broken),
-            "broken_files": some,
-        }
+        return about_files(self.given or "bundled samples", self.names, self.digest) | self.deck.about_broken()
 
-    def refuse_changes(self, recorded: dict[str, Any]) -> None:
+    def refuse_changes(self, recorded: Mapping[str, Any]) -> None:
         """Refuse to go on where the files are not those recorded by ``about``, which would give other pictures.
 
         Raises:
             UserError: they are others.
         """
-        if recorded.get("digest") not in (None, self.digest):
-            now = len(self.names)
-            others = f"{recorded.get('count')} then, {now} now" if recorded.get("count") != now else f"{now} as before"
-            raise UserError(
-                f"The photographs in {self.folder} are not those that the run was begun with: their names or sizes "
-                f"have changed ({others}). Put the old files back, or start a new run in another folder."
-            )
+        refuse_changes(recorded, self.about())
+
+    def _read(self, name: str) -> Pictures:
+        """Return a photograph, at its own size or a JPEG at a part of it that is large enough."""
+        return (images.read(self.folder / name, self.background, math.ceil(self.crop / self.scale)),)
 
     def _cut(self, index: int) -> Cut:
-        """Make the crop of a number."""
-        epoch, place = divmod(index, len(self.names))
-        order, skipped = self._order(epoch), list[str]()
-        for following in range(len(order)):
-            name = self.names[order[(place + following) % len(order)]]
-            photo = self._photo(name)
-            if photo is not None:
-                return Cut(self._random_crop(photo, np.random.default_rng((self.seed, CROP, index))), skipped)
-            skipped.append(name)
-        raise UserError(
-            f"None of the {len(order)} photographs in {self.folder} can be read. {next(iter(self.broken.values()))}"
-        )
+        (photo,), skipped = self.deck.draw(index)
+        least = max(self.crop, self.scale * min(photo.size))
+        return Cut(random_crops((photo,), self.crop, least, self.flip, self.seed, index), skipped)
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """Return the permutation of an epoch; those of the last few are kept."""
-        with self.lock:
-            if epoch not in self.epochs:
-                while len(self.epochs) > 2:
-                    del self.epochs[next(iter(self.epochs))]
-                self.epochs[epoch] = np.random.default_rng((self.seed, PERMUTATION, epoch)).permutation(len(self.names))
-            return self.epochs[epoch]
 
-    def _photo(self, name: str) -> Image.Image | None:
-        """Return a photograph, at its own size or a JPEG at a part of it that is large enough; None if it is broken."""
-        if name in self.broken:
-            return None
-        if (kept := self.cache.get(name)) is not None:
-            return kept
-        try:
-            photo = images.read(self.folder / name, self.background, int(np.ceil(self.crop / self.scale)))
-        except UserError as error:
-            self.broken[name] = str(error)
-            return None
-        size = 4 * photo.width * photo.height  # Pillow has four bytes for a pixel
-        with self.lock:
-            if size <= self.room and name not in self.cache:
-                self.room -= size
-                self.cache[name] = photo
-        return photo
+def random_crops(
+    pictures: Pictures, crop: int, least: float, flip: bool, seed: int, index: int, most: float = math.inf
+) -> list[Tensor]:
+    """Cut the same square out of pictures of one size, scale it, and flip it or not, as seed and index decide.
 
-    def _random_crop(self, photo: Image.Image, random: np.random.Generator) -> Tensor:
-        short = min(photo.size)
-        least = min(max(self.crop, self.scale * short), short)
-        across, down, share, coin = random.random(4).tolist()
-        side = round(least + share * (short - least))
-        left, top = (int(at * (size - side + 1)) for at, size in zip((across, down), photo.size, strict=True))
-        box = (left, top, left + side, top + side)
-        cut = photo.resize((self.crop, self.crop), Image.Resampling.LANCZOS, box)
-        if self.flip and coin < 0.5:
-            cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return as_bytes(cut)
+    Args:
+        pictures: RGB.
+        crop: pixels of a side that it is scaled to.
+        least: pixels of its side at least, if there are so many.
+        flip: left to right, half of the time.
+        seed: of the training.
+        index: of the item.
+        most: pixels of its side at most.
 
-    def _tell(self, skipped: Iterable[str]) -> None:
-        """Warn of files that were skipped, of the first few by name."""
-        for name in skipped:
-            if name not in self.told:
-                self.told.add(name)
-                if len(self.told) <= TOLD:
-                    log.warning("Skipped a photograph: %s", self.broken[name])
-                elif len(self.told) == TOLD + 1:
-                    log.warning("Further photographs that cannot be read are skipped and counted in run.json")
+    Returns:
+        ``(3, crop, crop)`` bytes each.
+    """
+    across, down, share, coin = np.random.default_rng((seed, CROP, index)).random(4).tolist()
+    size = pictures[0].size
+    largest = min(*size, most)
+    smallest = min(least, largest)
+    side = round(smallest + share * (largest - smallest))
+    left, top = (int(at * (whole - side + 1)) for at, whole in zip((across, down), size, strict=True))
+    cuts = [
+        picture.resize((crop, crop), Image.Resampling.LANCZOS, (left, top, left + side, top + side))
+        for picture in pictures
+    ]
+    if flip and coin < 0.5:
+        cuts = [cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for cut in cuts]
+    return [as_bytes(cut) for cut in cuts]
+
+
+def check_crop(crop: int) -> None:
+    """Refuse a crop of absurd size.
+
+    Raises:
+        UserError: it is.
+    """
+    if not SMALLEST_CROP <= crop <= LARGEST_CROP:
+        raise UserError(f"training.crop={crop} is out of range: it must be from {SMALLEST_CROP} to {LARGEST_CROP}.")
+
+
+def about_files(folder: str, names: Sequence[str], digest: str) -> dict[str, Any]:
+    """Return what to record of a folder: where it is, how many files there are, and their digest."""
+    return {"folder": folder, "count": len(names), "digest": digest}
+
+
+def refuse_changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with other files than those recorded by ``about_files``, which would give other pictures.
+
+    Raises:
+        UserError: their names or sizes are others.
+    """
+    if recorded.get("digest") in (None, now["digest"]):
+        return
+    then, here = recorded.get("count"), now["count"]
+    others = f"{then} then, {here} now" if then != here else f"{here} as before"
+    raise UserError(
+        f"The pictures in {now['folder']} are not those that the run was begun with: their names or sizes have changed "
+        f"({others}). Put the old files back, or start a new run in another folder."
+    )
 
 
 def listed(folder: str | None) -> tuple[Path, dict[str, int]]:
