@@ -233,6 +233,18 @@ def read(path: Path, background: tuple[int, int, int], least: int = 0) -> Image.
         raise UserError(f"{path} cannot be read as an image: {error}. Is the file complete?") from error
 
 
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """Return the (width, height) that a file says its picture has once upright; None if that cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                return (image.height, image.width) if is_turned else image.size
+    except Exception:  # decoders raise whatever a broken file drives them to
+        return None
+
+
 def _draft(image: Image.Image, least: int) -> None:
     """Have a JPEG decoded at as small a part of its size as leaves so many pixels of the short side."""
     width, height = image.size

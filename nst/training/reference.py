@@ -117,6 +117,12 @@ def at_once(config: DictConfig) -> int:
     return 1 if any(alone) else int(painter.at_once)
 
 
+def settings(config: DictConfig) -> dict[str, Any]:
+    """Return what the optimiser paints with, resolved, for the record."""
+    found: Any = OmegaConf.to_container(config.training.painter, resolve=True)
+    return dict(found)
+
+
 def problems(painter: Any) -> list[str]:
     """Return what is wrong with the node ``training.painter``, one message each."""
     if not isinstance(painter, Mapping):
@@ -143,11 +149,9 @@ def _to_optimize(config: DictConfig, content: str) -> DictConfig:
     if wrong := problems(config.training.painter):
         raise ConfigError(wrong)
     one = copy.deepcopy(config)
-    painter = OmegaConf.to_container(config.training.painter, resolve=True)
-    assert isinstance(painter, dict)
-    del painter["at_once"]
-    for name, value in {**PLAIN, **painter, "content": content}.items():
-        one[str(name)] = value
+    for name, value in {**PLAIN, **settings(config), "content": content}.items():
+        if name != "at_once":
+            one[name] = value
     if "task" in one:
         one.task = "optimize"
     return one
