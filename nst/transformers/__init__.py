@@ -1,8 +1,7 @@
-"""Stub."""
+"""Image-transformation networks: a picture in, the same picture in a style out, in one pass."""
 
+from nst.transformers.pyramid import PyramidTransformer
+from nst.transformers.residual import ResidualTransformer
+from nst.transformers.storage import build, load, save
 
-class ResidualTransformer:
-    """Stub."""
-
-    def __init__(self, width: int = 32, blocks: int = 5, kernel: int = 9, styles: int = 1) -> None:
-        pass
+__all__ = ["PyramidTransformer", "ResidualTransformer", "build", "load", "save"]
