@@ -108,12 +108,14 @@ def test_a_signal_stops_it_between_two_steps() -> None:
     assert done == [0, 1, 2]
 
 
-def test_the_global_generator_is_left_alone() -> None:
+def test_the_global_generator_has_the_seed_of_the_run_and_is_left_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    paint(training())
+    seeds: set[int] = set()
+    paint(training(), watch=lambda step: seeds.add(torch.initial_seed()))
     assert torch.equal(torch.rand(3), expected)
+    assert seeds == {3}  # as in a run, for a loss of one's own that draws
 
 
 @pytest.mark.parametrize(

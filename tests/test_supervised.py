@@ -274,6 +274,9 @@ def test_what_is_painted_is_not_painted_again_and_the_rest_gets_the_same_bytes(
     assert names == ["00000.png", "00001.png"]
     assert stylised_bytes(tmp_path / "killed") == expected
     assert facts(tmp_path / "killed")["pairs"]["seconds"] > seconds
+    (tmp_path / "killed" / "pairs" / "originals" / "00002.png").unlink()
+    lesson(config).prepare(context(config, tmp_path / "killed"))
+    assert names == ["00000.png", "00001.png", "00002.png"]
 
 
 def test_a_signal_between_two_steps_leaves_what_is_painted(tmp_path: Path) -> None:
@@ -384,6 +387,7 @@ def test_losses_of_pixels_are_means_over_each_picture(tmp_path: Path, loss: str)
     np.testing.assert_allclose(losses.total.detach().double(), expected[loss] + 0.5 * variation, rtol=1e-5)
     for name in ("l1", "mse"):
         np.testing.assert_allclose(losses.unweighted[f"unweighted/{name}"].detach(), expected[name], rtol=1e-5)
+    np.testing.assert_allclose(losses.tv.detach().double(), 0.5 * variation, rtol=1e-6)
     rough = made.losses(Painter(), [torch.rand(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)])
     flat = made.losses(Painter(), [torch.ones(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)])
     assert float(flat.tv.detach()) == 0

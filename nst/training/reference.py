@@ -33,7 +33,6 @@ SETTINGS: dict[str, tuple[int, int] | None] = {
 # What a training has another use for, or none.
 PLAIN: dict[str, Any] = {
     "init": {"_target_": "nst.initial.from_content", "_partial_": True},
-    "schedule": {"sizes": None},
     "lr_schedule": {"_target_": "nst.schedule.unchanged"},
 }
 
