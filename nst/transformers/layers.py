@@ -92,10 +92,12 @@ class ConditionalInstanceNorm(nn.Module):
             mean, variance = self.given
             scale = gain[:, :, None, None] * torch.rsqrt(variance + EPSILON)
             return torch.addcmul(bias[:, :, None, None], maps - mean, scale)
-        # as many groups as channels: the same thing as instance_norm, which takes several times as long on a CPU
+        # as many groups as channels: the same thing as instance_norm, which takes several times as long on a CPU. The
+        # function of torch.nn.functional refuses a map of one position, which becomes the bias
+        channels = maps.shape[1]
         if len(gain) == 1:
-            return nnf.group_norm(maps, maps.shape[1], gain[0], bias[0], EPSILON)
-        normalised = nnf.group_norm(maps, maps.shape[1], eps=EPSILON)
+            return torch.group_norm(maps, channels, gain[0], bias[0], EPSILON)
+        normalised = torch.group_norm(maps, channels, eps=EPSILON)
         return torch.addcmul(bias[:, :, None, None], normalised, gain[:, :, None, None])
 
 
