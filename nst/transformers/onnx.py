@@ -100,7 +100,7 @@ def _exported(painter: _Painter, styles: int) -> Any:
     """
     names = ["images", "blend"] if styles > 1 else ["images"]
     sides = {2: torch.export.Dim("height", min=SMALLEST), 3: torch.export.Dim("width", min=SMALLEST)}
-    shapes = {"images": sides, "blend": tuple({} for _ in names[1:])}
+    shapes: dict[str, Any] = {"images": sides} | ({"blend": ({},)} if styles > 1 else {})
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
@@ -118,10 +118,9 @@ def _exported(painter: _Painter, styles: int) -> Any:
                 verbose=False,
             )
     except Exception as error:  # torch.export raises whatever the network's code drives it to
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"The network cannot be exported: {reason} A network of your own must do the same with every size and "
-            "only call what torch.export knows."
+            "The network cannot be exported. One of your own must do the same with every picture of every size, and "
+            f"call only what torch.export knows. It says: {_reason(error)}"
         ) from error
     finally:
         exporter.setLevel(level)
@@ -162,6 +161,13 @@ def _difference(painter: _Painter, styles: int, data: bytes) -> float:
                 return float("inf")
             largest = max(largest, float((torch.from_numpy(painted) - expected).abs().max()))
     except Exception as error:  # its exceptions have no common class
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = _reason(error)
         raise UserError(f"ONNX Runtime cannot work with what was exported, so it is not kept: {reason}") from error
     return largest
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the error that others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
