@@ -34,8 +34,8 @@ class PyramidTransformer(nn.Module):
         channels: maps that each size adds.
         levels: sizes.
         styles: how many styles it paints in; each has gains and biases of its own (Dumoulin 2017).
-        output: how colours are made: ``bytes`` (as in the authors' code), ``linear``, ``added`` to the image or ``tanh``;
-            see ``Colours``.
+        output: how colours are made: ``bytes`` (as in the authors' code), ``linear``, ``added`` to the image or
+            ``tanh``; see ``Colours``.
         gains: what normalisations multiply with at first: ``ones``, or ``uniform`` in [0, 1), as in the authors' code.
 
     Raises:
