@@ -89,6 +89,10 @@ class ConditionalInstanceNorm(nn.Module):
             gain, bias = self.gain[:1], self.bias[:1]
         else:
             gain, bias = blend @ self.gain, blend @ self.bias
+        return self.with_rows(maps, gain, bias)
+
+    def with_rows(self, maps: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        """Normalise maps ``(B, C, H, W)`` with gains and biases ``(B or 1, C)`` of the caller's."""
         if self.given is not None:
             mean, variance = self.given
             scale = gain[:, :, None, None] * torch.rsqrt(variance + EPSILON)
