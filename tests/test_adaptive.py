@@ -129,6 +129,8 @@ def test_only_the_decoder_trains() -> None:
     made(images).square().sum().backward()
     trained = {name for name, parameter in made.named_parameters() if parameter.requires_grad}
     assert {name.partition(".")[0] for name in trained} == {"decoder"}
+    new = transformers.build(ADAIN, 1, 0)
+    assert not any(parameter.requires_grad for parameter in (*new.norm.parameters(), *new.encoder.parameters()))
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in made.decoder.parameters())
 
 
