@@ -85,13 +85,32 @@ def load(
         UserError: the file is missing or broken, or the size it would get is absurd.
         ValueError: ``background`` is no colour.
     """
-    canvas = parse_color(background)
+    image = opened(name, background)
     path = locate(name)
-    image = _open(path, canvas)
     width, height = shape or fitted(image.width, image.height, size, fit, path)
     if (width, height) != image.size:
         image = image.resize((width, height), RESAMPLINGS[resample])
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous().float() / 255
+
+
+def opened(name: str, background: str = "white") -> Image.Image:
+    """Open an image, upright, as 8-bit sRGB, at its own size.
+
+    Args:
+        name: a path, or the name of a bundled sample.
+        background: see ``load``.
+
+    Raises:
+        UserError: the file is missing or broken.
+        ValueError: ``background`` is no colour.
+    """
+    canvas = parse_color(background)
+    return _open(locate(name), canvas)
+
+
+def flattened(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Return a picture of any of Pillow's modes upright, as 8-bit sRGB, transparency over a colour (RGB)."""
+    return _srgb(_upright(image), background)
 
 
 def load_mask(name: str, shape: tuple[int, int], natural: tuple[int, int] | None = None) -> Tensor:
@@ -204,7 +223,7 @@ def _open(path: Path, background: tuple[int, int, int]) -> Image.Image:
             warnings.simplefilter("ignore")
             image = Image.open(file)
             image.load()
-            return _srgb(_upright(image), background)
+            return flattened(image, background)
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} is too large to be read safely ({error}). Scale it down first.") from error
     except Image.UnidentifiedImageError as error:
