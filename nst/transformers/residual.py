@@ -1,0 +1,174 @@
+"""The residual image-transformation network of Johnson et al., with instance normalisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from nst.errors import ConfigError, UserError, unknown
+from nst.pixels import CAFFE_MEAN, PREPROCESSINGS
+from nst.transformers.layers import ConditionalInstanceNorm, Convolution, reflected
+
+SMALLEST = 16  # pixels of a side
+OUTPUTS = ("linear", "tanh")
+UPSAMPLINGS = ("nearest", "transposed")
+PADDINGS = ("reflect", "reflect_start")
+GAINS = ("ones", "uniform")
+
+
+class ResidualTransformer(nn.Module):
+    """Paints a picture in one pass: two halvings, residual blocks, two doublings (Johnson 2016, supplement, table 1).
+
+    Departs from the paper in what came after it: instance in place of batch normalisation (Ulyanov 2016), nearest
+    neighbours and a convolution in place of a fractionally strided one, which leaves checkerboards (Odena 2016), and
+    reflection in place of zeros around the maps. A block is two 3x3 convolutions of ``4 width`` maps, without a ReLU
+    behind the sum (Gross & Wilber 2016, as in the paper).
+
+    Images are centred as ImageNet's are before they enter, and what leaves is scaled and moved back: ``linear``. With
+    ``tanh`` it is ``(150 tanh(x) + mean) / 255`` with the mean of ImageNet's bytes, as in the authors' code: there is
+    no colour outside of about [-0.1, 1.1], but also hardly a gradient near black and white.
+
+    Args:
+        width: maps of the first convolution; there are twice as many at half the size, four times at a quarter.
+        blocks: residual blocks.
+        kernel: side of the filters of the first and the last convolution, odd.
+        styles: how many styles it paints in; each has gains and biases of its own (Dumoulin 2017).
+        output: ``linear`` or ``tanh``.
+        upsampling: ``nearest`` (and a convolution) or ``transposed``, a fractionally strided convolution.
+        padding: ``reflect`` every map at its border, or ``reflect_start``: only the image, by as much as the blocks'
+            convolutions, which have no padding then, cut away (``8 blocks`` pixels); zeros around the others.
+        gains: what normalisations multiply with at first: ``ones``, or ``uniform`` in [0, 1).
+
+    Raises:
+        ConfigError: an argument has a value that makes no network.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    caffe_mean: Tensor
+
+    def __init__(
+        self,
+        width: int = 32,
+        blocks: int = 5,
+        kernel: int = 9,
+        styles: int = 1,
+        output: str = "linear",
+        upsampling: str = "nearest",
+        padding: str = "reflect",
+        gains: str = "ones",
+    ) -> None:
+        super().__init__()
+        _check(locals())
+        self.styles, self.output = styles, output
+        self.margin = 8 * blocks if padding == "reflect_start" else 0
+        outer, inner = ("reflect", "reflect") if padding == "reflect" else ("zeros", "none")
+        self.down = nn.ModuleList(
+            [
+                Convolution(3, width, kernel, 1, styles, padding=outer),
+                Convolution(width, 2 * width, 3, 2, styles, padding=outer),
+                Convolution(2 * width, 4 * width, 3, 2, styles, padding=outer),
+            ]
+        )
+        self.blocks = nn.ModuleList(Block(4 * width, styles, inner) for _ in range(blocks))
+        self.up = nn.ModuleList(
+            [
+                Doubling(4 * width, 2 * width, styles, upsampling, outer),
+                Doubling(2 * width, width, styles, upsampling, outer),
+            ]
+        )
+        self.last = Convolution(width, 3, kernel, styles=0, relu=False, padding=outer)
+        if gains == "uniform":
+            for module in self.modules():
+                if isinstance(module, ConditionalInstanceNorm):
+                    nn.init.uniform_(module.gain)
+        centre = PREPROCESSINGS["imagenet"]
+        for name, value in (("mean", centre.mean), ("deviation", centre.std), ("caffe_mean", CAFFE_MEAN)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, blend: Tensor | None = None) -> Tensor:
+        """Paint images.
+
+        Args:
+            images: ``(B, 3, H, W)`` RGB in [0, 1], H and W at least 16.
+            blend: ``(B or 1, S)`` weights of the styles; None is the first style.
+
+        Returns:
+            ``(B, 3, H, W)`` RGB, not clamped.
+
+        Raises:
+            UserError: the images are too small.
+        """
+        height, width = images.shape[2:]
+        if height < SMALLEST or width < SMALLEST:
+            raise UserError(f"An image of {width} x {height} pixels is too small: each side needs {SMALLEST}.")
+        maps = reflected((images - self.mean) / self.deviation, self.margin)
+        for convolution in self.down:
+            maps = convolution(maps, blend)
+        for block in self.blocks:
+            maps = block(maps, blend)
+        for number, doubling in enumerate(self.up):
+            maps = doubling(maps, blend, _halved(height, 1 - number), _halved(width, 1 - number))
+        maps = self.last(maps)
+        if self.output == "tanh":
+            return (150 * torch.tanh(maps) + self.caffe_mean) / 255
+        return maps * self.deviation + self.mean
+
+
+class Block(nn.Module):
+    """What is added to maps: two 3x3 convolutions, a ReLU between them (He 2016, without the ReLU behind the sum)."""
+
+    def __init__(self, channels: int, styles: int, padding: str) -> None:
+        super().__init__()
+        self.first = Convolution(channels, channels, 3, styles=styles, padding=padding)
+        self.second = Convolution(channels, channels, 3, styles=styles, relu=False, padding=padding)
+        self.cut = 2 if padding == "none" else 0
+
+    def forward(self, maps: Tensor, blend: Tensor | None = None) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same, or to ``(B, C, H - 4, W - 4)`` without padding."""
+        inner = maps[:, :, self.cut : -self.cut, self.cut : -self.cut] if self.cut else maps
+        return inner + self.second(self.first(maps, blend), blend)
+
+
+class Doubling(nn.Module):
+    """Maps of twice the size: nearest neighbours and a 3x3 convolution, or a fractionally strided convolution."""
+
+    def __init__(self, into: int, out: int, styles: int, upsampling: str, padding: str) -> None:
+        super().__init__()
+        self.convolution: nn.Module
+        if upsampling == "nearest":
+            self.convolution, self.norm = Convolution(into, out, 3, styles=styles, padding=padding), None
+        else:
+            self.convolution = nn.ConvTranspose2d(into, out, 3, 2, padding=1, output_padding=1, bias=False)
+            self.norm = ConditionalInstanceNorm(out, styles)
+
+    def forward(self, maps: Tensor, blend: Tensor | None, height: int, width: int) -> Tensor:
+        """Map ``(B, C, h, w)`` to ``(B, C', height, width)``, which is ``2 h`` and ``2 w`` or one less."""
+        if self.norm is None:
+            doubled = nnf.interpolate(maps, scale_factor=2.0, mode="nearest")
+            painted: Tensor = self.convolution(doubled[:, :, :height, :width], blend)
+            return painted
+        return nnf.relu(self.norm(self.convolution(maps)[:, :, :height, :width], blend), inplace=True)
+
+
+def _halved(size: int, times: int) -> int:
+    """Return the size of a side after so many convolutions of stride 2."""
+    return (size + 2**times - 1) // 2**times
+
+
+def _check(arguments: dict[str, object]) -> None:
+    """Raise ConfigError for the arguments of a transformer that make no network."""
+    problems = []
+    for name, least, most in (("width", 1, 1024), ("blocks", 0, 100), ("kernel", 1, 31), ("styles", 1, 10_000)):
+        value = arguments[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            problems.append(f"transformer.{name}={value} must be a whole number from {least} to {most}.")
+        elif name == "kernel" and value % 2 == 0:
+            problems.append(f"transformer.kernel={value} must be odd, so that a filter has a middle.")
+    choices = {"output": OUTPUTS, "upsampling": UPSAMPLINGS, "padding": PADDINGS, "gains": GAINS}
+    for name, known in choices.items():
+        if arguments[name] not in known:
+            problems.append(unknown(f"transformer.{name}", arguments[name], known))
+    if problems:
+        raise ConfigError(problems)
