@@ -176,6 +176,11 @@ def to_bytes(image: Tensor, shape: tuple[int, int] | None = None) -> np.ndarray:
     """
     pixels = image.detach().reshape(image.shape[-3:]).clamp(0, 1).mul(255).round()
     array = pixels.to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+    return stretched(array, shape)
+
+
+def stretched(array: np.ndarray, shape: tuple[int, int] | None) -> np.ndarray:
+    """Return ``(H, W, 3)`` uint8 stretched to ``shape`` (width, height); as it is if that is its own, or None."""
     if shape is None or shape == (array.shape[1], array.shape[0]):
         return array
     return np.asarray(Image.fromarray(array).resize(shape, Image.Resampling.LANCZOS))
@@ -190,7 +195,12 @@ def encode(image: Tensor, kind: str = "png", jpeg_quality: int = 95, shape: tupl
         jpeg_quality: 1 to 100.
         shape: see ``to_bytes``.
     """
-    picture = Image.fromarray(to_bytes(image, shape))
+    return encode_bytes(to_bytes(image, shape), kind, jpeg_quality)
+
+
+def encode_bytes(array: np.ndarray, kind: str = "png", jpeg_quality: int = 95) -> bytes:
+    """Encode ``(H, W, 3)`` uint8 as a PNG or JPEG file; see ``encode``."""
+    picture = Image.fromarray(array)
     buffer = io.BytesIO()
     options: dict[str, Any] = {"quality": jpeg_quality, "subsampling": 0} if kind == "jpeg" else {"compress_level": 6}
     picture.save(buffer, kind, **options)
