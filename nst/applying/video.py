@@ -29,7 +29,9 @@ CRF = 18  # H.264's constant rate factor: hardly to be told from what was painte
 QSCALE, LAMBDA = 2, 118  # of MPEG-4 in its stead, on a scale from 1 (best) to 31, and what FFmpeg multiplies it by
 LARGEST_TIMESCALE = 65535  # ticks a second that MPEG-4 can tell
 PER_PART = 120  # frames
-HD_LINES = 576  # beyond as many, colours that do not say how they are coded are coded as ITU-R BT.709 has it, else BT.601
+HD_LINES = (
+    576  # beyond as many, colours that do not say how they are coded are coded as ITU-R BT.709 has it, else BT.601
+)
 BT709, BT601, UNSPECIFIED = 1, 6, 2  # colour matrices, by their numbers in ITU-T H.273
 STUDIO_RANGE = 1  # black is 16 and white 235
 HDR = {16: "PQ", 18: "HLG"}  # transfer functions, likewise
