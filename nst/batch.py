@@ -125,6 +125,8 @@ def _why_alone(candidate: Candidate) -> str | None:
     config, past = candidate.config, resume.past(candidate.folder)
     if past is not None and past.is_done:
         return "finished already"
+    if config.task != "optimize":
+        return f"task={config.task} is not the pixels of one picture"
     if not is_elementwise(target := str(config.optimizer.get("_target_"))):
         return f"{target} does not treat each pixel by itself"
     if config.stop_change:

@@ -11,11 +11,12 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nst import backbones, color, descent, engines, evaluator, images, pixels, runtime, schedule
+from nst import backbones, color, descent, engines, evaluator, images, pixels, runtime, schedule, tasks
 from nst.config import build, images_named, import_from_config_folders, inspected_layers, layer_weights, styles
 from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.evaluator import Evaluator
+from nst.files import existing_file, is_folder
 from nst.losses import functional, is_guidable, is_summed
 from nst.objective import COMBINATIONS
 
@@ -28,6 +29,8 @@ PASSED = {
     "optimizer": ("params",),
     "lr_schedule": ("optimizer",),
     "evaluator": (),
+    "transformer": ("styles",),
+    "training": (),
 }
 UNCHANGED = "nst.schedule.unchanged"
 SCIPY = "nst.optimize.ScipyLBFGSB"
@@ -44,15 +47,23 @@ def check(config: DictConfig) -> None:
     """
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError([f"{name} has no value. Give it one: {name}=VALUE." for name in missing])
-    problems = _check_scalars(config) + _check_images(config)
+    if config.task not in tasks.TASKS:
+        raise ConfigError([unknown("task", config.task, tasks.TASKS)])
+    problems = tasks.problems(config) + _check_scalars(config) + _check_images(config)
     for group in PASSED:
-        problems += _check_component(group, config[group], config.tile not in ("auto", "none"))
-    problems += _check_regions(config)
-    problems += _check_backbone_and_layers(config)
-    problems += schedule.problems(config, SMALLEST_SIZE, LARGEST_SIZE)
-    if all(isinstance(config[group], Mapping) for group in ("optimizer", "schedule", "lr_schedule")):
-        problems += _check_descent(config)
-    if not problems:
+        if tasks.uses(config.task, group):
+            tiled = config.task == "optimize" and config.tile not in ("auto", "none")
+            problems += _check_component(group, config[group], tiled)
+    if config.task != "apply":
+        problems += _check_regions(config)
+        problems += _check_backbone_and_layers(config)
+    if config.task == "optimize":
+        problems += schedule.problems(config, SMALLEST_SIZE, LARGEST_SIZE)
+        if all(isinstance(config[group], Mapping) for group in ("optimizer", "schedule", "lr_schedule")):
+            problems += _check_descent(config)
+    elif config.task == "train":
+        problems += _check_training(config)
+    if not problems and config.task != "apply":
         problems = _try_lr_schedule(config)
     if problems:
         raise ConfigError(problems)
@@ -100,6 +111,8 @@ def _check_scalars(config: DictConfig) -> list[str]:
     }
     for name, (low, high) in ranges.items():
         value = config[name]
+        if name == "size" and value == 0 and config.task == "apply":
+            continue  # the file's own
         if not math.isfinite(value) or value < low or (high is not None and value > high):
             wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
             found.append(f"{name}={value} is out of range: it must be {wanted}.")
@@ -125,10 +138,10 @@ def _check_scalars(config: DictConfig) -> list[str]:
 
 
 def _check_images(config: DictConfig) -> list[str]:
-    """Check that the styles go together, and that every image named exists."""
+    """Check that the styles go together, and that every image, folder and network named exists."""
     found = []
     try:
-        for style in styles(config):
+        for style in styles(config) if tasks.uses(config.task, "style") else ():
             if config.style_size is not None and not SMALLEST_SIZE <= style.size <= LARGEST_SIZE:
                 found.append(
                     f"style_size={style.size} is out of range: it must be from {SMALLEST_SIZE} to {LARGEST_SIZE}."
@@ -139,7 +152,14 @@ def _check_images(config: DictConfig) -> list[str]:
         try:
             images.locate(name)
         except UserError as error:
-            found.append(f"{knob}={name}: {error}")
+            if not (config.task == "apply" and knob == "content" and is_folder(name)):
+                found.append(f"{knob}={name}: {error}")
+    if config.photos is not None and tasks.uses(config.task, "photos") and not is_folder(config.photos):
+        found.append(f"photos={config.photos}: there is no such folder. Name one that holds photographs.")
+    if config.task == "apply" and config.model is None:
+        found.append("task=apply needs a trained network: model=FILE, the network.safetensors that task=train left.")
+    elif config.task == "apply" and existing_file(config.model) is None:
+        found.append(f"model={config.model}: there is no such file. Name the network.safetensors that task=train left.")
     return found
 
 
@@ -288,7 +308,8 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
         found.append("layers.content and layers.style are both empty, so the network has nothing to say.")
     elif not (config.tv or (config.alpha and listed["content"]) or (config.beta and listed["style"])):
         found.append("Every term that has layers has the weight 0, so nothing would change. Raise alpha, beta or tv.")
-    if config.jitter and isinstance(config.optimizer, Mapping) and config.optimizer.get("_target_") in LINE_SEARCH:
+    is_mapping = isinstance(config.optimizer, Mapping)
+    if config.task == "optimize" and config.jitter and is_mapping and config.optimizer.get("_target_") in LINE_SEARCH:
         found.append(
             f"jitter={config.jitter} changes the loss at every step, which L-BFGS cannot bear. Use jitter=0, or "
             "optimizer=adam."
@@ -337,14 +358,32 @@ def _check_descent(config: DictConfig) -> list[str]:
     return found
 
 
+def _check_training(config: DictConfig) -> list[str]:
+    """Check what is to be done at every step of a training."""
+    found = []
+    if isinstance(config.optimizer, Mapping) and config.optimizer.get("_target_") in LINE_SEARCH:
+        found.append(
+            "optimizer: L-BFGS needs one and the same loss at every step, and each batch has another. Use "
+            "optimizer=weights, which is Adam."
+        )
+    if schedule.problems(config, SMALLEST_SIZE, LARGEST_SIZE) or len(schedule.scales(config)) > 1:
+        found.append("schedule: a network is trained at one size, that of training.crop. Use schedule=single.")
+    if config.tile not in ("auto", "none"):
+        found.append(f"tile={config.tile} does not go with task=train: lower training.crop or training.batch instead.")
+    return found
+
+
 def _try_lr_schedule(config: DictConfig) -> list[str]:
     """Make the scheduler for the optimiser of a single number and go through its steps, or many of them."""
     if config.lr_schedule._target_ == UNCHANGED or config.optimizer.get("_target_") == SCIPY:
         return []
     number = torch.ones(1, requires_grad=True)
     number.grad = torch.zeros(1)
-    longest = max(scale.steps for scale in schedule.scales(config))
-    steps = schedule.total_steps(config) if schedule.carries(config) else longest
+    steps = config.steps
+    if config.task == "optimize" and not schedule.carries(config):
+        steps = max(scale.steps for scale in schedule.scales(config))
+    elif config.task == "optimize":
+        steps = schedule.total_steps(config)
     try:
         optimizer = build(config.optimizer)([number])
         rates = build(schedule.with_length(config.lr_schedule, steps))(optimizer)

@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from nst import tasks
 from nst.errors import ConfigError, UserError
 from nst.samples import samples
 
@@ -27,7 +28,12 @@ def _knob(text: str) -> Any:
 class Config:
     """Every knob there is; values and group defaults stand in ``conf/config.yaml``."""
 
-    content: str = _knob("content image: a path, or the name of a sample")
+    task: str = _knob(
+        "optimize: the pixels of one picture | train: a network that paints in a style | apply: one that is trained"
+    )
+    content: str = _knob(
+        "content image: a path, or the name of a sample; with task=apply also a folder, a GIF or a video"
+    )
     style: Any = _knob("style image: a path, or the name of a sample; several: 'style=[swirls,mosaic]'")
     style_weights: Any = _knob("of several styles: how much each counts, such as [2,1]; null: alike")
     style_size: Any = _knob(
@@ -44,6 +50,8 @@ class Config:
     fit: str = _knob("long | short | height: keep the aspect ratio and set that side; square: squeeze to size x size")
     resample: str = _knob("bilinear | bicubic | lanczos, each antialiased")
     background: str = _knob("colour behind transparent pixels: a name or '#rrggbb'")
+    photos: str | None = _knob("task=train: folder of photographs to learn from; null: the bundled ones")
+    model: str | None = _knob("task=apply: the trained network, a file network.safetensors")
 
     alpha: float = _knob("weight of the content loss")
     beta: float = _knob("weight of the style loss: 0.001 subtle, 0.01 balanced, 0.1 strong, 1 abstract")
@@ -103,6 +111,8 @@ class Config:
     schedule: Any = _knob("one scale, or coarse to fine: sizes, and steps for each")
     lr_schedule: Any = _knob("how the learning rate changes from step to step")
     evaluator: Any = _knob("what scores the finished picture, the same for every recipe")
+    transformer: Any = _knob("task=train: the image-transformation network")
+    training: Any = _knob("task=train: what the network learns from, and how")
 
 
 GROUPS = (
@@ -115,6 +125,8 @@ GROUPS = (
     "schedule",
     "lr_schedule",
     "evaluator",
+    "transformer",
+    "training",
 )
 
 HELP = """\
@@ -125,6 +137,8 @@ Neural style transfer: paint a content image in the manner of a style image.
   python run.py -m beta=0.001,0.01,0.1                 a sweep: three runs, subtle to strong
   python run.py experiment=notebook                    a published recipe
   python run.py study=layers_and_weights               a classic figure: a sweep, ready made
+  python run.py task=train                             a network for the style, which then paints in one pass
+  python run.py task=apply model=FILE content=FOLDER   paint with it: a file, a folder, a GIF or a video
   python run.py resume=FOLDER                          carry on with a run or a sweep
   tensorboard --logdir outputs                         watch and compare the runs
 
@@ -243,8 +257,13 @@ def styles(config: DictConfig) -> list[Style]:
 
 
 def images_named(config: DictConfig) -> dict[str, str]:
-    """Return every image that a run reads, by the knob that names it: ``style`` or, of several, ``style[1]``."""
+    """Return every image that a run reads, by the knob that names it: ``style`` or, of several, ``style[1]``.
+
+    With ``task=apply`` ``content`` may be a folder or a video instead.
+    """
     found = {"content": str(config.content)}
+    if tasks.of(config) == "apply":
+        return found
     for knob in ("style", "style_masks"):
         if OmegaConf.is_list(config[knob]):
             found |= {f"{knob}[{i}]": str(name) for i, name in enumerate(config[knob]) if name is not None}
@@ -252,7 +271,8 @@ def images_named(config: DictConfig) -> dict[str, str]:
             found[knob] = str(config[knob])
     if config.content_mask is not None:
         found["content_mask"] = str(config.content_mask)
-    if isinstance(config.init, Mapping) and config.init.get("path") is not None:
+    has_start = tasks.uses(tasks.of(config), "init") and isinstance(config.init, Mapping)
+    if has_start and config.init.get("path") is not None:
         found["init.path"] = str(config.init["path"])
     return found
 

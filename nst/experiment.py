@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nst import checkpoint, images, joblog, launchers, memory, resume, runtime, schedule, sweep
+from nst import checkpoint, images, joblog, launchers, memory, resume, runtime, schedule, sweep, tasks
 from nst import config as configuration
 from nst.backbones import Backbone
 from nst.canvas import Canvas
@@ -581,7 +581,8 @@ def _hparams(job: Job) -> dict[str, Any]:
         return {key: value for key, value in found.items() if value is not None}
     everyday = ("content", "style", "alpha", "beta", "tv", "steps", "size", "pooling", "seed")
     hparams = {name: job.config[name] for name in everyday}
-    hparams |= {group: job.choices[group] for group in configuration.GROUPS if group in job.choices}
+    used = [group for group in configuration.GROUPS if tasks.uses(job.config.task, group)]
+    hparams |= {group: job.choices[group] for group in used if group in job.choices}
     for override in job.overrides:
         key = override.partition("=")[0].lstrip("+~")
         value = OmegaConf.select(job.config, key, default=None)

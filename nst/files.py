@@ -93,6 +93,14 @@ def existing_file(name: str) -> Path | None:
         return None
 
 
+def is_folder(name: str) -> bool:
+    """Tell whether there is a folder of that name; a name that cannot be one counts as none."""
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an ``OSError`` of the block into one message that names ``path`` and says what to do.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from nst import checkpoint, experiment, joblog, launchers, memory, resume, runti
 from nst.cli import describe
 from nst.errors import UserError
 from nst.files import claim, remove_leftovers
+from nst.optimize import Outcome
 from nst.record import Job, timestamp, write_status
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ def _guarded(jobs: Sequence[Job]) -> list[Job]:
         write_status(job.folder, "running", started)
     with runtime.PoliteStop() as stop, runtime.seeded(jobs[0].config.seed):
         try:
-            experiment.run_together(jobs, stop, tell)
+            carry_out(jobs, stop, tell)
         except KeyboardInterrupt as error:
             for job in open_jobs():
                 write_status(job.folder, "interrupted", started, str(error))
@@ -183,6 +184,46 @@ def _guarded(jobs: Sequence[Job]) -> list[Job]:
                 raise _Apart(open_jobs(), size, [job for job in jobs if ended.get(job.folder) is False]) from None
         stop.poll()  # a signal that came while a result was being saved still ends the sweep
     return [job for job in jobs if not ended[job.folder]]
+
+
+def carry_out(
+    jobs: Sequence[Job],
+    stop: runtime.PoliteStop,
+    tell: Callable[[Job, experiment.Ended], None] = lambda job, ended: None,
+) -> None:
+    """Do what jobs are for: optimise pictures, train a network, or apply one.
+
+    Args:
+        jobs: one; or several whose pictures are optimised as one batch.
+        stop: answers a signal between two steps.
+        tell: is told how a job ended as soon as it has.
+
+    Raises:
+        Exception: whatever goes wrong for all of them.
+    """
+    if jobs[0].config.task == "optimize":
+        experiment.run_together(jobs, stop, tell)
+    else:
+        (job,) = jobs
+        tell(job, run_alone(job, stop))
+
+
+def run_alone(job: Job, stop: runtime.PoliteStop) -> Outcome:
+    """Do what a single job is for, and return how it ended.
+
+    Raises:
+        UserError: a mistake the user can mend.
+        Interrupted: a signal came; what there is has been saved.
+    """
+    if job.config.task == "train":
+        from nst.training import train  # here, since a run that optimises needs none of it
+
+        return train.run(job, stop)
+    if job.config.task == "apply":
+        from nst import applying
+
+        return applying.run(job, stop)
+    return experiment.run(job, stop)
 
 
 def _advice(error: Exception, size: int) -> str:

@@ -14,9 +14,9 @@ import torch
 from omegaconf import DictConfig
 
 from nst import checkpoint, cli, images, provenance, resume, sweep
-from nst.config import further_images, styles
+from nst.config import further_images, images_named
 from nst.errors import UserError
-from nst.files import sha256, write_json, writing
+from nst.files import is_folder, sha256, write_json, writing
 from nst.optimize import Outcome
 from nst.weights import Source
 
@@ -136,6 +136,8 @@ def known_before(job: Job, device: torch.device) -> dict[str, Any]:
     """Return what can be said of a run before anything is loaded."""
     config = job.config
     plan = resume.read(job.sweep / sweep.PLAN) if job.sweep else {}
+    named = images_named(config)
+    named |= {"style": named["style[0]"]} if "style[0]" in named else {}
     return {
         "config": resume.settings(config),
         "choices": job.choices,
@@ -143,9 +145,9 @@ def known_before(job: Job, device: torch.device) -> dict[str, Any]:
         **provenance.environment(device, job.folder),
         **{key: plan[key] for key in ("command", "arguments") if key in plan},  # a worker was begun with other words
         "seed": config.seed,
-        "content": provenance.image_file(config.content),
-        "style": provenance.image_file(styles(config)[0].image),
-        "init": provenance.image_file(str(config.init.path)) if config.init.get("path") else None,
+        "content": None if is_folder(config.content) else provenance.image_file(config.content),
+        "style": provenance.image_file(named["style"]) if "style" in named else None,
+        "init": provenance.image_file(named["init.path"]) if "init.path" in named else None,
         "further_images": {knob: provenance.image_file(name) for knob, name in further_images(config).items()},
     }
 
@@ -156,7 +158,7 @@ def clear(folder: Path) -> None:
     Raises:
         UserError: a file cannot be removed.
     """
-    left = ["metrics.csv", "run.json", checkpoint.FILE, "result.png", "result.jpg"]
+    left = ["metrics.csv", "run.json", checkpoint.FILE, resume.NETWORK_FILE, "result.png", "result.jpg"]
     left += [f"{name}{suffix}" for name in ("interrupted", "best") for suffix in images.SUFFIXES.values()]
     patterns = (*left, "uncommitted*.diff", "events.out.tfevents.*", "frames/*.png", "previews/*.jpg")
     for path in (path for pattern in patterns for path in folder.glob(pattern)):

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nst import tasks
 from nst.cli import quoted
 from nst.errors import UserError
 from nst.files import plain, sha256
@@ -20,6 +21,7 @@ from nst.files import plain, sha256
 HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
 # What runs did that were begun before there was such a knob.
 BEFORE: dict[str, Any] = {
+    "task": "optimize",
     **{"engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"},
     **{"clamp_range": None, "clamp_until": None, "average": 0.0, "clip_gradient": 0.0, "stop_change": 0.0},
     **dict.fromkeys(("style_weights", "style_size", "style_fit", "style_masks", "content_mask")),
@@ -34,6 +36,7 @@ ARGUMENTS_BEFORE: dict[str, dict[str, Any]] = {
 }
 OPTIONS_BEFORE = {"schedule": "single", "lr_schedule": "none"}  # of those that are groups
 CHECKPOINT_FILE = "checkpoint.pt"
+NETWORK_FILE = "network.safetensors"
 SWEEP_FILE = "sweep.json"
 _MULTIRUN = ("-m", "--multirun")
 _FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=")
@@ -73,10 +76,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def result_is_there(folder: Path, record: dict[str, Any]) -> bool:
-    """Tell whether a finished run's picture is still what the run left."""
-    result = record.get("result") or {}
-    path = folder / str(result.get("file"))
-    return path.is_file() and sha256(path) == result.get("sha256")
+    """Tell whether a finished run's picture, and the network that it trained, are still what the run left."""
+    left = [record.get("result") or {}, *([record["network"]] if record.get("network") else [])]
+    return all((path := folder / str(one.get("file"))).is_file() and sha256(path) == one.get("sha256") for one in left)
 
 
 def refuse_changes(folder: Path, config: DictConfig) -> None:
@@ -95,7 +97,7 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
     record = read(folder / "run.json")
     if "config" not in record:
         return  # nothing is known, so the run will be begun anew
-    if changes := differences(completed(record["config"]), settings(config)):
+    if changes := differences(tasks.in_use(completed(record["config"])), tasks.in_use(settings(config))):
         lines = "\n".join(f"  {name}: {old} -> {new}" for name, (old, new) in changes.items())
         raise UserError(
             f"{folder} was begun with another configuration, so it cannot be resumed with this one:\n{lines}\n"
@@ -111,7 +113,7 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
         **(record.get("further_images") or {}),
     }
     for knob, name in images_named(config).items():
-        about, kind = recorded.get(knob), knob.partition(".")[0]
+        about, kind = recorded.get(knob), knob.partition(".")[0]  # of a folder or a video nothing is known
         if about and sha256(path := locate(name)) != about["sha256"]:
             raise UserError(
                 f"{folder} cannot be resumed: its {kind} image {path} has changed since the run began "

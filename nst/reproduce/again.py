@@ -98,7 +98,7 @@ def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:
     if not CONF.is_dir():
         raise UserError(f"The run lacks knobs that this version has, and there is no {CONF} to take them from.")
     configuration.register()
-    groups = (*configuration.GROUPS, "experiment", "study")
+    groups = (*configuration.GROUPS, "task", "experiment", "study")
     chosen = [f"{group}={choices[group]}" for group in groups if choices.get(group, "None") != "None"]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
@@ -163,7 +163,7 @@ def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
 
 def run_plan(plan: Plan) -> int:
     """Run a plan in this process, with its status on disk from beginning to end; return the exit code."""
-    from nst import experiment
+    from nst.job import run_alone
 
     folder, started = Path(plan.folder), timestamp()
     write_status(folder, "running", started)
@@ -177,7 +177,7 @@ def run_plan(plan: Plan) -> int:
         assert isinstance(config, DictConfig)
         config.device = usable_device(str(config.device), plan.device)
         with runtime.PoliteStop() as stop, runtime.seeded(config.seed):
-            experiment.run(Job(config, folder, plan.choices, plan.overrides), stop)
+            run_alone(Job(config, folder, plan.choices, plan.overrides), stop)
     except KeyboardInterrupt as error:
         write_status(folder, "interrupted", started, str(error))
         return 130

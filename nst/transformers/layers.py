@@ -1,4 +1,4 @@
-"""What image-transformation networks are made of: convolutions that see no zeros, and normalisation by styles."""
+"""What image-transformation networks are made of: convolutions, normalisation by styles, colours in and out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,50 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from nst.pixels import with_margin
+from nst.errors import UserError, unknown
+from nst.pixels import CAFFE_MEAN, PREPROCESSINGS, extended
 
 EPSILON = 1e-5  # added to variances, as Torch's and PyTorch's normalisations have it
+SMALLEST = 16  # pixels of a picture's side
+OUTPUTS = ("linear", "tanh", "bytes")
+GAINS = ("ones", "uniform")
 Statistics = tuple[Tensor, Tensor]
+
+
+class Colours(nn.Module):
+    """From RGB in [0, 1] to what a network computes with, and back.
+
+    Images are centred as ImageNet's are (mean 0, deviation 1 for each colour). What the last convolution returns
+    becomes RGB in one of three ways:
+    ``linear`` undoes the centring, so that a network begins near a mean grey.
+    ``tanh`` is ``(150 tanh(x) + mean) / 255`` with the mean of ImageNet's bytes (Johnson 2016, the code's models.lua):
+    nothing is far outside of [0, 1], but near black and white there is hardly a gradient.
+    ``bytes`` is ``(x + mean) / 255`` (Ulyanov 2016, the authors' code): a network has far to go from its first grey.
+
+    Args:
+        output: ``linear``, ``tanh`` or ``bytes``.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    caffe_mean: Tensor
+
+    def __init__(self, output: str) -> None:
+        super().__init__()
+        self.output = output
+        about = PREPROCESSINGS["imagenet"]
+        for name, value in (("mean", about.mean), ("deviation", about.std), ("caffe_mean", CAFFE_MEAN)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+
+    def enter(self, images: Tensor) -> Tensor:
+        """Centre images ``(B, 3, H, W)``, RGB in [0, 1]."""
+        return (images - self.mean) / self.deviation
+
+    def leave(self, maps: Tensor) -> Tensor:
+        """Turn the last maps ``(B, 3, H, W)`` into RGB, not clamped."""
+        if self.output == "linear":
+            return maps * self.deviation + self.mean
+        return ((150 * torch.tanh(maps) if self.output == "tanh" else maps) + self.caffe_mean) / 255
 
 
 class ConditionalInstanceNorm(nn.Module):
@@ -51,7 +91,7 @@ class ConditionalInstanceNorm(nn.Module):
         if self.given is not None:
             mean, variance = self.given
             scale = gain[:, :, None, None] * torch.rsqrt(variance + EPSILON)
-            return torch.addcmul(bias[:, :, None, None] - mean * scale, maps, scale)
+            return torch.addcmul(bias[:, :, None, None], maps - mean, scale)
         # as many groups as channels: the same thing as instance_norm, which takes several times as long on a CPU
         if len(gain) == 1:
             return nnf.group_norm(maps, maps.shape[1], gain[0], bias[0], EPSILON)
@@ -64,15 +104,18 @@ def measured(network: nn.Module) -> Iterator[list[Statistics]]:
     """Take note of the statistics that each normalisation meets while images go through a network.
 
     Returns:
-        A list that fills with mean and variance ``(B, C, 1, 1)`` of each normalisation, in order of use.
+        A list of mean and variance ``(B, C, 1, 1)`` of each of ``normalisations``, in their order, once images have
+        gone through; of several passes the last counts.
     """
-    found: list[Statistics] = []
+    modules = normalisations(network)
+    found: list[Statistics] = [(torch.empty(0), torch.empty(0))] * len(modules)
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def note(module: ConditionalInstanceNorm, inputs: tuple[Tensor, ...]) -> None:
         variance, mean = torch.var_mean(inputs[0].detach(), (2, 3), correction=0, keepdim=True)
-        found.append((mean, variance))
+        found[places[module]] = mean, variance
 
-    hooks = [module.register_forward_pre_hook(note) for module in normalisations(network)]
+    places = {module: place for place, module in enumerate(modules)}
+    hooks = [module.register_forward_pre_hook(note) for module in modules]
     try:
         yield found
     finally:
@@ -87,7 +130,7 @@ def given(network: nn.Module, statistics: Sequence[Statistics]) -> Iterator[None
     With the statistics of a whole picture a part of it comes out as it does within the whole.
 
     Args:
-        network: whose normalisations are used in the order in which they were made, each once.
+        network: whose normalisations are each used once in a pass.
         statistics: what ``measured`` found.
     """
     modules = normalisations(network)
@@ -106,7 +149,7 @@ def normalisations(network: nn.Module) -> list[ConditionalInstanceNorm]:
 
 
 class Convolution(nn.Module):
-    """A convolution of maps continued by reflection; then instance normalisation and ReLU, unless told otherwise.
+    """A convolution; then instance normalisation and ReLU, unless told otherwise.
 
     Args:
         into: channels it is given.
@@ -115,9 +158,8 @@ class Convolution(nn.Module):
         stride: of the convolution.
         styles: rows of the normalisation; 0: no normalisation, but biases (which a normalisation would take out).
         relu: whether negative values become zero.
-        padding: ``reflect`` mirrors the maps at their border, ``zeros`` puts zeros around them, ``none`` nothing, so
-            that they shrink by ``kernel - 1``.
-        groups: of channels that are convolved apart.
+        padding: what is beyond the border of the maps: ``reflect`` mirrors them there, ``replicate`` repeats their
+            border, ``zeros`` puts zeros there; ``none`` is nothing, so that they shrink by ``kernel - 1``.
     """
 
     def __init__(
@@ -129,32 +171,57 @@ class Convolution(nn.Module):
         styles: int = 1,
         relu: bool = True,
         padding: str = "reflect",
-        groups: int = 1,
     ) -> None:
         super().__init__()
+        self.padding, self.margin = padding, kernel // 2 if padding in ("reflect", "replicate") else 0
         zeros = kernel // 2 if padding == "zeros" else 0
-        self.margin = kernel // 2 if padding == "reflect" else 0
-        self.convolution = nn.Conv2d(into, out, kernel, stride, zeros, groups=groups, bias=not styles)
+        self.convolution = nn.Conv2d(into, out, kernel, stride, zeros, bias=not styles)
         self.norm = ConditionalInstanceNorm(out, styles) if styles else None
         self.relu = relu
 
     def forward(self, maps: Tensor, blend: Tensor | None = None) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, C', ceil(H / stride), ceil(W / stride))``, if padded."""
-        maps = self.convolution(reflected(maps, self.margin))
+        maps = self.convolution(continued(maps, self.margin, self.padding) if self.margin else maps)
         maps = maps if self.norm is None else self.norm(maps, blend)
         return nnf.relu(maps, inplace=True) if self.relu else maps
 
 
-def reflected(maps: Tensor, margin: int) -> Tensor:
-    """Continue maps ``(B, C, H, W)`` by reflection on each side; over and over where they are smaller than that.
+def continued(maps: Tensor, margin: int, mode: str) -> Tensor:
+    """Continue maps beyond their border; on a GPU, if a gradient is wanted, so that it has the same bits each time.
 
-    On a GPU they are built from pieces where a gradient is wanted (see ``nst.pixels.with_margin``).
+    Args:
+        maps: ``(B, C, H, W)``.
+        margin: positions on each side, fewer than H and W.
+        mode: ``reflect`` or ``replicate``.
     """
-    while margin > 0:
-        width = min(margin, maps.shape[2] - 1, maps.shape[3] - 1) if margin > 7 else margin
-        if maps.is_cpu or not (torch.is_grad_enabled() and maps.requires_grad):
-            maps = nnf.pad(maps, (width,) * 4, mode="reflect")
-        else:
-            maps = with_margin(maps, width)
-        margin -= width
-    return maps
+    if maps.is_cpu or not (torch.is_grad_enabled() and maps.requires_grad):
+        return nnf.pad(maps, (margin,) * 4, mode=mode)  # the same values, sooner
+    return extended(maps, margin, mode)
+
+
+def draw_gains(network: nn.Module, gains: str) -> None:
+    """Draw the gains of a network's normalisations from [0, 1) if ``gains`` is ``uniform``; else they remain ones."""
+    for norm in normalisations(network) if gains == "uniform" else ():
+        nn.init.uniform_(norm.gain)
+
+
+def refuse_too_small(height: int, width: int) -> None:
+    """Raise UserError if a picture is too small for any of these networks."""
+    if height < SMALLEST or width < SMALLEST:
+        raise UserError(f"A picture of {width} x {height} pixels is too small: each side needs {SMALLEST}.")
+
+
+def size_problems(**ranges: tuple[object, int, int]) -> list[str]:
+    """Return a sentence for each argument of a transformer, given with its limits, that is no whole number in them."""
+    return [
+        f"transformer.{name}={value} must be a whole number from {least} to {most}."
+        for name, (value, least, most) in ranges.items()
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most
+    ]
+
+
+def choice_problems(**choices: tuple[object, tuple[str, ...]]) -> list[str]:
+    """Return a sentence for each argument of a transformer, given with what there is, that is none of it."""
+    return [
+        unknown(f"transformer.{name}", value, known) for name, (value, known) in choices.items() if value not in known
+    ]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from nst.errors import ConfigError, UserError, unknown
-from nst.pixels import CAFFE_MEAN, PREPROCESSINGS
-from nst.transformers.layers import ConditionalInstanceNorm, Convolution, reflected
+from nst.errors import ConfigError
+from nst.transformers.layers import (
+    GAINS,
+    OUTPUTS,
+    Colours,
+    ConditionalInstanceNorm,
+    Convolution,
+    choice_problems,
+    continued,
+    draw_gains,
+    refuse_too_small,
+    size_problems,
+)
 
-SMALLEST = 16  # pixels of a side
-OUTPUTS = ("linear", "tanh")
 UPSAMPLINGS = ("nearest", "transposed")
 PADDINGS = ("reflect", "reflect_start")
-GAINS = ("ones", "uniform")
 
 
 class ResidualTransformer(nn.Module):
@@ -25,16 +31,12 @@ class ResidualTransformer(nn.Module):
     reflection in place of zeros around the maps. A block is two 3x3 convolutions of ``4 width`` maps, without a ReLU
     behind the sum (Gross & Wilber 2016, as in the paper).
 
-    Images are centred as ImageNet's are before they enter, and what leaves is scaled and moved back: ``linear``. With
-    ``tanh`` it is ``(150 tanh(x) + mean) / 255`` with the mean of ImageNet's bytes, as in the authors' code: there is
-    no colour outside of about [-0.1, 1.1], but also hardly a gradient near black and white.
-
     Args:
         width: maps of the first convolution; there are twice as many at half the size, four times at a quarter.
         blocks: residual blocks.
         kernel: side of the filters of the first and the last convolution, odd.
         styles: how many styles it paints in; each has gains and biases of its own (Dumoulin 2017).
-        output: ``linear`` or ``tanh``.
+        output: how colours are made: ``linear``, ``tanh`` (as in the authors' code) or ``bytes``, see ``Colours``.
         upsampling: ``nearest`` (and a convolution) or ``transposed``, a fractionally strided convolution.
         padding: ``reflect`` every map at its border, or ``reflect_start``: only the image, by as much as the blocks'
             convolutions, which have no padding then, cut away (``8 blocks`` pixels); zeros around the others.
@@ -43,10 +45,6 @@ class ResidualTransformer(nn.Module):
     Raises:
         ConfigError: an argument has a value that makes no network.
     """
-
-    mean: Tensor
-    deviation: Tensor
-    caffe_mean: Tensor
 
     def __init__(
         self,
@@ -60,8 +58,16 @@ class ResidualTransformer(nn.Module):
         gains: str = "ones",
     ) -> None:
         super().__init__()
-        _check(locals())
-        self.styles, self.output = styles, output
+        limits = {"width": (width, 1, 1024), "blocks": (blocks, 0, 100), "kernel": (kernel, 1, 31)}
+        problems = size_problems(**limits, styles=(styles, 1, 10_000))
+        if not problems and kernel % 2 == 0:
+            problems.append(f"transformer.kernel={kernel} must be odd, so that a filter has a middle.")
+        choices = {"upsampling": (upsampling, UPSAMPLINGS), "padding": (padding, PADDINGS), "gains": (gains, GAINS)}
+        problems += choice_problems(**choices, output=(output, OUTPUTS))
+        if problems:
+            raise ConfigError(problems)
+        self.styles = styles
+        self.colours = Colours(output)
         self.margin = 8 * blocks if padding == "reflect_start" else 0
         outer, inner = ("reflect", "reflect") if padding == "reflect" else ("zeros", "none")
         self.down = nn.ModuleList(
@@ -79,13 +85,7 @@ class ResidualTransformer(nn.Module):
             ]
         )
         self.last = Convolution(width, 3, kernel, styles=0, relu=False, padding=outer)
-        if gains == "uniform":
-            for module in self.modules():
-                if isinstance(module, ConditionalInstanceNorm):
-                    nn.init.uniform_(module.gain)
-        centre = PREPROCESSINGS["imagenet"]
-        for name, value in (("mean", centre.mean), ("deviation", centre.std), ("caffe_mean", CAFFE_MEAN)):
-            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+        draw_gains(self, gains)
 
     def forward(self, images: Tensor, blend: Tensor | None = None) -> Tensor:
         """Paint images.
@@ -101,19 +101,16 @@ class ResidualTransformer(nn.Module):
             UserError: the images are too small.
         """
         height, width = images.shape[2:]
-        if height < SMALLEST or width < SMALLEST:
-            raise UserError(f"An image of {width} x {height} pixels is too small: each side needs {SMALLEST}.")
-        maps = reflected((images - self.mean) / self.deviation, self.margin)
+        refuse_too_small(height, width)
+        maps = _reflected(self.colours.enter(images), self.margin)
         for convolution in self.down:
             maps = convolution(maps, blend)
         for block in self.blocks:
             maps = block(maps, blend)
         for number, doubling in enumerate(self.up):
             maps = doubling(maps, blend, _halved(height, 1 - number), _halved(width, 1 - number))
-        maps = self.last(maps)
-        if self.output == "tanh":
-            return (150 * torch.tanh(maps) + self.caffe_mean) / 255
-        return maps * self.deviation + self.mean
+        painted: Tensor = self.colours.leave(self.last(maps))
+        return painted
 
 
 class Block(nn.Module):
@@ -157,18 +154,9 @@ def _halved(size: int, times: int) -> int:
     return (size + 2**times - 1) // 2**times
 
 
-def _check(arguments: dict[str, object]) -> None:
-    """Raise ConfigError for the arguments of a transformer that make no network."""
-    problems = []
-    for name, least, most in (("width", 1, 1024), ("blocks", 0, 100), ("kernel", 1, 31), ("styles", 1, 10_000)):
-        value = arguments[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            problems.append(f"transformer.{name}={value} must be a whole number from {least} to {most}.")
-        elif name == "kernel" and value % 2 == 0:
-            problems.append(f"transformer.kernel={value} must be odd, so that a filter has a middle.")
-    choices = {"output": OUTPUTS, "upsampling": UPSAMPLINGS, "padding": PADDINGS, "gains": GAINS}
-    for name, known in choices.items():
-        if arguments[name] not in known:
-            problems.append(unknown(f"transformer.{name}", arguments[name], known))
-    if problems:
-        raise ConfigError(problems)
+def _reflected(image: Tensor, margin: int) -> Tensor:
+    """Continue an image by reflection on each side; over and over where it is smaller than the margin."""
+    while margin > 0:
+        width = min(margin, image.shape[2] - 1, image.shape[3] - 1)
+        image, margin = continued(image, width, "reflect"), margin - width
+    return image

@@ -16,11 +16,15 @@ from torch import nn
 from nst import config as configuration
 from nst.errors import UserError
 from nst.files import plain, write_atomic
+from nst.transformers.pyramid import PyramidTransformer
 from nst.transformers.residual import ResidualTransformer
 
 FORMAT = 1
 KEY = "nst_transformer"  # of the JSON in the file's metadata
-OURS = {"nst.transformers.ResidualTransformer": ResidualTransformer}
+OURS: dict[str, type[nn.Module]] = {
+    "nst.transformers.ResidualTransformer": ResidualTransformer,
+    "nst.transformers.PyramidTransformer": PyramidTransformer,
+}
 HOW_TO_GET_ONE = "A network file is what task=train leaves as network.safetensors in its folder."
 
 

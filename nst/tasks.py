@@ -1,0 +1,81 @@
+"""What a job does with its configuration: optimise a picture, train a network, or apply one; and what each leaves idle.
+
+A knob that a task has no use for is refused unless it stands at the value that says nothing, so that nobody waits for
+an effect that cannot come; a group that it has no use for is not looked at, and may differ when a run is resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TASKS = ("optimize", "train", "apply")
+WHAT = {
+    "optimize": "which optimises the pixels of one picture",
+    "train": "which trains the weights of a network",
+    "apply": "which paints with a network that has been trained",
+}
+# Of pixels that are optimised: there are none where a network paints.
+_OF_PIXELS: dict[str, Any] = {
+    **{"average": 0.0, "clip_gradient": 0.0, "stop_change": 0.0, "clamp_range": None, "clamp_until": None},
+    **{"style_masks": None, "content_mask": None, "color": "style"},
+}
+# Knobs that a task has no use for, with the value that says nothing.
+IDLE: dict[str, dict[str, Any]] = {
+    "optimize": {"photos": None, "model": None},
+    "train": {**_OF_PIXELS, "clamp": "never", "jitter": 0, "model": None},
+    "apply": {
+        **_OF_PIXELS,
+        **{"photos": None, "style_size": None, "style_fit": None, "inspect": [], "save_every": 0},
+        **{"alpha": 1.0, "beta": 0.01, "tv": 0.0, "pixel_space": "unit"},
+    },
+}
+# Groups that a task has no use for.
+IDLE_GROUPS: dict[str, tuple[str, ...]] = {
+    "optimize": ("transformer", "training"),
+    "train": ("init", "schedule"),
+    "apply": (
+        *("backbone", "layers", "content_loss", "style_loss", "init", "optimizer", "schedule", "lr_schedule"),
+        *("transformer", "training"),
+    ),
+}
+# Beside them, knobs that do nothing and harm nobody at whatever value: they come with a group or with a study.
+SILENT: dict[str, tuple[str, ...]] = {
+    "optimize": (),
+    "train": ("cuda_graph", "tile"),
+    "apply": (
+        *("style", "steps", "margin", "pooling", "tv_kind", "tv_reduction", "clamp", "jitter"),
+        *("cuda_graph", "engine", "compile"),
+    ),
+}
+
+
+def of(config: Mapping[Any, Any]) -> str:
+    """Return the task of a configuration; of one recorded before there were others it is ``optimize``."""
+    return str(config.get("task", "optimize"))
+
+
+def uses(task: str, name: str) -> bool:
+    """Tell whether a task has a use for a top-level knob or group."""
+    return name not in IDLE[task] and name not in IDLE_GROUPS[task] and name not in SILENT[task]
+
+
+def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of a resolved configuration what its task has a use for."""
+    task = of(config)
+    return {name: value for name, value in config.items() if task not in TASKS or uses(task, name)}
+
+
+def problems(config: Mapping[Any, Any]) -> list[str]:
+    """Return, for each knob that does nothing in the configuration's task and has been set, what to do."""
+    task = of(config)
+    found = []
+    for name, neutral in IDLE[task].items():
+        value = config[name]
+        if value != neutral:
+            word = {None: "null"}.get(neutral, neutral) if not isinstance(neutral, list) else "[]"
+            way_out = f"Leave it out, or {name}={word}."
+            if name in ("clamp", "jitter"):
+                way_out = f"It comes with an optimizer of pixels: choose optimizer=weights, or {name}={word}."
+            found.append(f"{name}={value} does nothing with task={task}, {WHAT[task]}. {way_out}")
+    return found
