@@ -27,7 +27,7 @@ from nst.applying.tiles import Painter, Painting
 from nst.check import check
 from nst.errors import ConfigError, UserError
 from nst.evaluator import Evaluator, Scores, recorded_styles
-from nst.files import CannotWrite, sha256, writing
+from nst.files import sha256, writing
 from nst.record import Job, Record
 
 log = logging.getLogger(__name__)
@@ -114,14 +114,20 @@ def problems(config: DictConfig) -> list[str]:
         found += error.problems
     except UserError as error:
         found.append(str(error))
-    try:
+    with contextlib.suppress(UserError):  # that there is no such file is told elsewhere
         if media.kind_of(str(config.content)) == "video":
-            from nst.applying.video import library
-
-            library()
-    except UserError as error:
-        found.append(f"content={config.content}: {error}")
+            found += _missing_library()
     return found
+
+
+def _missing_library() -> list[str]:
+    from nst.applying.video import library
+
+    try:
+        library()
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def run(job: Job, stop: runtime.PoliteStop) -> Painted:
@@ -207,7 +213,8 @@ def _folder(work: Work) -> Painted:
         ledger.lines = {line.picture: line for line in ledger.lines.values() if _is_painted(line, folder, root)}
     left = [path for path in found if names[path] not in ledger.lines]
     log.info("%d pictures%s", len(found), f", {len(found) - len(left)} of them painted already" if work.carried else "")
-    bar, failed, facts = work.progress(len(found), len(found) - len(left), "picture"), 0, {}
+    bar, failed = work.progress(len(found), len(found) - len(left), "picture"), 0
+    facts: dict[str, Any] = {}
     try:
         for path in left:
             work.stop.poll()
@@ -217,7 +224,7 @@ def _folder(work: Work) -> Painted:
             if line.problem:
                 failed += 1
                 if failed <= MOST_TOLD:
-                    log.warning("%s is left out: %s", names[path], line.problem)
+                    log.warning("Left out: %s", line.problem)
                 elif failed == MOST_TOLD + 1:
                     log.warning("Further pictures that are left out are listed in %s", LEDGER_FILE)
             bar.step()
@@ -331,7 +338,7 @@ def _clip(work: Work) -> Painted:
     original = job.folder / f"{ORIGINAL}.png"
     work.record.note(
         source=provenance.image_file(str(work.config.content)),
-        content={"name": original.name, **provenance.file(original)},
+        content={"name": clip.path.name, **provenance.file(original)},
     )
     facts |= {**clip.facts, "frames": count, "notes": list(dict.fromkeys(clip.notes)), "clip": target.name}
     return Painted(count, 0, seconds, _score(work, _result(work), original), facts)

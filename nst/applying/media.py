@@ -24,10 +24,12 @@ from nst.errors import UserError
 
 KINDS = ("picture", "folder", "animation", "video")
 ANIMATED = ("GIF", "PNG", "WEBP")  # other formats hold several pictures for other reasons: pages, two eyes
-VIDEOS = frozenset(
-    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
+VIDEOS = (
+    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+    *(".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )  # suffixes of files that are not even tried as pictures
-PICTURES = frozenset(".bmp .gif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp".split())  # suffixes that count in a folder
+# Suffixes that count in a folder.
+PICTURES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SMALLEST_SIDE = 16  # pixels that a network needs at least
 
 

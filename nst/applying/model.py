@@ -102,7 +102,8 @@ def load(config: DictConfig) -> Model:
     path = find(str(config.model))
     own = OmegaConf.is_dict(config.transformer) and config.transformer.get("_target_") not in transformers.storage.OURS
     network, about = transformers.load(path, config.transformer if own else None)
-    return Model(path, network, about, blend_weights(config.style_weights, int(network.styles), path))
+    styles: Any = network.styles
+    return Model(path, network, about, blend_weights(config.style_weights, styles, path))
 
 
 def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:

@@ -9,6 +9,7 @@ import time
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
+PAUSE = 2.0  # seconds at least between two lines
 
 
 class Progress:
@@ -24,7 +25,7 @@ class Progress:
     def __init__(self, total: int | None, done: int, unit: str, alone: bool = True) -> None:
         self.total, self.begin, self.done, self.unit = total, done, done, unit
         self.began = time.perf_counter()
-        self.next = float(done)
+        self.next, self.told = float(done), self.began
         self.bar = None
         if alone and sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=done, unit=unit, file=sys.stderr, dynamic_ncols=True)
@@ -35,10 +36,11 @@ class Progress:
         if self.bar is not None:
             self.bar.update()
             return
-        if self.total == 1 or self.done < self.next:
+        now, is_last = time.perf_counter(), self.done == self.total
+        if self.total == 1 or self.done < self.next or (now - self.told < PAUSE and not is_last):
             return
-        self.next = self.done + (self.total / 10 if self.total else 100)
-        pace = (time.perf_counter() - self.began) / (self.done - self.begin)
+        self.next, self.told = self.done + (self.total / 10 if self.total else 100), now
+        pace = (now - self.began) / (self.done - self.begin)
         of, left = "", ""
         if self.total:
             of = f"/{self.total}"

@@ -34,8 +34,10 @@ def draw(pairs: Sequence[tuple[Image.Image, Image.Image, str]]) -> np.ndarray:
     columns = min(len(pairs), MOST_COLUMNS, max(math.ceil(math.sqrt(2 * len(pairs))), 1))
     rows = [pairs[begin : begin + columns] for begin in range(0, len(pairs), columns)]
     font = ImageFont.load_default(TEXT)
-    drawn = [[(_small(photograph), _small(painting), name) for photograph, painting, name in row] for row in rows]
-    heights = [[max(cell[place].height for cell in row) for place in (0, 1)] for row in drawn]
+    drawn: list[list[tuple[Image.Image, Image.Image, str]]] = [
+        [(_small(photograph), _small(painting), name) for photograph, painting, name in row] for row in rows
+    ]
+    heights = [(max(cell[0].height for cell in row), max(cell[1].height for cell in row)) for row in drawn]
     line = TEXT + 2 * GAP
     width = 2 * MARGIN + columns * SIDE + (columns - 1) * MARGIN
     height = 2 * MARGIN + sum(top + GAP + bottom + line for top, bottom in heights) + (len(rows) - 1) * GAP
@@ -47,7 +49,7 @@ def draw(pairs: Sequence[tuple[Image.Image, Image.Image, str]]) -> np.ndarray:
             x = MARGIN + column * (SIDE + MARGIN)
             sheet.paste(photograph, (x + (SIDE - photograph.width) // 2, y + top - photograph.height))
             sheet.paste(painting, (x + (SIDE - painting.width) // 2, y + top + GAP))
-            middle = x + SIDE / 2, y + top + GAP + bottom + GAP
+            middle = x + SIDE / 2, y + top + GAP + painting.height + GAP
             pen.text(middle, _shortened(name, font), INK, font, anchor="ma")
         y += top + GAP + bottom + line + GAP
     return np.asarray(sheet)
