@@ -374,6 +374,18 @@ def test_a_picture_that_has_changed_is_painted_again(tmp_path: Path) -> None:
     assert close(np.asarray(Image.open(tmp_path / "out/results/a.png.png")), directly(photos / "a.png"))
 
 
+def test_a_picture_that_was_broken_is_tried_again(tmp_path: Path) -> None:
+    path, photos = saved(tmp_path / "net.safetensors", "swirls"), folder_of_photos(tmp_path / "photos")
+    overrides = f"model={path}", f"content={photos}"
+    with pytest.raises(runtime.Interrupted):
+        applying.run(job(tmp_path / "out", *overrides), StopAfter(5))
+    assert "broken.jpg,,0,0" in (tmp_path / "out/pictures.csv").read_text()
+    photo(photos / "broken.jpg")
+    record = paint(tmp_path / "out", *overrides)
+    assert record["applied"]["failed"] == 1
+    assert (tmp_path / "out/results/broken.png").is_file()
+
+
 def test_another_network_is_no_way_to_go_on(tmp_path: Path) -> None:
     path, photos = saved(tmp_path / "net.safetensors", "swirls"), folder_of_photos(tmp_path / "photos")
     overrides = f"model={path}", f"content={photos}"

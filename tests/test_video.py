@@ -157,6 +157,23 @@ def test_the_sound_is_copied(tmp_path: Path, suffix: str, codec: str) -> None:
     assert clip.notes == []
 
 
+def test_sound_ends_with_the_pictures_where_these_were_cut_short(tmp_path: Path) -> None:
+    path, target = tmp_path / "film.mp4", tmp_path / "painted.mp4"
+    film(path, 50, rate=Fraction(25), sound="aac")
+    clip = video(path, 5)
+    frames = [np.asarray(frame.picture) for frame, _ in zip(clip.read(), range(10), strict=False)]
+    parts = []
+    for begin in (0, 5):
+        part = clip.part(tmp_path)
+        for frame in frames[begin : begin + 5]:
+            part.add(frame)
+        parts.append(tmp_path / f"{begin}.mp4")
+        part.keep(parts[-1])
+    clip.join(parts, target)
+    assert len(decoded(target)[0]) == 10
+    assert 0.3 < packets(target)[-1][1] < 0.45 < 1.9 < packets(path)[-1][1]
+
+
 def test_sound_that_an_mp4_cannot_hold_is_left_out_and_told(tmp_path: Path) -> None:
     path, target = tmp_path / "film.mov", tmp_path / "painted.mp4"
     film(path, sound="pcm_mulaw")
@@ -274,6 +291,14 @@ def files_that_are_no_videos(folder: Path) -> Iterator[tuple[Path, str]]:
         container.mux(track.encode(piece))
         container.mux(track.encode())
     yield folder / "sound.mp4", "only sound"
+    with av.open(str(folder / "music.mp4"), "w") as container:
+        track = container.add_stream("aac", rate=44100, layout="mono")
+        cover = container.add_stream("png", rate=1, disposition=av.stream.Disposition.attached_pic)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "rgb24"
+        container.mux(track.encode(piece))
+        container.mux(track.encode())
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(ramp(64, 64), format="rgb24")))
+    yield folder / "music.mp4", "only sound"
     with av.open(str(folder / "nothing.mp4"), "w", options={"movflags": "empty_moov"}) as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
