@@ -154,7 +154,7 @@ def run(job: Job, stop: runtime.PoliteStop) -> Painted:
         evaluator: Evaluator | None = configuration.build(config.evaluator)
         styles = network.style_files()
         record.note(
-            model=network.facts(),
+            model={"name": str(config.model), **network.facts()},
             style_blend=network.weights,
             evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None,
             **_as_recorded(styles),
@@ -245,8 +245,12 @@ def _folder(work: Work) -> Painted:
         "failures": [{"picture": line.picture, "problem": line.problem} for line in problems_[:MOST_RECORDED]],
     }
     seconds = [line.seconds for line in painted]
-    scores = _average([_score(work, root / line.painting, folder / line.picture) for line in shown])
-    return Painted(len(painted), len(problems_), seconds, scores, facts | {"scored": len(shown) if scores else 0})
+    scores: list[Scores | None] = []
+    for line in shown if work.evaluator else ():
+        work.stop.poll()
+        scores.append(_score(work, root / line.painting, folder / line.picture))
+    scored = sum(one is not None for one in scores)
+    return Painted(len(painted), len(problems_), seconds, _average(scores), facts | {"scored": scored})
 
 
 def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[Line, dict[str, Any]]:
