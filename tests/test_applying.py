@@ -32,12 +32,15 @@ NETWORKS = [
     {"width": 4, "blocks": 2},
     {"width": 4, "blocks": 1, "kernel": 5, "upsampling": "transposed"},
     {"width": 4, "blocks": 3, "padding": "reflect_start", "output": "tanh"},
+    {"_target_": "nst.transformers.PyramidTransformer", "channels": 3, "levels": 4},
 ]
+ADAPTIVE = {"architecture": "squeezenet1_1", "weights": "random", "layer": "fire3"}
 
 
 def network(styles: int = 1, **arguments: Any) -> nn.Module:
     """Return an untrained network whose normalisations are those of one that was trained: not all alike."""
-    made = transformers.build({"_target_": RESIDUAL, "width": 4, "blocks": 1, **arguments}, styles, 0).eval()
+    smallest = {} if "_target_" in arguments else {"_target_": RESIDUAL, "width": 4, "blocks": 1}
+    made = transformers.build({**smallest, **arguments}, styles, 0).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in made.named_parameters():
@@ -151,7 +154,7 @@ def test_the_reach_covers_all_that_a_pixel_depends_on(arguments: dict[str, Any])
     painter = Painter(net, None, CPU, torch.float64)
     image = torch.rand(1, 3, 200, 208, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     found = reach(net)
-    assert found.stride == 4
+    assert found.stride == (8 if "levels" in arguments else 4)
     with torch.inference_mode():
         statistics = painter.measure(image, (200, 208))
         furthest = 0
@@ -163,7 +166,7 @@ def test_the_reach_covers_all_that_a_pixel_depends_on(arguments: dict[str, Any])
             furthest = max(
                 furthest, *(int((moved[:, axis] - place).abs().max()) for axis, place in ((0, row), (1, 100)))
             )
-    assert furthest <= found.radius <= furthest + 20  # all of it, and not much more
+    assert furthest <= found.radius <= furthest + 30  # all of it, and not much more
 
 
 def test_a_row_of_tiles_is_narrower_than_the_halo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,10 +201,19 @@ def test_tiles_are_chosen_by_the_free_memory(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_network_that_normalises_otherwise_is_not_cut_into_tiles() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.InstanceNorm2d(3))
-    painter = Painter(net, None, CPU, torch.float32, "64")
-    with pytest.raises(UserError, match="InstanceNorm2d"):
-        next(painter.tiles(torch.rand(1, 3, 100, 100), 64, []))
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.InstanceNorm2d(3), nn.Conv2d(3, 3, 1))
+
+        def forward(self, images: Tensor, blend: Tensor | None = None) -> Tensor:
+            painted: Tensor = self.layers(images)
+            return painted
+
+    for net in (Own(), transformers.build({**ADAPTIVE, "_target_": "nst.transformers.AdaptiveTransformer"}, 1, 0)):
+        painter = Painter(net, None, CPU, torch.float32, "64")
+        with torch.inference_mode(), pytest.raises(UserError, match="cannot paint in tiles"):
+            next(painter.tiles(torch.rand(1, 3, 100, 100), 64, []))
 
 
 # The model.

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +26,13 @@ from torch.nn import functional as nnf
 from nst import memory
 from nst.applying.media import SMALLEST_SIDE
 from nst.errors import UserError
-from nst.transformers.layers import Statistics, given, measured, normalisations
+from nst.transformers.layers import Statistics, given, measured
 
 SIDES = (4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 128)  # pixels of a tile that tile=auto tries
 SHARE = 0.8  # of the free memory that one pass may take
 PROBE = 4096  # pixels of a picture whose way through a network is followed; only its shapes are
-OTHER_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.AdaptiveAvgPool2d)
+WINDOWS = (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d)
+TOLERANCE = 1e-3  # of a colour in [0, 1]: whether tiles are painted as the whole is
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Reach:
 
 
 def reach(network: nn.Module) -> Reach:
-    """Follow the shapes of a picture through a network, and add up how far its convolutions see.
+    """Follow the shapes of a picture through a network, and add up how far its convolutions and poolings see.
 
     A filter of k positions, d apart, sees d (k - 1) / 2 positions to each side, each as many pixels wide as the picture
     has for one of the map. Doubling the size of maps moves what is seen by less than one position of the smallest
@@ -64,20 +66,25 @@ def reach(network: nn.Module) -> Reach:
 
     def follow(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal stride
-        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
         pixels = [math.ceil(PROBE / side) for side in (inputs[0].shape[2], inputs[0].shape[3])]
         for axis, scale in enumerate(pixels):
-            kernel, apart = int(module.kernel_size[axis]), int(module.dilation[axis])
+            kernel, apart = _along(module, "kernel_size", axis), _along(module, "dilation", axis)
             seen = apart * (kernel - 1) * scale
             widest[axis] += seen / (2 if isinstance(module, nn.Conv2d) else 1)
         stride = max(stride, *pixels, *(math.ceil(PROBE / side) for side in output.shape[2:]))
 
     for module in followed.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, WINDOWS):
             module.register_forward_hook(follow)
     with torch.no_grad():
         followed(torch.empty(1, 3, PROBE, PROBE, device="meta"))
     return Reach(math.ceil(max(widest)) + 2 * stride, stride)
+
+
+def _along(module: nn.Module, name: str, axis: int) -> int:
+    """Return a setting of a module along an axis, 1 if it has none."""
+    value: Any = getattr(module, name, 1)
+    return int(value[axis] if isinstance(value, tuple) else value)
 
 
 @dataclass
@@ -116,6 +123,7 @@ class Painter:
     tile: str = "auto"
     _needs: dict[tuple[int, int], int | None] = field(default_factory=dict)
     _reach: Reach | None = None
+    _is_cuttable: bool | None = None
 
     def paint(self, image: Tensor, between: Callable[[], None] = lambda: None) -> Painting:
         """Paint a picture.
@@ -125,8 +133,7 @@ class Painter:
             between: is called before each tile.
 
         Raises:
-            UserError: the picture is to be painted in tiles, and the network has a normalisation that cannot be given
-                its statistics.
+            UserError: the picture is to be painted in tiles, and the network is none that can be cut so.
         """
         height, width = shape = (image.shape[2], image.shape[3])
         began = time.perf_counter()
@@ -164,9 +171,14 @@ class Painter:
         """Paint a picture tile by tile: yield rows, columns, and what is painted there, on the device, not clamped.
 
         Raises:
-            UserError: the network has a normalisation that cannot be given its statistics.
+            UserError: the network is none that can be cut into tiles.
         """
-        self._refuse_other_norms()
+        self.refuse_what_is_no_sum_of_tiles()
+        yield from self._tiles(image, side, statistics, between)
+
+    def _tiles(
+        self, image: Tensor, side: int, statistics: list[Statistics], between: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[slice, slice, Tensor]]:
         reaches = self.reach
         step = max(side // reaches.stride, 1) * reaches.stride
         down, across = (_spans(full, step, reaches.halo) for full in image.shape[2:])
@@ -191,7 +203,7 @@ class Painter:
             return None
         if self.tile != "auto":
             return int(self.tile) if max(shape) > int(self.tile) else None
-        if self._fits(shape) or not normalisations(self.network):
+        if self._fits(shape):
             return None
         halo = self.reach.halo
         for side in (side for side in SIDES if side < max(shape)):
@@ -216,12 +228,27 @@ class Painter:
         need, free = self._needs[shape], memory.free_bytes(self.device)
         return need is None or free is None or need <= SHARE * free
 
-    def _refuse_other_norms(self) -> None:
-        others = [module for module in self.network.modules() if isinstance(module, OTHER_NORMS)]
-        if others:
+    def refuse_what_is_no_sum_of_tiles(self) -> None:
+        """Paint a small picture of noise whole and in tiles, to see whether a network can be cut so.
+
+        One that normalises in its own way cannot, nor one that scales its maps by what fits the whole picture.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if self._is_cuttable is None:
+            halo, stride = self.reach.halo, self.reach.stride
+            side = 2 * halo + 5 * stride + 3  # neither the picture nor its half is a multiple of anything
+            image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+            whole = self.whole(image)
+            tiles = self._tiles(image, halo + stride, self.measure(image, (side, side)))
+            furthest = max(float((painted - whole[:, :, rows, columns]).abs().max()) for rows, columns, painted in tiles)
+            coarse = 100 if self.dtype == torch.bfloat16 else 1
+            self._is_cuttable = furthest <= TOLERANCE * coarse * max(float(whole.abs().max()), 1)
+        if not self._is_cuttable:
             raise UserError(
-                f"The network normalises with {type(others[0]).__name__}, which would see each tile by itself. Use "
-                "tile=none and, if memory is short, a smaller size."
+                f"{type(self.network).__name__} cannot paint in tiles: what it paints depends on the size of the whole "
+                "picture, or it normalises in a way of its own. Use tile=none and, if memory is short, a smaller size."
             )
 
 

@@ -14,7 +14,7 @@ from nst.pixels import CAFFE_MEAN, PREPROCESSINGS, extended
 
 EPSILON = 1e-5  # added to variances, as Torch's and PyTorch's normalisations have it
 SMALLEST = 16  # pixels of a picture's side
-OUTPUTS = ("linear", "tanh", "bytes")
+OUTPUTS = ("linear", "added", "tanh", "bytes")
 GAINS = ("ones", "uniform")
 Statistics = tuple[Tensor, Tensor]
 
@@ -23,14 +23,15 @@ class Colours(nn.Module):
     """From RGB in [0, 1] to what a network computes with, and back.
 
     Images are centred as ImageNet's are (mean 0, deviation 1 for each colour). What the last convolution returns
-    becomes RGB in one of three ways:
+    becomes RGB in one of four ways:
     ``linear`` undoes the centring, so that a network begins near a mean grey.
+    ``added`` is what is added to the image, so that a network begins near the photograph itself.
     ``tanh`` is ``(150 tanh(x) + mean) / 255`` with the mean of ImageNet's bytes (Johnson 2016, the code's models.lua):
     nothing is far outside of [0, 1], but near black and white there is hardly a gradient.
     ``bytes`` is ``(x + mean) / 255`` (Ulyanov 2016, the authors' code): a network has far to go from its first grey.
 
     Args:
-        output: ``linear``, ``tanh`` or ``bytes``.
+        output: ``linear``, ``added``, ``tanh`` or ``bytes``.
     """
 
     mean: Tensor
@@ -48,10 +49,10 @@ class Colours(nn.Module):
         """Centre images ``(B, 3, H, W)``, RGB in [0, 1]."""
         return (images - self.mean) / self.deviation
 
-    def leave(self, maps: Tensor) -> Tensor:
-        """Turn the last maps ``(B, 3, H, W)`` into RGB, not clamped."""
-        if self.output == "linear":
-            return maps * self.deviation + self.mean
+    def leave(self, maps: Tensor, images: Tensor) -> Tensor:
+        """Turn the last maps ``(B, 3, H, W)`` into RGB, not clamped; ``images`` are what entered."""
+        if self.output in ("linear", "added"):
+            return torch.addcmul(self.mean if self.output == "linear" else images, maps, self.deviation)
         return ((150 * torch.tanh(maps) if self.output == "tanh" else maps) + self.caffe_mean) / 255
 
 
@@ -88,14 +89,20 @@ class ConditionalInstanceNorm(nn.Module):
             gain, bias = self.gain[:1], self.bias[:1]
         else:
             gain, bias = blend @ self.gain, blend @ self.bias
+        return self.with_rows(maps, gain, bias)
+
+    def with_rows(self, maps: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        """Normalise maps ``(B, C, H, W)`` with gains and biases ``(B or 1, C)`` of the caller's."""
         if self.given is not None:
             mean, variance = self.given
             scale = gain[:, :, None, None] * torch.rsqrt(variance + EPSILON)
             return torch.addcmul(bias[:, :, None, None], maps - mean, scale)
-        # as many groups as channels: the same thing as instance_norm, which takes several times as long on a CPU
+        # as many groups as channels: the same thing as instance_norm, which takes several times as long on a CPU. The
+        # function of torch.nn.functional refuses a map of one position, which becomes the bias
+        channels = maps.shape[1]
         if len(gain) == 1:
-            return nnf.group_norm(maps, maps.shape[1], gain[0], bias[0], EPSILON)
-        normalised = nnf.group_norm(maps, maps.shape[1], eps=EPSILON)
+            return torch.group_norm(maps, channels, gain[0], bias[0], EPSILON)
+        normalised = torch.group_norm(maps, channels, eps=EPSILON)
         return torch.addcmul(bias[:, :, None, None], normalised, gain[:, :, None, None])
 
 

@@ -34,7 +34,8 @@ class PyramidTransformer(nn.Module):
         channels: maps that each size adds.
         levels: sizes.
         styles: how many styles it paints in; each has gains and biases of its own (Dumoulin 2017).
-        output: how colours are made: ``bytes`` (as in the authors' code), ``linear`` or ``tanh``, see ``Colours``.
+        output: how colours are made: ``bytes`` (as in the authors' code), ``linear``, ``added`` to the image or
+            ``tanh``; see ``Colours``.
         gains: what normalisations multiply with at first: ``ones``, or ``uniform`` in [0, 1), as in the authors' code.
 
     Raises:
@@ -94,7 +95,7 @@ class PyramidTransformer(nn.Module):
                 parts = [self.deep_norms[level - 1](deep, blend), self.branch_norms[level - 1](maps, blend)]
                 maps = self.joined[level - 1](torch.cat(parts, 1), blend)
             deep = maps
-        painted: Tensor = self.colours.leave(self.last(deep)[:, :, :height, :width])
+        painted: Tensor = self.colours.leave(self.last(deep)[:, :, :height, :width], images)
         return painted
 
 

@@ -36,7 +36,8 @@ class ResidualTransformer(nn.Module):
         blocks: residual blocks.
         kernel: side of the filters of the first and the last convolution, odd.
         styles: how many styles it paints in; each has gains and biases of its own (Dumoulin 2017).
-        output: how colours are made: ``linear``, ``tanh`` (as in the authors' code) or ``bytes``, see ``Colours``.
+        output: how colours are made: ``linear``, ``added`` to the image, ``tanh`` (as in the authors' code) or
+            ``bytes``; see ``Colours``.
         upsampling: ``nearest`` (and a convolution) or ``transposed``, a fractionally strided convolution.
         padding: ``reflect`` every map at its border, or ``reflect_start``: only the image, by as much as the blocks'
             convolutions, which have no padding then, cut away (``8 blocks`` pixels); zeros around the others.
@@ -109,7 +110,7 @@ class ResidualTransformer(nn.Module):
             maps = block(maps, blend)
         for number, doubling in enumerate(self.up):
             maps = doubling(maps, blend, _halved(height, 1 - number), _halved(width, 1 - number))
-        painted: Tensor = self.colours.leave(self.last(maps))
+        painted: Tensor = self.colours.leave(self.last(maps), images)
         return painted
 
 

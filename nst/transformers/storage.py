@@ -16,6 +16,7 @@ from torch import nn
 from nst import config as configuration
 from nst.errors import UserError
 from nst.files import plain, write_atomic
+from nst.transformers.adaptive import AdaptiveTransformer, encoder_without_weights
 from nst.transformers.pyramid import PyramidTransformer
 from nst.transformers.residual import ResidualTransformer
 
@@ -24,17 +25,19 @@ KEY = "nst_transformer"  # of the JSON in the file's metadata
 OURS: dict[str, type[nn.Module]] = {
     "nst.transformers.ResidualTransformer": ResidualTransformer,
     "nst.transformers.PyramidTransformer": PyramidTransformer,
+    "nst.transformers.AdaptiveTransformer": AdaptiveTransformer,
 }
 HOW_TO_GET_ONE = "A network file is what task=train leaves as network.safetensors in its folder."
 
 
-def build(node: Any, styles: int, seed: int) -> nn.Module:
+def build(node: Any, styles: int, seed: int, as_if: Any = None) -> nn.Module:
     """Make an image-transformation network, its weights drawn from a seed.
 
     Args:
         node: a mapping with ``_target_`` and the arguments.
         styles: how many styles the network is to paint in; passed on as the argument ``styles``.
         seed: of the weights; torch's own random state neither matters nor changes.
+        as_if: what to keep in place of the node.
 
     Returns:
         The network, on the CPU in float32, with the node as its attribute ``node``, so that ``save`` can keep it.
@@ -46,7 +49,7 @@ def build(node: Any, styles: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: nn.Module = configuration.build(node, styles=styles)
-    network.node = plain(node)
+    network.node = plain(node if as_if is None else as_if)
     # convolutions on a CPU are some 1.5 times as fast with the channels of a pixel side by side
     return network.to(memory_format=torch.channels_last)
 
@@ -143,6 +146,8 @@ def _make(path: Path, node: dict[str, Any], styles: int, tensors: dict[str, torc
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     kind = OURS[node["_target_"]]
     try:
+        if kind is AdaptiveTransformer:  # the file holds the weights of its encoder, too, which may be nowhere else
+            return build({**node, **encoder_without_weights(**arguments)}, styles, 0, as_if=node)
         with torch.device("meta"):
             _fit(path, kind(**arguments, styles=styles), tensors)
     except TypeError as error:
