@@ -16,7 +16,7 @@ from nst.config import build, images_named, import_from_config_folders, inspecte
 from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.evaluator import Evaluator
-from nst.files import existing_file, is_folder
+from nst.files import is_folder
 from nst.losses import functional, is_guidable, is_summed
 from nst.objective import COMBINATIONS
 
@@ -63,6 +63,10 @@ def check(config: DictConfig) -> None:
             problems += _check_descent(config)
     elif config.task == "train":
         problems += _check_training(config)
+    else:
+        from nst import applying  # here, since it needs most of the package, and this module with it
+
+        problems += applying.problems(config)
     if not problems and config.task != "apply":
         problems = _try_lr_schedule(config)
     if problems:
@@ -156,10 +160,6 @@ def _check_images(config: DictConfig) -> list[str]:
                 found.append(f"{knob}={name}: {error}")
     if config.photos is not None and tasks.uses(config.task, "photos") and not is_folder(config.photos):
         found.append(f"photos={config.photos}: there is no such folder. Name one that holds photographs.")
-    if config.task == "apply" and config.model is None:
-        found.append("task=apply needs a trained network: model=FILE, the network.safetensors that task=train left.")
-    elif config.task == "apply" and existing_file(config.model) is None:
-        found.append(f"model={config.model}: there is no such file. Name the network.safetensors that task=train left.")
     return found
 
 

@@ -85,13 +85,32 @@ def load(
         UserError: the file is missing or broken, or the size it would get is absurd.
         ValueError: ``background`` is no colour.
     """
-    canvas = parse_color(background)
+    image = opened(name, background)
     path = locate(name)
-    image = _open(path, canvas)
     width, height = shape or fitted(image.width, image.height, size, fit, path)
     if (width, height) != image.size:
         image = image.resize((width, height), RESAMPLINGS[resample])
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous().float() / 255
+
+
+def opened(name: str, background: str = "white") -> Image.Image:
+    """Open an image, upright, as 8-bit sRGB, at its own size.
+
+    Args:
+        name: a path, or the name of a bundled sample.
+        background: see ``load``.
+
+    Raises:
+        UserError: the file is missing or broken.
+        ValueError: ``background`` is no colour.
+    """
+    canvas = parse_color(background)
+    return _open(locate(name), canvas)
+
+
+def flattened(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Return a picture of any of Pillow's modes upright, as 8-bit sRGB, transparency over a colour (RGB)."""
+    return _srgb(_upright(image), background)
 
 
 def load_mask(name: str, shape: tuple[int, int], natural: tuple[int, int] | None = None) -> Tensor:
@@ -157,6 +176,11 @@ def to_bytes(image: Tensor, shape: tuple[int, int] | None = None) -> np.ndarray:
     """
     pixels = image.detach().reshape(image.shape[-3:]).clamp(0, 1).mul(255).round()
     array = pixels.to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+    return stretched(array, shape)
+
+
+def stretched(array: np.ndarray, shape: tuple[int, int] | None) -> np.ndarray:
+    """Return ``(H, W, 3)`` uint8 stretched to ``shape`` (width, height); as it is if that is its own, or None."""
     if shape is None or shape == (array.shape[1], array.shape[0]):
         return array
     return np.asarray(Image.fromarray(array).resize(shape, Image.Resampling.LANCZOS))
@@ -171,7 +195,12 @@ def encode(image: Tensor, kind: str = "png", jpeg_quality: int = 95, shape: tupl
         jpeg_quality: 1 to 100.
         shape: see ``to_bytes``.
     """
-    picture = Image.fromarray(to_bytes(image, shape))
+    return encode_bytes(to_bytes(image, shape), kind, jpeg_quality)
+
+
+def encode_bytes(array: np.ndarray, kind: str = "png", jpeg_quality: int = 95) -> bytes:
+    """Encode ``(H, W, 3)`` uint8 as a PNG or JPEG file; see ``encode``."""
+    picture = Image.fromarray(array)
     buffer = io.BytesIO()
     options: dict[str, Any] = {"quality": jpeg_quality, "subsampling": 0} if kind == "jpeg" else {"compress_level": 6}
     picture.save(buffer, kind, **options)
@@ -221,7 +250,7 @@ def read(path: Path, background: tuple[int, int, int], least: int = 0) -> Image.
             image = Image.open(file)
             _draft(image, least)
             image.load()
-            return _srgb(_upright(image), background)
+            return flattened(image, background)
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} is too large to be read safely ({error}). Scale it down first.") from error
     except Image.UnidentifiedImageError as error:

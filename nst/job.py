@@ -17,7 +17,6 @@ from nst import checkpoint, experiment, joblog, launchers, memory, resume, runti
 from nst.cli import describe
 from nst.errors import UserError
 from nst.files import claim, remove_leftovers
-from nst.optimize import Outcome
 from nst.record import Job, timestamp, write_status
 
 log = logging.getLogger(__name__)
@@ -152,7 +151,7 @@ def _guarded(jobs: Sequence[Job]) -> list[Job]:
     started = timestamp()
     ended: dict[Path, bool] = {}  # did it end well?
 
-    def tell(job: Job, end: experiment.Ended) -> None:
+    def tell(job: Job, end: object) -> None:
         ended[job.folder] = not isinstance(end, Exception)
         if not isinstance(end, Exception):
             write_status(job.folder, "done", started)
@@ -189,7 +188,7 @@ def _guarded(jobs: Sequence[Job]) -> list[Job]:
 def carry_out(
     jobs: Sequence[Job],
     stop: runtime.PoliteStop,
-    tell: Callable[[Job, experiment.Ended], None] = lambda job, ended: None,
+    tell: Callable[[Job, object], None] = lambda job, ended: None,
 ) -> None:
     """Do what jobs are for: optimise pictures, train a network, or apply one.
 
@@ -208,8 +207,8 @@ def carry_out(
         tell(job, run_alone(job, stop))
 
 
-def run_alone(job: Job, stop: runtime.PoliteStop) -> Outcome:
-    """Do what a single job is for, and return how it ended.
+def run_alone(job: Job, stop: runtime.PoliteStop) -> object:
+    """Do what a single job is for, and return how it ended, which is no exception.
 
     Raises:
         UserError: a mistake the user can mend.

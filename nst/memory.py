@@ -114,6 +114,31 @@ def estimate(
     return Need(total, min(fixed + bounded, total), held)
 
 
+def forward_bytes(
+    network: nn.Module, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, *more: Tensor
+) -> int | None:
+    """Estimate the bytes that one pass of a network over a picture needs, beside the network itself.
+
+    Args:
+        network: of any device; it is not changed.
+        shape: (height, width) of the picture ``(1, 3, H, W)``, which counts as well.
+        dtype: of the network and the picture.
+        device: where the pass will be made.
+        more: what else the network is given.
+
+    Returns:
+        The bytes, or None where the network is of a kind that cannot be rehearsed.
+    """
+    try:
+        rehearsed, given = shapes_only(network), [tensor.to("meta") for tensor in more]
+        with torch.no_grad(), _Lives(device) as lives:
+            rehearsed(torch.empty(1, 3, *shape, dtype=dtype, device="meta"), *given)
+    except Exception as error:  # a network of the user's own may raise whatever it likes
+        log.debug("The memory cannot be estimated: %s", error)
+        return None
+    return int(SLACK * lives.peak)
+
+
 def state_bytes(optimizer: Any, numbers: int, dtype: torch.dtype, steps: int) -> int:
     """Return the bytes that an optimiser keeps for a picture of so many numbers.
 
@@ -144,7 +169,7 @@ def _rehearse(
     device: torch.device,
 ) -> tuple[int, int]:
     """Return the bytes of a step at its worst moment, and of the content targets that each shift adds."""
-    network = _shapes_only(backbone)
+    network = shapes_only(backbone)
     with _Lives(device) as lives:
         images = [torch.empty(1, 3, *size, dtype=dtype, device="meta") for size in (content, *styles)]
         evaluate = assemble(network, *images)
@@ -156,7 +181,7 @@ def _rehearse(
         return lives.peak, lives.now - before
 
 
-def _shapes_only(backbone: nn.Module) -> nn.Module:
+def shapes_only(backbone: nn.Module) -> nn.Module:
     """Return a copy of a network on the meta device, made without copying its weights first."""
     tensors = [*backbone.parameters(), *backbone.buffers()]
     tensors += [value for module in backbone.modules() for value in vars(module).values() if isinstance(value, Tensor)]

@@ -194,8 +194,12 @@ def determinism() -> dict[str, Any]:
 
 def image_file(name: str) -> dict[str, Any]:
     """Return an input image's name, file, size in bytes and SHA-256."""
-    path = images.locate(name)
-    return {"name": name, "file": str(path.resolve()), "bytes": path.stat().st_size, "sha256": sha256(path)}
+    return {"name": name, **file(images.locate(name))}
+
+
+def file(path: Path) -> dict[str, Any]:
+    """Return a file's path, size in bytes and SHA-256."""
+    return {"file": str(path.resolve()), "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def output_file(path: Path) -> dict[str, str]:

@@ -107,14 +107,14 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
     if not (folder / CHECKPOINT_FILE).exists() and read(folder / "status.json").get("status") != "done":
         return  # it will be begun anew, perhaps because the image was at fault and has been mended
     recorded = {
-        "content": record.get("content"),
+        "content": record.get("source") or record.get("content"),  # of a clip that was painted the content is one frame
         "style": record.get("style"),
         "style[0]": record.get("style"),
         "init.path": record.get("init"),
         **(record.get("further_images") or {}),
     }
     for knob, name in images_named(config).items():
-        about, kind = recorded.get(knob), knob.partition(".")[0]  # of a folder or a video nothing is known
+        about, kind = recorded.get(knob), knob.partition(".")[0]  # of a folder nothing is known
         if about and sha256(path := locate(name)) != about["sha256"]:
             raise UserError(
                 f"{folder} cannot be resumed: its {kind} image {path} has changed since the run began "

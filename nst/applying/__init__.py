@@ -1,17 +1,5 @@
-"""Painting with a trained network."""
+"""Painting with a trained network: a picture, a folder of them, an animation or a video."""
 
-from __future__ import annotations
+from nst.applying.apply import problems, run
 
-from nst.errors import UserError
-from nst.optimize import Outcome
-from nst.record import Job
-from nst.runtime import PoliteStop
-
-
-def run(job: Job, stop: PoliteStop) -> Outcome:
-    """Paint what ``content`` names with the network that ``model`` names.
-
-    Raises:
-        UserError: a mistake the user can mend.
-    """
-    raise UserError("task=apply cannot paint yet.")
+__all__ = ["problems", "run"]

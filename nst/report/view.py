@@ -287,6 +287,7 @@ def _columns(runs: Sequence[Run], parameters: Sequence[str]) -> list[dict[str, A
             columns.append(column(key, label, "loss", help_, better))
     cost = {
         "seconds": ("time", "s", "Wall-clock time of the whole run."),
+        "seconds_per_picture": ("time per picture", "s", "Median time in which a network paints; loading not counted."),
         "seconds_per_step": ("time per step", "s", "Time of the optimisation divided by its steps."),
         "evaluations": ("evaluations", None, "Forward and backward passes."),
         "peak_memory_mb": ("peak memory", "MB", "Most memory the process used, in 10^6 bytes; on a GPU, the GPU's."),
@@ -465,6 +466,8 @@ def _provenance(run: Run, pictures: Pictures) -> list[list[str]]:
         ("result", _with_digest(result.get("file"), result.get("sha256"))),
         *((kind, _with_digest(look(record, kind, "name"), look(record, kind, "sha256"))) for kind in INPUTS),
         ("weights", _pairs(record.get("weights"))),
+        ("network", _with_digest(look(record, "model", "file"), look(record, "model", "sha256"))),
+        ("painted", _painted(mapping(record.get("applied")))),
         ("commit", commit),
         ("about the source", record.get("git_note")),
         ("own code", _pairs(record.get("own_code"))),
@@ -475,6 +478,15 @@ def _provenance(run: Run, pictures: Pictures) -> list[list[str]]:
         ("damaged", " ".join(_damage(run, pictures)) or None),
     ]
     return [[label, str(text)] for label, text in lines if text not in (None, "")]
+
+
+def _painted(applied: Mapping[str, Any]) -> str | None:
+    """Return how many pictures or frames a network has painted."""
+    if "count" not in applied:
+        return None
+    kind, failed = applied.get("kind"), applied.get("failed")
+    what = {"picture": "picture", "folder": "pictures of a folder"}.get(str(kind), f"frames of the {kind}")
+    return f"{applied['count']} {what}" + (f", {failed} could not be read" if failed else "")
 
 
 def _resumed(times: Any) -> str | None:

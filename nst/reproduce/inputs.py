@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nst import images
+from nst import images, tasks
 from nst.errors import UserError
 from nst.files import sha256
 from nst.reproduce.runs import Run
@@ -48,20 +48,38 @@ class Places:
 def find_inputs(run: Run, config: dict[str, Any], places: Places) -> list[str]:
     """Put the path of each input image, found by its hash, into the configuration; return notes of what has moved.
 
+    With ``task=apply`` these are what is painted, and the network; a folder is taken as it is.
+
     Raises:
-        UserError: there is no file with the recorded hash.
+        UserError: there is no file with the recorded hash, or no such folder.
     """
     notes = []
     recorded = {kind: run.record.get(kind) for kind in ("content", "style", "init")}
-    for kind, about in (recorded | (run.record.get("further_images") or {})).items():
+    recorded |= run.record.get("further_images") or {}
+    if tasks.of(config) == "apply":
+        recorded = {"content": run.record.get("source") or run.record.get("content"), "model": run.record.get("model")}
+        if not recorded["content"]:
+            notes.append(_put_folder(run, config))
+    for kind, about in recorded.items():
         if not about:
             continue
         sample = samples().get(str(about["name"]))
         known = [SAMPLES / sample["file"]] if sample else []
-        path, note = find_file(f"{kind} image", about, known, run, places)
+        path, note = find_file("network" if kind == "model" else f"{kind} image", about, known, run, places)
         notes += note
         _put(config, kind, about["name"] if _stands_for(about["name"], path) else str(path.resolve()))
     return notes
+
+
+def _put_folder(run: Run, config: dict[str, Any]) -> str:
+    """Put the path of the folder that was painted into the configuration; return a note."""
+    folder = Path(str(run.record.get("cwd", ""))) / Path(str(config["content"])).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"The folder of pictures {folder} is not there any more. Put it back.")
+    config["content"] = str(folder)
+    return (
+        f"Whether the pictures in {folder} are those of then is not checked beforehand: pictures.csv has their hashes."
+    )
 
 
 def _put(config: dict[str, Any], kind: str, name: str) -> None:
@@ -82,6 +100,8 @@ def find_weights(run: Run, config: dict[str, Any], places: Places) -> list[str]:
         UserError: the weights are there, but are other ones, or the file that was given is gone.
     """
     about, backbone = run.record.get("weights"), config["backbone"]
+    if tasks.of(config) == "apply":
+        return []  # the network is one of the inputs
     if not about:
         return ["The weights of the network were not recorded, so they cannot be compared."]
     if about.get("sha256") is None:

@@ -1,0 +1,127 @@
+"""Animations that Pillow reads (GIF, WebP, PNG), painted as a GIF with their times and repetitions."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from nst import images
+from nst.applying.media import Frame
+from nst.errors import UserError
+from nst.files import write_atomic
+
+log = logging.getLogger(__name__)
+TICK = 10  # milliseconds: what a GIF counts time in
+
+
+@dataclass
+class Animation:
+    """An animation; see ``nst.applying.media.Clip``.
+
+    Pillow composes each frame from those before it (disposal); what is transparent shows the background.
+
+    Attributes:
+        loop: how often it is repeated, 0 for ever; None: it is shown once.
+        durations: of the frames that have been read, in milliseconds.
+    """
+
+    path: Path
+    background: tuple[int, int, int]
+    per_part: int = 1
+    suffix: str = ".gif"
+    part_suffix: str = ".png"
+    frames: int | None = None
+    loop: int | None = None
+    durations: list[int] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        try:
+            with Image.open(self.path) as file:
+                self.frames, self.loop = getattr(file, "n_frames", 1), file.info.get("loop")
+                width, height = file.size
+                self.facts = {"format": file.format, "frames": self.frames, "loop": self.loop}
+        except Exception as error:  # decoders raise whatever a broken file drives them to
+            raise UserError(f"{self.path} cannot be read as an animation: {error}. Is the file complete?") from error
+        self.facts |= {"width": width, "height": height}
+
+    def read(self) -> Iterator[Frame]:
+        """Read the frames in order; see ``Clip``."""
+        self.durations.clear()
+        with Image.open(self.path) as file:
+            sequence = iter(ImageSequence.Iterator(file))
+            while True:
+                number = len(self.durations)
+                try:
+                    frame = next(sequence, None)
+                    if frame is None:
+                        break
+                    picture = images.flattened(frame.copy(), self.background)
+                except Exception as error:
+                    if number == 0:
+                        raise UserError(
+                            f"{self.path} cannot be read as an animation: {error}. Is the file complete?"
+                        ) from error
+                    self.notes.append(f"{self.path} is broken after {number} frames ({error}); they are kept.")
+                    return
+                self.durations.append(round(float(frame.info.get("duration", 0))))
+                yield Frame(number, picture)
+        if self.frames is not None and number < self.frames:
+            self.notes.append(f"{self.path} ends after {number} of {self.frames} frames; they are kept.")
+
+    def part(self, folder: Path) -> Still:
+        """Begin a part; see ``Clip``."""
+        return Still()
+
+    def join(self, parts: Sequence[Path], path: Path) -> None:
+        """Write the parts as one GIF; see ``Clip``.
+
+        Pillow writes frames that are equal to the one before as a longer duration of that one.
+        """
+        pictures = _opened(parts)
+        options: dict[str, Any] = {"duration": _in_ticks(self.durations[: len(parts)])}
+        options |= {} if self.loop is None else {"loop": self.loop}
+        buffer = io.BytesIO()  # Pillow seeks back
+        next(pictures).save(buffer, "GIF", save_all=True, append_images=pictures, optimize=False, **options)
+
+        def write(file: BinaryIO) -> None:
+            file.write(buffer.getbuffer())
+
+        write_atomic(path, write)
+
+
+class Still:
+    """A part that is one frame, as a PNG of the 256 colours that the GIF will have."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def add(self, painted: np.ndarray) -> None:
+        """Set the frame; see ``Part``."""
+        buffer = io.BytesIO()
+        Image.fromarray(painted).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, "PNG")
+        self.data = buffer.getvalue()
+
+    def keep(self, path: Path) -> None:
+        """Write the frame; see ``Part``."""
+        images.save(path, self.data)
+
+
+def _opened(paths: Sequence[Path]) -> Iterator[Image.Image]:
+    for path in paths:
+        with Image.open(path) as file:
+            yield file.copy()
+
+
+def _in_ticks(durations: Sequence[int]) -> list[int]:
+    """Round durations in milliseconds to what a GIF can hold, so that no error adds up."""
+    ends = [round(sum(durations[: place + 1]) / TICK) * TICK for place in range(len(durations))]
+    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]

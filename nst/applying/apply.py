@@ -1,0 +1,520 @@
+"""The story of ``task=apply``: load the network, paint, save, score, record."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from nst import config as configuration
+from nst import images, launchers, memory, provenance, resume, runtime
+from nst.applying import media, model, sheet
+from nst.applying.ledger import FILE as LEDGER_FILE
+from nst.applying.ledger import Ledger, Line
+from nst.applying.progress import Progress
+from nst.applying.tiles import Painter, Painting
+from nst.check import check
+from nst.errors import ConfigError, UserError
+from nst.evaluator import Evaluator, Scores, recorded_styles
+from nst.files import sha256, writing
+from nst.record import Job, Record
+
+log = logging.getLogger(__name__)
+RESULTS = "results"  # where the paintings of a folder go
+PARTS = "parts"  # where those of a clip wait until they are joined
+ORIGINAL = "original"  # the frame of a clip that ``result`` shows painted
+MOST_TOLD = 5  # broken pictures that are named on the console
+MOST_RECORDED = 20  # and in run.json; pictures.csv has them all
+
+
+@dataclass
+class Painted:
+    """What a run has painted.
+
+    Attributes:
+        count: pictures or frames.
+        failed: that could not be read.
+        seconds: that the network took for each, of those painted by this process and of earlier ones still known.
+        scores: of the result, or of several averaged.
+        facts: what else the record is to hold.
+    """
+
+    count: int = 0
+    failed: int = 0
+    seconds: list[float] = field(default_factory=list)
+    scores: Scores | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Work:
+    """What painting needs, whatever is painted.
+
+    Attributes:
+        job: what is asked for.
+        record: its ``run.json``.
+        painter: the network, ready.
+        sizing: at which size.
+        evaluator: what scores, or None.
+        stop: answers signals.
+        carried: the run is carried on with.
+    """
+
+    job: Job
+    record: Record
+    painter: Painter
+    sizing: media.Sizing
+    evaluator: Evaluator | None
+    stop: runtime.PoliteStop
+    carried: bool
+
+    @property
+    def config(self) -> DictConfig:
+        """The configuration."""
+        return self.job.config
+
+    def progress(self, total: int | None, done: int, unit: str) -> Progress:
+        """Return what tells how far the painting is."""
+        return Progress(total, done, unit, alone=not launchers.in_worker())
+
+    def paint(self, picture: torch.Tensor) -> Painting:
+        """Paint ``(1, 3, H, W)``; between two tiles a signal is answered."""
+        try:
+            return self.painter.paint(picture, self.stop.poll)
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            height, width = picture.shape[2:]
+            raise UserError(
+                f"Memory ran out while {width} x {height} pixels were painted. Use tile=512 or less, or a smaller size."
+            ) from error
+
+    def encoded(self, pixels: np.ndarray, shape: tuple[int, int] | None) -> bytes:
+        """Encode a painting in the format asked for, stretched to (width, height) if it was squeezed."""
+        return images.encode_bytes(images.stretched(pixels, shape), self.config.output_format, self.config.jpeg_quality)
+
+
+def problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with a configuration whose task is ``apply``, as far as its own knobs go."""
+    found = []
+    try:
+        model.load(config)
+    except ConfigError as error:
+        found += error.problems
+    except UserError as error:
+        found.append(str(error))
+    with contextlib.suppress(UserError):  # that there is no such file is told elsewhere
+        if media.kind_of(str(config.content)) == "video":
+            found += _missing_library()
+    return found
+
+
+def _missing_library() -> list[str]:
+    from nst.applying.video import library
+
+    try:
+        library()
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def run(job: Job, stop: runtime.PoliteStop) -> Painted:
+    """Paint what ``content`` names with the network that ``model`` names.
+
+    Raises:
+        UserError: a mistake the user can mend.
+        Interrupted: a signal came; what had been painted has been kept.
+    """
+    config, began = job.config, time.perf_counter()
+    check(config)
+    carried = "machine" in (before := resume.read(job.folder / "run.json"))
+    network = model.load(config)
+    threads = config.threads or (int(before["machine"]["threads"]) if carried else 0)
+    with runtime.own_device(config.device) as device_name, runtime.threads(threads):
+        precision = "float32" if config.precision == "auto" else config.precision
+        device = runtime.prepare(device_name, precision)
+        if carried:
+            _refuse_changes(before, network, config, job.folder)
+            record = Record.carry_on(job, device, 0)
+        else:
+            _clear(job.folder)
+            record = Record.begin(job, device)
+        evaluator: Evaluator | None = configuration.build(config.evaluator)
+        styles = network.style_files()
+        record.note(
+            model={"name": str(config.model), **network.facts()},
+            style_blend=network.weights,
+            evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None,
+            **_as_recorded(styles),
+        )
+        if evaluator and (gone := [str(style["name"]) for style in styles if not style["found"]] or not styles):
+            names = ", ".join(gone) if isinstance(gone, list) else "of the style"
+            log.warning(
+                "The image %s that the network was trained with is not there any more: nothing is scored", names
+            )
+            evaluator = None
+        record.note_computation(precision=precision)
+        painter = _painter(network, device, precision, config.tile)
+        sizing = media.Sizing(config.size, config.fit, config.resample, config.background)
+        work = Work(job, record, painter, sizing, evaluator, stop, carried)
+        kind = media.kind_of(str(config.content))
+        log.info(
+            "%s in the manner of %s, with %s on %s in %s",
+            Path(str(config.content)).name,
+            network.manner(),
+            network.path.name,
+            device,
+            precision,
+        )
+        runtime.keep_freed_memory()
+        ready = time.perf_counter()
+        stop.hold()
+        try:
+            painted = {"picture": _picture, "folder": _folder}.get(kind, _clip)(work)
+        finally:
+            stop.release()
+            runtime.give_back_freed_memory()
+        _finish(work, kind, painted, {"setup": ready - began, "total": time.perf_counter() - began})
+    return painted
+
+
+def _picture(work: Work) -> Painted:
+    """Paint a picture."""
+    path = images.locate(str(work.config.content))
+    picture = images.opened(str(path), work.sizing.background)
+    painting = work.paint(work.sizing.seen(picture, path))
+    result = work.job.picture("result")
+    images.save(result, work.encoded(painting.pixels, work.sizing.kept(*picture.size, path)))
+    del picture
+    return Painted(1, 0, [painting.seconds], _score(work, result, path), _in_words(painting))
+
+
+def _folder(work: Work) -> Painted:
+    """Paint each picture of a folder, but those that an earlier attempt has painted; draw the contact sheet."""
+    folder, root = Path(str(work.config.content)).expanduser(), work.job.folder
+    found = media.pictures_in(folder, leave_out=root)
+    names = {path: path.relative_to(folder).as_posix() for path in found}
+    for leftover in (root / RESULTS).rglob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    ledger = Ledger(root)
+    if work.carried:
+        ledger.lines = {line.picture: line for line in ledger.lines.values() if _is_painted(line, folder, root)}
+    left = [path for path in found if names[path] not in ledger.lines]
+    log.info("%d pictures%s", len(found), f", {len(found) - len(left)} of them painted already" if work.carried else "")
+    bar, failed = work.progress(len(found), len(found) - len(left), "picture"), 0
+    facts: dict[str, Any] = {}
+    try:
+        for path in left:
+            work.stop.poll()
+            line, told = _of_folder(work, path, names[path], f"{RESULTS}/{found[path]}")
+            ledger.add(line)
+            facts |= told
+            if line.problem:
+                failed += 1
+                if failed <= MOST_TOLD:
+                    log.warning("Left out: %s", line.problem)
+                elif failed == MOST_TOLD + 1:
+                    log.warning("Further pictures that are left out are listed in %s", LEDGER_FILE)
+            bar.step()
+    finally:
+        bar.close()
+    ledger.in_order([names[path] for path in found])
+    painted = [line for line in ledger.lines.values() if line.painting]
+    if not painted:
+        first = next(iter(ledger.lines.values())).problem
+        raise UserError(f"None of the {len(found)} pictures in {folder} can be painted. {first}")
+    shown = [painted[place] for place in sheet.chosen(len(painted))]
+    pairs = [_pair(line, folder, root, work.sizing.background) for line in shown]
+    drawn = sheet.draw(pairs)
+    images.save(work.job.picture("result"), work.encoded(drawn, None))
+    problems_ = [line for line in ledger.lines.values() if line.problem]
+    facts |= {
+        "shown": len(shown),
+        "failures": [{"picture": line.picture, "problem": line.problem} for line in problems_[:MOST_RECORDED]],
+    }
+    seconds = [line.seconds for line in painted]
+    scores: list[Scores | None] = []
+    for line in shown if work.evaluator else ():
+        work.stop.poll()
+        scores.append(_score(work, root / line.painting, folder / line.picture))
+    scored = sum(one is not None for one in scores)
+    return Painted(len(painted), len(problems_), seconds, _average(scores), facts | {"scored": scored})
+
+
+def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[Line, dict[str, Any]]:
+    """Paint a picture of a folder; return its line, and how it was painted."""
+    target = work.job.folder / f"{painting_name}{images.SUFFIXES[work.config.output_format]}"
+    try:
+        picture = images.opened(str(path), work.sizing.background)
+        seen = work.sizing.seen(picture, path)
+        shape = work.sizing.kept(*picture.size, path)
+        digest = sha256(path)
+    except (UserError, OSError) as error:
+        return Line(name, problem=str(error)), {}
+    painting = work.paint(seen)
+    data = work.encoded(painting.pixels, shape)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    images.save(target, data)
+    width, height = shape or (painting.pixels.shape[1], painting.pixels.shape[0])
+    where = target.relative_to(work.job.folder).as_posix()
+    return Line(name, where, width, height, painting.seconds, digest), _in_words(painting) if painting.tile else {}
+
+
+def _is_painted(line: Line, folder: Path, root: Path) -> bool:
+    """Tell whether a picture has been painted, and has not changed since."""
+    picture = folder / line.picture
+    return (
+        bool(line.painting)
+        and (root / line.painting).is_file()
+        and (picture.is_file() and sha256(picture) == line.sha256)
+    )
+
+
+def _pair(line: Line, folder: Path, root: Path, background: str) -> tuple[Image.Image, Image.Image, str]:
+    """Return a photograph and its painting, small, and its name."""
+    pair = [images.opened(str(path), background) for path in (folder / line.picture, root / line.painting)]
+    for picture in pair:
+        picture.thumbnail((2 * sheet.SIDE, 2 * sheet.SIDE), reducing_gap=3)
+    return pair[0], pair[1], Path(line.picture).name
+
+
+def _clip(work: Work) -> Painted:
+    """Paint an animation or a video frame by frame, in parts, and join them."""
+    job, parts_folder = work.job, work.job.folder / PARTS
+    clip = media.open_clip(str(work.config.content), work.sizing.background)
+    with writing(parts_folder):
+        parts_folder.mkdir(exist_ok=True)
+    parts = _whole_parts(parts_folder, clip.part_suffix)
+    begin = len(parts) * clip.per_part
+    if begin:
+        log.info("%d frames are painted already", begin)
+    middle = (clip.frames or 1) // 2
+    seconds: list[float] = []
+    facts: dict[str, Any] = {}
+    bar = work.progress(clip.frames, min(begin, clip.frames or begin), "frame")
+    part, count, last = None, 0, None
+    try:
+        for frame in clip.read():
+            count, last = frame.number + 1, frame
+            if frame.number < begin:
+                continue
+            work.stop.poll()
+            pixels, painting = _frame(work, clip, frame)
+            seconds.append(painting.seconds)
+            facts |= _in_words(painting)
+            if frame.number == middle:
+                _show(work, clip, frame, pixels)
+            part = part or clip.part(parts_folder)
+            part.add(pixels)
+            if count % clip.per_part == 0:
+                parts, part = [*parts, _keep(part, parts_folder, len(parts), clip)], None
+            bar.step()
+        if part is not None:
+            parts, part = [*parts, _keep(part, parts_folder, len(parts), clip)], None
+    except runtime.Interrupted:
+        bar.close()
+        _join_what_there_is(work, clip, parts, part, parts_folder)
+        raise
+    finally:
+        bar.close()
+    assert last is not None  # else reading would have told
+    if not (
+        _result(work).is_file() and (job.folder / f"{ORIGINAL}.png").is_file()
+    ):  # the file has told too many frames
+        _show(work, clip, last, _frame(work, clip, last)[0])
+    target = job.folder / f"result{clip.suffix}"
+    clip.join(parts, target)
+    for note in dict.fromkeys(clip.notes):
+        log.warning("%s", note)
+    original = job.folder / f"{ORIGINAL}.png"
+    work.record.note(
+        source=provenance.image_file(str(work.config.content)),
+        content={"name": clip.path.name, **provenance.file(original)},
+    )
+    facts |= {**clip.facts, "frames": count, "notes": list(dict.fromkeys(clip.notes)), "clip": target.name}
+    return Painted(count, 0, seconds, _score(work, _result(work), original), facts)
+
+
+def _frame(work: Work, clip: media.Clip, frame: media.Frame) -> tuple[np.ndarray, Painting]:
+    """Return the pixels of a painted frame, with the proportions of the clip."""
+    painting = work.paint(work.sizing.seen(frame.picture, clip.path))
+    return images.stretched(painting.pixels, work.sizing.kept(*frame.picture.size, clip.path)), painting
+
+
+def _show(work: Work, clip: media.Clip, frame: media.Frame, pixels: np.ndarray) -> None:
+    """Save a painted frame as the result to be shown, beside the frame that it was painted from."""
+    images.save(work.job.folder / f"{ORIGINAL}.png", images.encode_bytes(np.asarray(frame.picture)))
+    images.save(_result(work), work.encoded(pixels, None))
+
+
+def _result(work: Work) -> Path:
+    return work.job.picture("result")
+
+
+def _keep(part: media.Part, folder: Path, number: int, clip: media.Clip) -> Path:
+    """Write a part under its number."""
+    path = folder / f"{number:06d}{clip.part_suffix}"
+    part.keep(path)
+    return path
+
+
+def _whole_parts(folder: Path, suffix: str) -> list[Path]:
+    """Return the parts from the first on, up to where one is missing."""
+    paths = (folder / f"{number:06d}{suffix}" for number in range(len(list(folder.iterdir()))))
+    return list(_while_there(paths))
+
+
+def _while_there(paths: Iterator[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.is_file():
+            return
+        yield path
+
+
+def _join_what_there_is(work: Work, clip: media.Clip, parts: list[Path], part: media.Part | None, folder: Path) -> None:
+    """Leave what has been painted of a clip as ``interrupted``; a part that is not full is painted again later."""
+    target = work.job.folder / f"interrupted{clip.suffix}"
+    extra = folder / f"interrupted{clip.part_suffix}"
+    with contextlib.suppress(UserError):  # the disk may be full, and the run is to end
+        if part is not None:
+            part.keep(extra)
+            parts = [*parts, extra]
+        if parts:
+            clip.join(parts, target)
+            log.warning("Interrupted; what has been painted is in %s", target)
+    extra.unlink(missing_ok=True)
+
+
+def _painter(network: model.Model, device: torch.device, precision: str, tile: str) -> Painter:
+    dtype = runtime.network_dtype(precision, device)
+    blend = network.blend
+    moved = network.network.to(device, dtype)
+    return Painter(moved, None if blend is None else blend.to(device, dtype), device, dtype, tile)
+
+
+def _in_words(painting: Painting) -> dict[str, Any]:
+    """Return how a picture was painted, for the record."""
+    if painting.tile is None or painting.measured_at is None:
+        return {"tile": "none"}
+    height, width = painting.measured_at
+    return {"tile": painting.tile, "statistics_at": {"width": width, "height": height}}
+
+
+def _score(work: Work, result: Path, content: Path) -> Scores | None:
+    """Score a saved painting; what cannot be scored does not fail a run that has painted."""
+    if work.evaluator is None:
+        return None
+    facts = work.record.facts
+    try:
+        styles = recorded_styles(facts)
+        return work.evaluator.scores_of_blend(result, content, styles, background=work.sizing.background)
+    except UserError as error:
+        log.warning("%s is not scored: %s", result.name, error)
+        return None
+
+
+def _average(several: list[Scores | None]) -> Scores | None:
+    """Return the mean of each score over the pictures that have it."""
+    known = [scores for scores in several if scores is not None]
+    if not known:
+        return None
+    mean: Scores = {}
+    for name in known[0]:
+        values = [value for scores in known if isinstance(value := scores[name], float)]
+        mean[name] = float(f"{statistics.fmean(values):.6g}") if values else None
+    return mean | {"evaluator": known[0]["evaluator"]}
+
+
+def _as_recorded(styles: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the style images under the keys of a record."""
+    facts = [{key: value for key, value in style.items() if key != "found"} for style in styles]
+    further = {f"style[{place}]": fact for place, fact in enumerate(facts) if place}
+    return {"style": facts[0] if facts else None, "further_images": further}
+
+
+def _refuse_changes(before: dict[str, Any], network: model.Model, config: DictConfig, folder: Path) -> None:
+    """Refuse to carry on with another network or another clip than a run was begun with.
+
+    Raises:
+        UserError: one has changed.
+    """
+    was = before.get("model") or {}
+    if was and was.get("sha256") != sha256(network.path):
+        raise UserError(
+            f"{folder} cannot be resumed: the network {network.path} has changed since the run began. Put the old file "
+            "back, or start a new run in another folder."
+        )
+    was = before.get("source") or before.get("content") or {}
+    if was and media.kind_of(str(config.content)) != "folder":
+        path = images.locate(str(config.content))
+        if was.get("sha256") != sha256(path):
+            raise UserError(
+                f"{folder} cannot be resumed: {path} has changed since the run began. Put the old file back, or start "
+                "a new run in another folder."
+            )
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier attempt left that would be taken for this one's; ``Record.begin`` removes the rest.
+
+    Raises:
+        CannotWrite: a file cannot be removed.
+    """
+    left = [
+        LEDGER_FILE,
+        f"{ORIGINAL}.png",
+        *(f"{name}{s}" for name in ("result", "interrupted") for s in (".gif", ".mp4")),
+    ]
+    with writing(folder):
+        for name in left:
+            (folder / name).unlink(missing_ok=True)
+        if (folder / PARTS).is_dir():
+            shutil.rmtree(folder / PARTS)
+
+
+def _finish(work: Work, kind: str, painted: Painted, seconds: dict[str, float]) -> None:
+    """Record what has been painted, and remove what it is not needed for any more."""
+    job, result = work.job, _result(work)
+    with Image.open(result) as picture:
+        width, height = picture.size
+    left = [result, job.folder / LEDGER_FILE, job.folder / str(painted.facts.get("clip"))]
+    median = statistics.median(painted.seconds) if painted.seconds else None
+    work.record.note(
+        applied={"kind": kind, "count": painted.count, "failed": painted.failed, **painted.facts},
+        seconds_per_picture=None if median is None else float(f"{median:.4g}"),
+        size={"width": width, "height": height},
+        scores=painted.scores,
+        outputs={path.name: sha256(path) for path in left if path.is_file()},
+        seconds={
+            **{name: round(value, 3) for name, value in seconds.items()},
+            "network": round(sum(painted.seconds), 3),
+        },
+        peak_memory_bytes=runtime.peak_memory_bytes(work.painter.device),
+        result=provenance.output_file(result),
+    )
+    shutil.rmtree(job.folder / PARTS, ignore_errors=True)
+    for suffix in (".gif", ".mp4"):
+        (job.folder / f"interrupted{suffix}").unlink(missing_ok=True)
+    what = {"picture": "picture", "folder": "pictures"}.get(kind, "frames")
+    log.info(
+        "%d %s painted%s, %s s each, in %.1f s: %s",
+        painted.count,
+        what,
+        f", {painted.failed} could not be read" if painted.failed else "",
+        "?" if median is None else f"{median:.3f}",
+        seconds["total"],
+        job.folder / RESULTS if kind == "folder" else job.folder / str(painted.facts.get("clip") or result.name),
+    )
