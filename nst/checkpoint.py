@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from nst import resume
 from nst.files import write_atomic
 from nst.resume import CHECKPOINT_FILE as FILE
 
@@ -95,6 +96,14 @@ def load(folder: Path) -> dict[str, Any] | None:
     return content
 
 
+def to_carry_on_from(folder: Path) -> dict[str, Any] | None:
+    """Return a run's checkpoint, if there is one, and a record, and the files that the trackers go on with."""
+    if "machine" not in resume.read(folder / "run.json"):
+        return None  # a checkpoint of what, if not of a record?
+    saved = load(folder)
+    return saved if saved and _can_take_back(folder, saved) else None
+
+
 def remove(folder: Path) -> None:
     """Remove a run's checkpoint, if there is one."""
     with contextlib.suppress(OSError):
@@ -111,3 +120,19 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
+    """Tell whether the files that the trackers go on with are as long as the checkpoint remembers, or longer."""
+    positions = saved["trackers"]
+    lengths = {"metrics.csv": positions["metrics"], **positions["tensorboard"]["files"]}
+    short = [name for name, size in lengths.items() if not _is_as_long(folder / name, size)]
+    if short:
+        log.warning(
+            "%s of %s is cut short or gone: the run starts again from its beginning.", " and ".join(short), folder
+        )
+    return not short
+
+
+def _is_as_long(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size >= size

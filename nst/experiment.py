@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
-from nst import checkpoint, images, joblog, launchers, memory, resume, runtime, schedule, sweep, tasks
+from nst import checkpoint, images, joblog, launchers, memory, resume, runtime, schedule, watchers
 from nst import config as configuration
 from nst.backbones import Backbone
 from nst.canvas import Canvas
 from nst.check import check
 from nst.descent import Between, Bounds, Box, Diverged, Lost, State, Step, Watch, at_size, join, split
 from nst.errors import UserError
-from nst.evaluator import Evaluator, recorded_styles
+from nst.evaluator import Evaluator
 from nst.files import CannotWrite
 from nst.inputs import Inputs, load
 from nst.optimize import Outcome, optimize
@@ -42,7 +42,7 @@ from nst.tracking.frames import Frames
 from nst.tracking.inside import Inside
 from nst.tracking.metrics import MetricsFile
 from nst.tracking.previews import Previews
-from nst.tracking.progress import ProgressLines, progress
+from nst.tracking.progress import progress
 from nst.tracking.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def run_together(
     for part in parts:
         with part.on_its_own():
             check(part.job.config)
-            part.saved = _to_carry_on_from(part.job)
+            part.saved = checkpoint.to_carry_on_from(part.job.folder)
     goers = _going(parts)
     if len({part.saved["step"] if part.saved else 0 for part in goers}) > 1:
         raise Apart("They stand at different steps.")
@@ -228,14 +228,6 @@ def recorded_threads(job: Job) -> int:
 
 def _going(parts: Sequence[Part]) -> list[Part]:
     return [part for part in parts if part.ended is None]
-
-
-def _to_carry_on_from(job: Job) -> dict[str, Any] | None:
-    """Return the checkpoint to carry on from, if there is one and the files that it goes with are there."""
-    if "machine" not in resume.read(job.folder / "run.json"):
-        return None  # a checkpoint of what, if not of a record?
-    saved = checkpoint.load(job.folder)
-    return saved if saved and _can_take_back(job.folder, saved) else None
 
 
 class _NobodyLeft(Exception):
@@ -453,7 +445,7 @@ def _finish(
     assert part.latest is not None
     assert part.trackers is not None
     result = _save(part, "result", part.latest.image)
-    scores = _scores(evaluator, result, part.record.facts) if evaluator else None
+    scores = watchers.scores(evaluator, result, part.record.facts) if evaluator else None
     if scores:
         part.trackers.tensorboard.scores(scores, outcome.last.index)
     seconds = seconds | {"total": elapsed()}
@@ -532,63 +524,21 @@ class Trackers:
     tensorboard: TensorBoard
     frames: Frames
     previews: Previews
-    inside: Inside
     progress: Tracker
+    inside: Inside
 
 
 def _trackers(part: Part, canvas: Canvas, evaluator: Evaluator | None, alone: bool) -> Trackers:
     """Make everything that watches a job, each where it stood at the checkpoint."""
-    job, inputs, config, shape = part.job, part.final, part.job.config, part.final.shape
-    positions = part.saved["trackers"] if part.saved else {}
-    begin, steps = part.saved["step"] if part.saved else 0, schedule.total_steps(config)
-    board = TensorBoard(
-        job.folder,
-        steps,
-        OmegaConf.to_yaml(config, resolve=True),
-        _hparams(job),
-        shape,
-        evaluator.name if evaluator else None,
-        positions.get("tensorboard"),
+    inputs, config, steps = part.final, part.job.config, schedule.total_steps(part.job.config)
+    common = watchers.of_any_task(
+        part.job, inputs, steps, evaluator, part.saved, lambda: canvas.decode(part.start), in_turn=alone
     )
-    if part.saved is None:
-        styles = {"style" if place == 0 else f"style_{place + 1}": style for place, style in enumerate(inputs.styles)}
-        for tag, picture in {"content": inputs.content, **styles, "start": canvas.decode(part.start)}.items():
-            board.picture(tag, picture)
+    look = build_look(config, inputs.content.device)
+    begun = part.saved is not None
     return Trackers(
-        MetricsFile(job.folder / "metrics.csv", positions.get("metrics")),
-        board,
-        Frames(job.folder / "frames", config.save_every, shape),
-        Previews(job.folder / "previews", steps, shape),
-        Inside(
-            build_look(config, inputs.content.device),
-            board.show,
-            steps,
-            inputs.content,
-            inputs.style,
-            begun=part.saved is not None,
-        ),
-        progress(steps, begin, alone=not launchers.in_worker()) if alone else ProgressLines(steps, begin),
+        **common, inside=Inside(look, common["tensorboard"].show, steps, inputs.content, inputs.style, begun=begun)
     )
-
-
-def _hparams(job: Job) -> dict[str, Any]:
-    """Return what the HParams tab compares: what a sweep varies, else everyday knobs, groups and whatever was typed.
-
-    The tab shows only five columns unasked, so that fewer are better.
-    """
-    if keys := resume.read(job.sweep / sweep.PLAN).get("swept") if job.sweep else None:
-        found = {key: job.choices.get(key, OmegaConf.select(job.config, key, default=None)) for key in sorted(keys)}
-        return {key: value for key, value in found.items() if value is not None}
-    everyday = ("content", "style", "alpha", "beta", "tv", "steps", "size", "pooling", "seed")
-    hparams = {name: job.config[name] for name in everyday}
-    used = [group for group in configuration.GROUPS if tasks.uses(job.config.task, group)]
-    hparams |= {group: job.choices[group] for group in used if group in job.choices}
-    for override in job.overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        value = OmegaConf.select(job.config, key, default=None)
-        if value is not None and key not in hparams and not OmegaConf.is_config(value):
-            hparams[key] = value
-    return hparams
 
 
 def _headline(part: Part, problem: Problem, device: torch.device) -> str:
@@ -610,29 +560,3 @@ def _save(part: Part, name: str, image: Tensor) -> Path:
     path, config = part.job.picture(name), part.job.config
     images.save(path, images.encode(image, config.output_format, config.jpeg_quality, part.inputs.shape))
     return path
-
-
-def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
-    """Tell whether the files that the trackers go on with are as long as the checkpoint remembers, or longer."""
-    positions = saved["trackers"]
-    lengths = {"metrics.csv": positions["metrics"], **positions["tensorboard"]["files"]}
-    short = [name for name, size in lengths.items() if not _is_as_long(folder / name, size)]
-    if short:
-        log.warning(
-            "%s of %s is cut short or gone: the run starts again from its beginning.", " and ".join(short), folder
-        )
-    return not short
-
-
-def _is_as_long(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size >= size
-
-
-def _scores(evaluator: Evaluator, result: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """Score a saved result; an input that has vanished meanwhile does not fail a run that is finished."""
-    content, background = Path(facts["content"]["file"]), facts["config"]["background"]
-    try:
-        return dict(evaluator.scores_of_blend(result, content, recorded_styles(facts), background=background))
-    except UserError as error:
-        log.warning("The result is not scored: %s", error)
-        return None

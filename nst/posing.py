@@ -264,10 +264,10 @@ def assemble(
     config, contents, device = configs[0], [one.content for one in inputs], inputs[0].content.device
     space = PixelSpace(config.pixel_space, backbone.preprocessing)
     engine = _engine(config, backbone, network_dtype, tile)
-    content_term = _term(configs, "content", contents[0])
+    content_term = term(configs, "content", contents[0])
     listed = configuration.styles(config)
     labels = labels_of([style.image for style in listed])
-    style_terms = [_term(configs, "style", contents[0], label) for label in labels]
+    style_terms = [term(configs, "style", contents[0], label) for label in labels]
     regions = regions_for(inputs[0], style_terms[0].loss)
     has_regions = any(region is not None for region in regions)
     canvas = inputs[0].canvas(space)  # of all jobs: one that protects anything is alone
@@ -460,7 +460,15 @@ def _identity(image: Tensor) -> Hashable:
     return digest, tuple(image.shape), image.dtype, image.device
 
 
-def _term(configs: Sequence[DictConfig], kind: str, like: Tensor, label: str = "") -> LayerTerm:
+def term(configs: Sequence[DictConfig], kind: str, like: Tensor, label: str = "") -> LayerTerm:
+    """Return the content or style term that the configurations of one or several jobs name.
+
+    Args:
+        configs: of each job; the losses are the first one's, the layers' weights each one's own.
+        kind: ``content`` or ``style``.
+        like: ``(1, 3, H, W)``, a picture of the size that is painted.
+        label: of one style of several.
+    """
     config = configs[0]
     loss, combine = configuration.build(config[f"{kind}_loss"]), config.layers.get("combine", "mean")
     if hasattr(loss, "for_picture"):

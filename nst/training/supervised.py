@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from nst import config as configuration
-from nst import engines, resume, runtime
+from nst import resume
 from nst.errors import ConfigError, UserError, unknown
 from nst.losses import TotalVariation
 from nst.losses.functional import squared_error
-from nst.objective import LayerTerm, Losses, Objective
-from nst.pixels import with_margin
+from nst.objective import Losses
 from nst.training import Context, reference
+from nst.training.features import Features
 from nst.training.pairs import Pairs, generate
 from nst.training.photos import LARGEST_CROP, SMALLEST_CROP, Photos, check_crop
 
@@ -101,7 +101,7 @@ class Supervised:
         context.note(**self.about())
         self.variation = TotalVariation(config.tv_kind, config.tv_reduction)
         self.tv = float(config.tv)
-        self.features = _Features(context, self.crop) if self.loss == "perceptual" else None
+        self.features = Features(context, self.crop) if self.loss == "perceptual" else None
 
     def item(self, index: int) -> tuple[Tensor, Tensor]:
         """Return a photograph and what is to become of it, ``(3, crop, crop)`` float32 RGB in [0, 1] each."""
@@ -125,7 +125,7 @@ class Supervised:
             "unweighted/mse": squared_error(painted, stylised),
         }
         if self.features is not None:
-            losses = self.features.compare(painted, stylised)
+            losses = self.features.compare(painted, self.features.targets(stylised, content=True, style=True))
             losses.unweighted |= {tag: value.detach() for tag, value in pixels.items()}
             return losses
         learnt = pixels[f"unweighted/{self.loss}"]
@@ -178,45 +178,3 @@ class Supervised:
         if self.source == "generate" or self.reference:
             found += reference.problems(self.painter)
         return found
-
-
-class _Features:
-    """Compares pictures by the feature maps of the frozen network, both terms against the same picture.
-
-    Args:
-        context: of the training.
-        side: pixels of the pictures' sides.
-    """
-
-    def __init__(self, context: Context, side: int) -> None:
-        config, self.backbone = context.config, context.backbone
-        dtype = runtime.network_dtype(config.precision, context.device)
-        self.engine = engines.make(config.engine, self.backbone, dtype, None, config.compile)
-        self.margin, self.seed = int(config.margin), int(config.seed)
-        self.content, self.style = (self._term(config, kind, side) for kind in ("content", "style"))
-        variation = TotalVariation(config.tv_kind, config.tv_reduction)
-        self.objective = Objective(self.content, self.style, variation, config.alpha, config.beta, config.tv)
-
-    def compare(self, painted: Tensor, stylised: Tensor) -> Losses:
-        """Return the losses of pictures ``(B, 3, H, W)`` against others."""
-        with torch.no_grad():
-            wanted = self.content.wanted() | self.style.wanted()
-            targets = self.engine.targets(self._seen(stylised), wanted)
-        readings = self.content.readings(targets) | self.style.readings(targets)
-        return self.objective(self.engine.values(self._seen(painted), readings), painted)
-
-    def begin_step(self, step: int) -> None:
-        """Tell losses that draw random numbers which step begins."""
-        for term in (self.content, self.style):
-            if hasattr(term.loss, "begin_step"):
-                term.loss.begin_step(step, self.seed)
-
-    def _seen(self, pictures: Tensor) -> Tensor:
-        return self.backbone.preprocessing(with_margin(pictures, self.margin))
-
-    def _term(self, config: Any, kind: str, side: int) -> LayerTerm:
-        loss = configuration.build(config[f"{kind}_loss"])
-        if hasattr(loss, "for_picture"):
-            loss = loss.for_picture(side, side)
-        weights = configuration.layer_weights(config, kind)
-        return LayerTerm(kind, loss, weights, config.layers.get("combine", "mean"))

@@ -1,0 +1,63 @@
+"""The frozen network's view of pictures in a training: the optimiser's own terms, for a batch of pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nst import engines, runtime
+from nst.losses import TotalVariation
+from nst.objective import Losses, Objective
+from nst.pixels import with_margin
+from nst.posing import term
+from nst.training import Context
+
+
+class Features:
+    """Compares pictures by their feature maps, with the content and style loss, layers and weights of the run.
+
+    Args:
+        context: of the training.
+        side: pixels of the pictures' sides.
+    """
+
+    def __init__(self, context: Context, side: int) -> None:
+        config, self.backbone = context.config, context.backbone
+        dtype = runtime.network_dtype(config.precision, context.device)
+        self.engine = engines.make(config.engine, self.backbone, dtype, None, config.compile)
+        self.margin, self.seed = int(config.margin), int(config.seed)
+        like = context.inputs.content.new_empty(1, 3, side, side)
+        self.content, self.style = (term([config], kind, like) for kind in ("content", "style"))
+        variation = TotalVariation(config.tv_kind, config.tv_reduction)
+        self.objective = Objective(self.content, self.style, variation, config.alpha, config.beta, config.tv)
+
+    def describe(self) -> str:
+        """Say what computes the losses, for the log and the record."""
+        return self.engine.describe([self.content.loss, self.style.loss])
+
+    @torch.no_grad()
+    def targets(self, pictures: Tensor, content: bool = False, style: bool = False) -> dict[str, Any]:
+        """Return, by tag, what the content terms, the style terms or both keep of pictures ``(B, 3, H, W)``."""
+        wanted = (self.content.wanted() if content else {}) | (self.style.wanted() if style else {})
+        return self.engine.targets(self._seen(pictures), wanted) if wanted else {}
+
+    def compare(self, painted: Tensor, targets: dict[str, Any]) -> Losses:
+        """Return the losses of pictures ``(B, 3, H, W)`` RGB, not clamped; differentiable with respect to them.
+
+        Args:
+            painted: the pictures.
+            targets: of both terms, for each picture or one for all.
+        """
+        readings = self.content.readings(targets) | self.style.readings(targets)
+        return self.objective(self.engine.values(self._seen(painted), readings), painted)
+
+    def begin_step(self, step: int) -> None:
+        """Tell losses that draw random numbers which step begins."""
+        for one in (self.content, self.style):
+            if hasattr(one.loss, "begin_step"):
+                one.loss.begin_step(step, self.seed)
+
+    def _seen(self, pictures: Tensor) -> Tensor:
+        return self.backbone.preprocessing(with_margin(pictures, self.margin))
