@@ -53,6 +53,10 @@ def launch(
     signal.signal(signal.SIGTERM, _terminate)  # like Ctrl-C, so that the workers of a launcher are ended, too
     try:
         for arguments in complete(sys.argv[1:]):
+            if "TORCHELASTIC_RUN_ID" in os.environ:  # begun by torchrun
+                from nst.training.parallel import arguments_of_helper
+
+                arguments = arguments_of_helper(arguments)
             sys.argv[1:] = _flags_first([_quoted_sentence(argument) for argument in arguments])
             main()
     except KeyboardInterrupt as stop:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def run_job(config: DictConfig) -> tuple[float, ...] | None:
         Interrupted: Ctrl-C or a termination signal; the current picture has been saved then.
     """
     job = this_job(config)
+    if "TORCHELASTIC_RUN_ID" in os.environ and _helps(job):  # begun by torchrun
+        return None
     if job.sweep is not None:
         run_in_sweep([job])
     else:
@@ -50,6 +53,23 @@ def this_job(config: DictConfig) -> Job:
     overrides = resume.without_resume(list(hydra.overrides.task))
     folder = Path(hydra.sweep.dir) if hydra.mode != RunMode.RUN else None
     return Job(config, Path(hydra.runtime.output_dir), choices, overrides, folder)
+
+
+def _helps(job: Job) -> bool:
+    """Do the part of a process that helps another to train a network; return False in that other one.
+
+    Raises:
+        UserError: there is nothing to help with.
+    """
+    from nst.training import parallel, train
+
+    if job.config.task != "train" and parallel.world() > 1:
+        raise UserError(f"torchrun is for task=train; task={job.config.task} runs in one process: python run.py ...")
+    if parallel.rank() == 0:
+        return False
+    with runtime.PoliteStop() as stop, runtime.seeded(job.config.seed):
+        train.run(job, stop)
+    return True
 
 
 def objectives(past: resume.Past | None) -> tuple[float, ...] | None:

@@ -49,7 +49,7 @@ class Lesson(Protocol):
 
     Attributes:
         batch: items of a step; step n has the items n * batch to n * batch + batch - 1.
-        workers: processes that make items ahead.
+        workers: threads that make items ahead.
         validation: names of further photographs that are shown painted.
         reference: the optimiser's own picture is wanted, to compare with.
     """
@@ -77,3 +77,6 @@ class Lesson(Protocol):
                 ``nst.transformers``.
             items: of a step, put together by ``torch.utils.data.default_collate``, on the device.
         """
+
+    def about(self) -> dict[str, Any]:
+        """Return what to record of the data, with what was found broken so far."""
