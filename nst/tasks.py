@@ -23,7 +23,7 @@ _OF_PIXELS: dict[str, Any] = {
 # Knobs that a task has no use for, with the value that says nothing.
 IDLE: dict[str, dict[str, Any]] = {
     "optimize": {"photos": None, "model": None},
-    "train": {**_OF_PIXELS, "clamp": "never", "jitter": 0, "model": None},
+    "train": {**_OF_PIXELS, "clamp": "never", "model": None, "inspect": []},
     "apply": {
         **_OF_PIXELS,
         **{"photos": None, "style_size": None, "style_fit": None, "inspect": [], "save_every": 0},
@@ -75,7 +75,7 @@ def problems(config: Mapping[Any, Any]) -> list[str]:
         if value != neutral:
             word = {None: "null"}.get(neutral, neutral) if not isinstance(neutral, list) else "[]"
             way_out = f"Leave it out, or {name}={word}."
-            if name in ("clamp", "jitter"):
-                way_out = f"It comes with an optimizer of pixels: choose optimizer=weights, or {name}={word}."
+            if name == "clamp":
+                way_out = "It comes with an optimizer of pixels: choose optimizer=weights, or clamp=never."
             found.append(f"{name}={value} does nothing with task={task}, {WHAT[task]}. {way_out}")
     return found

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nst import engines, runtime
 from nst.losses import TotalVariation
-from nst.objective import Losses, Objective
+from nst.objective import Losses, Objective, Shift
 from nst.pixels import with_margin
 from nst.posing import term
 from nst.training import Context
+
+JITTER = 2  # what is drawn, beside the seed; see nst.training.photos
 
 
 class Features:
@@ -27,7 +30,8 @@ class Features:
         config, self.backbone = context.config, context.backbone
         dtype = runtime.network_dtype(config.precision, context.device)
         self.engine = engines.make(config.engine, self.backbone, dtype, None, config.compile)
-        self.margin, self.seed = int(config.margin), int(config.seed)
+        self.margin, self.jitter, self.seed = int(config.margin), int(config.jitter), int(config.seed)
+        self.shift = (0, 0)
         like = context.inputs.content.new_empty(1, 3, side, side)
         self.content, self.style = (term([config], kind, like) for kind in ("content", "style"))
         variation = TotalVariation(config.tv_kind, config.tv_reduction)
@@ -41,7 +45,8 @@ class Features:
     def targets(self, pictures: Tensor, content: bool = False, style: bool = False) -> dict[str, Any]:
         """Return, by tag, what the content terms, the style terms or both keep of pictures ``(B, 3, H, W)``."""
         wanted = (self.content.wanted() if content else {}) | (self.style.wanted() if style else {})
-        return self.engine.targets(self._seen(pictures), wanted) if wanted else {}
+        shift = self.shift if content else (0, 0)
+        return self.engine.targets(self._seen(pictures, shift), wanted) if wanted else {}
 
     def compare(self, painted: Tensor, targets: dict[str, Any]) -> Losses:
         """Return the losses of pictures ``(B, 3, H, W)`` RGB, not clamped; differentiable with respect to them.
@@ -51,13 +56,23 @@ class Features:
             targets: of both terms, for each picture or one for all.
         """
         readings = self.content.readings(targets) | self.style.readings(targets)
-        return self.objective(self.engine.values(self._seen(painted), readings), painted)
+        return self.objective(self.engine.values(self._seen(painted, self.shift), readings), painted)
 
     def begin_step(self, step: int) -> None:
-        """Tell losses that draw random numbers which step begins."""
+        """Draw the jitter of a step, and tell losses that draw random numbers which step begins."""
+        if self.jitter:
+            down, across = np.random.default_rng((self.seed, JITTER, step)).integers(self.jitter, size=2).tolist()
+            self.shift = down, across
         for one in (self.content, self.style):
             if hasattr(one.loss, "begin_step"):
                 one.loss.begin_step(step, self.seed)
 
-    def _seen(self, pictures: Tensor) -> Tensor:
-        return self.backbone.preprocessing(with_margin(pictures, self.margin))
+    def _seen(self, pictures: Tensor, shift: Shift) -> Tensor:
+        """Return the network's input: the picture moved down and to the right, so that no place is always on its grid.
+
+        What comes in at the border is a reflection, and what leaves is lost.
+        """
+        framed = with_margin(with_margin(pictures, self.margin), self.jitter)
+        height, width = (side - 2 * self.jitter for side in framed.shape[2:])
+        top, left = (self.jitter - moved for moved in shift)
+        return self.backbone.preprocessing(framed[:, :, top : top + height, left : left + width])

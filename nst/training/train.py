@@ -385,7 +385,7 @@ def _keep_best(work: Work, best: dict[str, Tensor]) -> None:
 
 def _about(work: Work) -> dict[str, Any]:
     """Return what the network's file is to tell of the network."""
-    config = resume.settings(work.config)
+    config = {k: v for k, v in resume.settings(work.config).items() if k not in resume.HOUSEKEEPING}
     facts = [provenance.image_file(style.image) for style in configuration.styles(work.config)]
     styles = [
         {"label": Path(fact["name"]).stem, "file": Path(fact["file"]).name, "sha256": fact["sha256"]} for fact in facts
