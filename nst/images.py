@@ -228,10 +228,27 @@ def parse_color(color: str) -> tuple[int, int, int]:
 
 def _open(path: Path, background: tuple[int, int, int]) -> Image.Image:
     """Read a file as an upright 8-bit sRGB picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read(path, background)
+
+
+def read(path: Path, background: tuple[int, int, int], least: int = 0) -> Image.Image:
+    """Read a file as an upright 8-bit sRGB picture; several threads may do so at once.
+
+    Args:
+        path: the file.
+        background: what shows through transparent pixels, as bytes of red, green and blue.
+        least: pixels of the short side that are enough: a JPEG is decoded at a half, a quarter or an eighth of its size
+            where so many are left, which takes less time and memory; 0 is its full size.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")
+        with path.open("rb") as file:
             image = Image.open(file)
+            _draft(image, least)
             image.load()
             return flattened(image, background)
     except Image.DecompressionBombError as error:
@@ -243,6 +260,15 @@ def _open(path: Path, background: tuple[int, int, int]) -> Image.Image:
         ) from error
     except Exception as error:  # decoders raise whatever a broken file drives them to
         raise UserError(f"{path} cannot be read as an image: {error}. Is the file complete?") from error
+
+
+def _draft(image: Image.Image, least: int) -> None:
+    """Have a JPEG decoded at as small a part of its size as leaves so many pixels of the short side."""
+    width, height = image.size
+    for part in (8, 4, 2):
+        if least and min(width, height) // part >= least:
+            image.draft(None, (width // part, height // part))
+            return
 
 
 def _upright(image: Image.Image) -> Image.Image:
