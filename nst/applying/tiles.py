@@ -242,7 +242,9 @@ class Painter:
             image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
             whole = self.whole(image)
             tiles = self._tiles(image, halo + stride, self.measure(image, (side, side)))
-            furthest = max(float((painted - whole[:, :, rows, columns]).abs().max()) for rows, columns, painted in tiles)
+            furthest = max(
+                float((painted - whole[:, :, rows, columns]).abs().max()) for rows, columns, painted in tiles
+            )
             coarse = 100 if self.dtype == torch.bfloat16 else 1
             self._is_cuttable = furthest <= TOLERANCE * coarse * max(float(whole.abs().max()), 1)
         if not self._is_cuttable:
