@@ -7,6 +7,8 @@ import shutil
 import signal
 import sys
 import time
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from nst.applying.tiles import Painter, reach
 from nst.check import check
 from nst.errors import ConfigError, UserError
 from nst.record import Job, write_status
+from nst.report.write import write_report
 from nst.transformers.layers import given
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -661,6 +664,10 @@ def test_a_clip_that_was_painted_is_painted_again_from_the_clip(tmp_path: Path) 
     assert reproduce.main([str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again/result.gif").read_bytes() == (tmp_path / "out/result.gif").read_bytes()
     assert evaluator.run_pictures(tmp_path / "out").content == tmp_path / "out/original.png"
+    write_report([tmp_path / "out"], bundle=True)
+    with zipfile.ZipFile(tmp_path / "out/bundle.zip") as bundle:
+        files = {zlib.crc32(file.read_bytes()) for file in (path, clip)}
+        assert files <= {about.CRC for about in bundle.infolist() if about.filename.startswith("inputs/")}
     moving(clip, 6)
     assert reproduce.main([str(tmp_path / "out"), "--out", str(tmp_path / "other")]) == 1
     assert not (tmp_path / "other").exists()
