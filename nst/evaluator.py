@@ -370,6 +370,8 @@ def run_pictures(folder: Path) -> RunPictures:
     result = record.get("result")
     if not result:
         raise UserError(f"{folder} has no result: the run is not finished. Only finished runs can be scored.")
+    if not content:
+        raise UserError(f"{folder} has painted a folder of pictures. Score them one by one: RESULT CONTENT STYLE.")
 
     def find(kind: str, fact: dict[str, Any]) -> Path:
         file = Path(fact["file"])

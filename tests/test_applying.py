@@ -4,25 +4,31 @@ import csv
 import json
 import re
 import shutil
+import signal
+import sys
+import time
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from command_line import refused, run
+from command_line import refused, run, start
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from test_media import ramp
 from torch import Tensor, nn
 
-from nst import applying, config, images, memory, provenance, resume, runtime, transformers
+from nst import applying, config, evaluator, images, memory, provenance, reproduce, resume, runtime, transformers
 from nst.applying import model, sheet
 from nst.applying.ledger import Ledger, Line
 from nst.applying.tiles import Painter, reach
 from nst.check import check
 from nst.errors import ConfigError, UserError
-from nst.record import Job
+from nst.record import Job, write_status
+from nst.report.write import write_report
 from nst.transformers.layers import given
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -257,6 +263,24 @@ def test_the_style_images_are_found_where_they_are(tmp_path: Path) -> None:
     assert [one["found"] for one in made.style_files()] == [True, False]
 
 
+def test_a_network_for_any_style_takes_those_that_are_named(tmp_path: Path) -> None:
+    node = {**ADAPTIVE, "_target_": "nst.transformers.AdaptiveTransformer"}
+    transformers.save(tmp_path / "net.safetensors", transformers.build(node, 1, 0), {})
+    content = photo(tmp_path / "photo.png")
+    overrides = f"model={tmp_path / 'net.safetensors'}", f"content={content}"
+    record = paint(tmp_path / "one", *overrides, "style=mosaic")
+    assert record["style"]["sha256"] == _digest("mosaic")["sha256"]
+    net = transformers.build(node, 1, 0).eval()
+    net.take_styles([images.load(name, 512) for name in ("mosaic", "wave")])  # type: ignore[operator]
+    assert close(np.asarray(Image.open(tmp_path / "one/result.png")), directly(content, [1.0, 0.0], net))
+    paint(tmp_path / "two", *overrides, "style=[mosaic,wave]", "style_weights=[1,3]")
+    assert close(np.asarray(Image.open(tmp_path / "two/result.png")), directly(content, [0.25, 0.75], net))
+    with pytest.raises(ConfigError, match="nowhere"):
+        check(job(tmp_path / "none", *overrides, "style=nowhere").config)
+    with pytest.raises(UserError, match="another style"):
+        paint(tmp_path / "one", *overrides, "style=wave")
+
+
 # What is left in the folder.
 
 
@@ -305,8 +329,8 @@ def test_tiles_make_the_same_picture(tmp_path: Path) -> None:
 def test_scores_are_those_of_the_evaluator(tmp_path: Path) -> None:
     path, content = saved(tmp_path / "net.safetensors", "swirls"), photo(tmp_path / "photo.png", 64, 64)
     record = paint(tmp_path / "out", f"model={path}", f"content={content}", "evaluator=squeezenet", "evaluator.size=64")
-    evaluator = config.build(job(tmp_path / "x", "evaluator=squeezenet", "evaluator.size=64").config.evaluator)
-    assert record["scores"] == evaluator.scores(tmp_path / "out/result.png", content, "swirls")
+    judge = config.build(job(tmp_path / "x", "evaluator=squeezenet", "evaluator.size=64").config.evaluator)
+    assert record["scores"] == judge.scores(tmp_path / "out/result.png", content, "swirls")
     styles = [{"label": "mine", "file": "mine.png", "sha256": "0" * 64}]
     transformers.save(path, network(), {"styles": styles})
     record = paint(tmp_path / "gone", f"model={path}", f"content={content}", "evaluator=squeezenet")
@@ -612,6 +636,51 @@ def test_a_folder_from_the_command_line_goes_on_after_a_kill(tmp_path: Path) -> 
     assert "6 pictures, 3 of them painted already" in again.stderr
     assert (out / "result.png").read_bytes() == first
     assert (out / "results/sub/c.png").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_leaves_a_run_that_can_be_carried_on_with(tmp_path: Path) -> None:
+    saved(tmp_path / "network.safetensors", "swirls")
+    frames = [Image.fromarray(np.roll(ramp(200, 200), place, 1)) for place in range(150)]
+    frames[0].save(tmp_path / "long.gif", save_all=True, append_images=frames[1:], duration=40)
+    words = ("task=apply", "model=network.safetensors", "content=long.gif", "hydra.run.dir=out", "evaluator=none")
+    process, parts = start(*words, cwd=tmp_path), tmp_path / "out/parts"
+    deadline = time.monotonic() + 120
+    while not (parts / "000002.png").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    assert resume.read(tmp_path / "out/status.json")["status"] == "interrupted"
+    with Image.open(tmp_path / "out/interrupted.gif") as file:
+        assert 3 <= file.n_frames == len(list(parts.iterdir())) < 150  # type: ignore[attr-defined]
+
+
+def test_a_clip_that_was_painted_is_painted_again_from_the_clip(tmp_path: Path) -> None:
+    path, clip = saved(tmp_path / "net.safetensors", "swirls"), moving(tmp_path / "moving.gif")
+    paint(tmp_path / "out", f"model={path}", f"content={clip}")
+    write_status(tmp_path / "out", "done")
+    assert reproduce.main([str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again/result.gif").read_bytes() == (tmp_path / "out/result.gif").read_bytes()
+    assert evaluator.run_pictures(tmp_path / "out").content == tmp_path / "out/original.png"
+    write_report([tmp_path / "out"], bundle=True)
+    with zipfile.ZipFile(tmp_path / "out/bundle.zip") as bundle:
+        files = {zlib.crc32(file.read_bytes()) for file in (path, clip)}
+        assert files <= {about.CRC for about in bundle.infolist() if about.filename.startswith("inputs/")}
+    moving(clip, 6)
+    assert reproduce.main([str(tmp_path / "out"), "--out", str(tmp_path / "other")]) == 1
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_record_of_a_folder_is_repeated_and_not_scored_as_one_picture(tmp_path: Path) -> None:
+    path, photos = saved(tmp_path / "net.safetensors", "swirls"), folder_of_photos(tmp_path / "photos")
+    paint(tmp_path / "out", f"model={path}", f"content={photos}")
+    write_status(tmp_path / "out", "done")
+    assert reproduce.main([str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again/results/sub/c.png").is_file()
+    with pytest.raises(UserError, match="a folder of pictures"):
+        evaluator.run_pictures(tmp_path / "out")
 
 
 def test_a_mistake_on_the_command_line_is_one_message(tmp_path: Path) -> None:

@@ -457,6 +457,12 @@ def _refuse_changes(before: dict[str, Any], network: model.Model, config: DictCo
             f"{folder} cannot be resumed: the network {network.path} has changed since the run began. Put the old file "
             "back, or start a new run in another folder."
         )
+    styles = [style.get("sha256") for style in network.about.get("styles") or []]
+    recorded = [before.get("style"), *(before.get("further_images") or {}).values()] if before.get("style") else []
+    if was and [style.get("sha256") for style in recorded] != styles:
+        raise UserError(
+            f"{folder} cannot be resumed: it was begun with another style. Name that one, or start a new run elsewhere."
+        )
     was = before.get("source") or before.get("content") or {}
     if was and media.kind_of(str(config.content)) != "folder":
         path = images.locate(str(config.content))

@@ -12,12 +12,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from nst import provenance, resume, transformers
+from nst import images, provenance, resume, transformers
 from nst.errors import ConfigError, UserError
 from nst.files import existing_file, sha256
 from nst.samples import FOLDER, samples
 
 FILE = "network.safetensors"  # what task=train leaves in a run's folder
+LARGEST_STYLE = 512  # pixels of its long side at which a style that is not trained for is looked at
 HOW_TO_TRAIN = "Train one: python run.py task=train style=painting.jpg; it leaves network.safetensors in its folder."
 
 
@@ -92,7 +93,7 @@ def find(name: str) -> Path:
 
 
 def load(config: DictConfig) -> Model:
-    """Load the network that ``model`` names.
+    """Load the network that ``model`` names; one that paints in any style is given those that ``style`` names.
 
     Raises:
         UserError: there is none, its file is broken, or the weights of its styles make no sense.
@@ -102,8 +103,32 @@ def load(config: DictConfig) -> Model:
     path = find(str(config.model))
     own = OmegaConf.is_dict(config.transformer) and config.transformer.get("_target_") not in transformers.storage.OURS
     network, about = transformers.load(path, config.transformer if own else None)
+    if hasattr(network, "take_styles"):
+        about = about | {"styles": _take_styles(network, config)}
     styles: Any = network.styles
     return Model(path, network, about, blend_weights(config.style_weights, styles, path))
+
+
+def _take_styles(network: nn.Module, config: DictConfig) -> list[dict[str, Any]]:
+    """Give a network that paints in any style those that ``style`` names; return what a record says of them.
+
+    Raises:
+        UserError: an image cannot be had.
+    """
+    names = list(config.style) if OmegaConf.is_list(config.style) else [config.style]
+    paths = [images.locate(str(name)) for name in names]
+    take: Any = network.take_styles
+    take([_style_image(path, config) for path in paths])
+    return [
+        {"label": Path(str(name)).stem, "file": str(path), "sha256": sha256(path)}
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def _style_image(path: Path, config: DictConfig) -> Tensor:
+    """Load a style image, at its own size or, where that is larger, with ``LARGEST_STYLE`` pixels on its long side."""
+    longest = max(images.opened(str(path)).size)
+    return images.load(str(path), min(longest, LARGEST_STYLE), "long", config.resample, config.background)
 
 
 def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:

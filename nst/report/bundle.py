@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import yaml
 
+from nst.files import sha256
 from nst.report.runs import Collection, Run
 from nst.report.view import find_inputs
 
@@ -17,8 +18,9 @@ WHEN = (1980, 1, 1, 0, 0, 0)  # the first moment a zip file knows; every file ge
 RUN_FILES = ("run.json", "status.json", "metrics.csv")
 DIFFS = "uncommitted*.diff"
 HYDRA_FILES = (".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml")
-PACKED = {".png", ".jpg", ".jpeg", ".webp"}  # are compressed already
+PACKED = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4"}  # are compressed already
 OWN_CODE = {".py", ".yaml"}
+LARGEST_INPUT = 200_000_000  # bytes of a network, or of a clip that was painted
 MOST_OWN_CODE = 5_000_000  # bytes of one --config-dir folder; a larger one holds more than options
 README = """\
 {title}
@@ -37,7 +39,7 @@ What is in here:
     status.json         how it ended
     metrics.csv         every loss at every logged step
     uncommitted.diff    changes of the code that were not committed, if there were any
-  inputs/             the input images, named by their SHA-256
+  inputs/             the input images (and networks that were applied), named by their SHA-256
   config_folders/     losses and other options of one's own, if there were any
 
 How to reproduce it:
@@ -76,7 +78,7 @@ def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], 
         content["sweep.json"] = collection.sweep_folder / "sweep.json"
     for run in collection.runs:
         content |= {f"{run.name}/{name}": found for name, found in _run_files(run)}
-    content |= _inputs(collection, notes)
+    content |= _inputs(collection, notes) | _painted_with(collection.runs, notes)
     content |= _own_code(collection.runs, notes)
     with zipfile.ZipFile(file, "w") as archive:
         for name in sorted(content):
@@ -123,6 +125,30 @@ def _inputs(collection: Collection, notes: list[str]) -> dict[str, bytes | Path]
             notes.append(f"The {image.kind} image {image.name} {why}.")
         else:
             found[f"inputs/{image.digest}{path.suffix.lower()}"] = path
+    return found
+
+
+def _painted_with(runs: Iterable[Run], notes: list[str]) -> dict[str, bytes | Path]:
+    """Return the networks that runs painted with and the clips that they painted, named by their SHA-256."""
+    found: dict[str, bytes | Path] = {}
+    told: list[str] = []
+    for run in runs:
+        for key, what in (("model", "network"), ("source", "clip")):
+            name, digest = run.fact(key, "file"), run.fact(key, "sha256")
+            if not (isinstance(name, str) and isinstance(digest, str)):
+                continue
+            path = Path(name)
+            try:
+                is_there = path.is_file() and sha256(path) == digest
+            except (OSError, ValueError):
+                is_there = False
+            if not is_there:
+                told.append(f"The {what} {name} is not there any more, or has changed.")
+            elif path.stat().st_size > LARGEST_INPUT:
+                told.append(f"The {what} {name} has more than {LARGEST_INPUT:,} bytes, and is left out.")
+            else:
+                found[f"inputs/{digest}{path.suffix.lower()}"] = path
+    notes += dict.fromkeys(told)
     return found
 
 
