@@ -31,6 +31,7 @@ MOST_POINTS_IN_ALL = 60_000  # steps of all runs together, so that thousands of 
 NOT_AGAIN = re.compile(r"\+{0,2}(hydra\.(run|sweep)\.dir|resume)=")
 NOT_THE_RUN = re.compile(r"\+{0,2}(resume|report|title|question)=")  # typed, but about the sweep as a whole
 INPUTS = ("content", "style", "init")
+OF_NETWORKS = ("training_seconds", "seconds_per_picture", "break_even")  # columns that want a network to compare with
 SCORES = {
     "content_distance": (
         "content distance",
@@ -287,13 +288,24 @@ def _columns(runs: Sequence[Run], parameters: Sequence[str]) -> list[dict[str, A
             columns.append(column(key, label, "loss", help_, better))
     cost = {
         "seconds": ("time", "s", "Wall-clock time of the whole run."),
-        "seconds_per_picture": ("time per picture", "s", "Median time in which a network paints; loading not counted."),
+        "training_seconds": ("training", "s", "Time of training a network, and of painting what it learnt from."),
+        "seconds_per_picture": (
+            "time per picture",
+            "s",
+            "Time of the optimisation; of a network the median in which it paints, loading not counted.",
+        ),
+        "break_even": (
+            "break-even",
+            "pictures",
+            "From how many pictures on training the network, and painting with it, is quicker than optimising each.",
+        ),
         "seconds_per_step": ("time per step", "s", "Time of the optimisation divided by its steps."),
         "evaluations": ("evaluations", None, "Forward and backward passes."),
         "peak_memory_mb": ("peak memory", "MB", "Most memory the process used, in 10^6 bytes; on a GPU, the GPU's."),
     }
     for key, (label, unit, help_) in cost.items():
-        if any(_cost(run, key) is not None for run in runs):
+        is_needed = key not in OF_NETWORKS or any(number(run.fact("seconds_per_picture")) for run in runs)
+        if is_needed and any(_cost(run, key) is not None for run in runs):
             columns.append(column(key, label, "cost", help_, "lower", unit=unit))
     return columns
 
@@ -324,6 +336,8 @@ def _value(run: Run, column: dict[str, Any], shown: dict[str, dict[str, str]], m
 def _cost(run: Run, key: str) -> float | None:
     if key == "seconds":
         return number(run.fact("seconds", "total"))
+    if key == "seconds_per_picture" and (run.fact("config", "task") or "optimize") == "optimize":
+        return number(run.fact("seconds", "optimisation"))
     if key == "seconds_per_step":
         seconds, steps = number(run.fact("seconds", "optimisation")), number(run.fact("steps"))
         return round(seconds / steps, 9) if seconds is not None and steps else None

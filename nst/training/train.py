@@ -354,7 +354,10 @@ def _finish(
     if scores:
         trackers["tensorboard"].scores(scores, outcome.last.index)
     final = Numbers(outcome.last.losses).of_images[0]
-    record.note(**work.lesson.about(), scores=scores, seconds_per_picture=per_picture)
+    about = work.lesson.about()
+    training = seconds["optimisation"] + float((about.get("pairs") or {}).get("seconds", 0))
+    record.note(**about, scores=scores, seconds_per_picture=per_picture, training_seconds=round(training, 3))
+    record.note(break_even=break_even(training, per_picture, (record.facts.get("reference") or {}).get("seconds")))
     record.note_result(outcome, final, seconds | {"total": elapsed()}, runtime.peak_memory_bytes(work.device))
     made = provenance.output_file(network)
     record.note(network=made, outputs=record.facts["outputs"] | {made["file"]: made["sha256"]})
@@ -373,6 +376,19 @@ def seconds_per_picture(work: Work) -> float:
         work.paint(work.inputs.content)
         times.append(time.perf_counter() - started)
     return float(f"{statistics.median(times[1:]):.4g}")
+
+
+def break_even(training: float, per_picture: float, optimised: float | None) -> int | None:
+    """Return from how many pictures on training a network, and painting with it, takes less time than optimising each.
+
+    Args:
+        training: seconds.
+        per_picture: seconds in which the network paints one.
+        optimised: seconds in which the optimiser does, if that is known.
+    """
+    if optimised is None or optimised <= per_picture:
+        return None
+    return math.ceil(training / (optimised - per_picture))
 
 
 def _keep_best(work: Work, best: dict[str, Tensor]) -> None:
