@@ -24,7 +24,11 @@ from nst.check import check
 CONF = ROOT / "conf"
 STUDIES = sorted(path.stem for path in (CONF / "study").glob("*.yaml"))
 SMALL = ("size=32", "steps=1", "evaluator=none")
-WITHOUT_DOWNLOADS = {"networks": ["backbone.weights=random"]}
+# Beside SMALL: what would be downloaded, or be long at any size.
+SMALLER = {
+    "networks": ["backbone.weights=random"],
+    "three_approaches": ["training.painter.steps=1", "training.crop=32", "training.batch=1"],
+}
 DEFAULT_STEPS = 300
 
 
@@ -170,7 +174,7 @@ def grids(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [
             f"study={study}",
             *SMALL,
-            *WITHOUT_DOWNLOADS.get(study, []),
+            *SMALLER.get(study, []),
             f"hydra.sweep.dir={folder / study}",
         ]
         for study in STUDIES

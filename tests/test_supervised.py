@@ -270,9 +270,12 @@ def test_what_is_painted_is_not_painted_again_and_the_rest_gets_the_same_bytes(
     assert seconds > 0
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
     (tmp_path / "killed" / "pairs" / "stylised" / "00001.png").unlink()  # while its batch of two was being saved
+    half = tmp_path / "killed" / "pairs" / "stylised" / ".00001.png.123.tmp"
+    half.write_bytes(b"half")
     lesson(config).prepare(context(config, tmp_path / "killed"))
     assert names == ["00000.png", "00001.png"]
     assert stylised_bytes(tmp_path / "killed") == expected
+    assert not half.exists()
     assert facts(tmp_path / "killed")["pairs"]["seconds"] > seconds
     (tmp_path / "killed" / "pairs" / "originals" / "00002.png").unlink()
     lesson(config).prepare(context(config, tmp_path / "killed"))
@@ -376,7 +379,7 @@ def batch(seed: int = 0) -> list[Tensor]:
 
 @pytest.mark.parametrize("loss", ["l1", "mse"])
 def test_losses_of_pixels_are_means_over_each_picture(tmp_path: Path, loss: str) -> None:
-    made, _ = prepared(tmp_path, f"training.loss={loss}", "tv=0.5", "tv_kind=squared", "tv_reduction=mean")
+    made, _ = prepared(tmp_path, f"training.loss={loss}", "training.tv=0.5", "tv_kind=squared", "tv_reduction=mean")
     items = batch()
     losses = made.losses(Painter(), items)
     photos, stylised = (half.double().numpy() for half in items)
@@ -398,7 +401,7 @@ def test_losses_of_pixels_are_means_over_each_picture(tmp_path: Path, loss: str)
 
 @pytest.mark.parametrize("loss", ["l1", "mse", "perceptual"])
 def test_the_gradient_reaches_the_network(tmp_path: Path, loss: str) -> None:
-    made, _ = prepared(tmp_path, f"training.loss={loss}", "tv=0.1", "precision=float64")
+    made, _ = prepared(tmp_path, f"training.loss={loss}", "training.tv=0.1", "precision=float64")
     items = [half.double() for half in batch()]
 
     def total(gain: Tensor) -> Tensor:

@@ -160,7 +160,8 @@ class TensorBoard:
         self.previous = step.index, step.seconds
         if step.last:
             for tag, final in FINAL.items():
-                self.writer.add_scalar(final, snapshot.values[tag], step.index)
+                if tag in snapshot.values:  # pairs are learnt from without any
+                    self.writer.add_scalar(final, snapshot.values[tag], step.index)
             self.writer.add_scalar("final/seconds", step.seconds, step.index)
 
     def _write_hparams(self, hparams: dict[str, Any]) -> None:

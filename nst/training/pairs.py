@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from nst import images, posing, resume
 from nst.errors import UserError
-from nst.files import write_json, writing
+from nst.files import remove_leftovers, write_json, writing
 from nst.training import Context, reference
 from nst.training.photos import (
     CACHE_BYTES,
@@ -220,6 +220,7 @@ def generate(context: Context, photos: Photos, count: int) -> tuple[Path, Path, 
             originals.mkdir(parents=True, exist_ok=True)
             stylised.mkdir(exist_ok=True)
         write_json(about, {"identity": identity, "seconds": 0.0})
+    remove_leftovers(folder)
     seconds = float(resume.read(about).get("seconds", 0))
     size = reference.at_once(context.config)
     todo = missing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,8 +40,9 @@ class Supervised:
         loss: of what the network paints against what it should have painted, RGB in [0, 1]: ``l1``, the mean absolute
             difference; ``mse``, the mean squared difference; or ``perceptual``: alpha times the content loss of their
             feature maps at the content layers, and beta times the style loss at the style layers (Johnson, Alahi &
-            Fei-Fei 2016, section 3.2, with one picture as both targets). To each ``tv`` times the total variation is
-            added.
+            Fei-Fei 2016, section 3.2, with one picture as both targets). To that ``tv`` of the run times the
+            total variation is added.
+        tv: weight of the total variation beside ``l1`` or ``mse``.
         pairs: ``generate``: the optimiser paints them; ``folders``: files of the same name; None: what ``stylised``
             says.
         stylised: folder of what the files in ``photos`` are to become.
@@ -62,6 +64,7 @@ class Supervised:
         validation: Sequence[str] = (),
         reference: bool = False,
         loss: str = "l1",
+        tv: float = 0.0,
         pairs: str | None = None,
         stylised: str | None = None,
         count: int = 16,
@@ -73,7 +76,7 @@ class Supervised:
         self.validation, self.reference = list(validation), reference
         self.loss, self.stylised, self.count, self.side, self.scale = loss, stylised, count, side, scale
         self.source = pairs or ("generate" if stylised is None else "folders")
-        self.painter = painter
+        self.painter, self.tv = painter, tv
         if wrong := self._problems():
             raise ConfigError(wrong)
 
@@ -100,7 +103,6 @@ class Supervised:
         self.facts = {"made": self.source, **facts}
         context.note(**self.about())
         self.variation = TotalVariation(config.tv_kind, config.tv_reduction)
-        self.tv = float(config.tv)
         self.features = Features(context, self.crop) if self.loss == "perceptual" else None
 
     def item(self, index: int) -> tuple[Tensor, Tensor]:
@@ -168,6 +170,8 @@ class Supervised:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 found.append(f"training.{name}={getattr(self, name)} is out of range: it must be from {low} to {high}.")
+        if not (math.isfinite(self.tv) and self.tv >= 0):
+            found.append(f"training.tv={self.tv} is out of range: it must be 0 or more.")
         if not 0 < self.scale <= 1:
             found.append(f"training.scale={self.scale} is out of range: it must be above 0, and 1 at most.")
         if self.source == "generate" and self.crop > self.side:
