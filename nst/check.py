@@ -11,7 +11,7 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nst import backbones, color, descent, engines, evaluator, images, pixels, runtime, schedule, tasks
+from nst import backbones, color, descent, engines, evaluator, images, pixels, runtime, schedule, tasks, transformers
 from nst.config import build, images_named, import_from_config_folders, inspected_layers, layer_weights, styles
 from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
@@ -188,8 +188,14 @@ def _check_component(group: str, node: Any, tiled: bool = False) -> list[str]:
             _try_start(node)
         elif group == "optimizer":
             _try_optimizer(node)
+        elif group == "training":
+            build(node)
+        elif group == "transformer":
+            _try_transformer(node, target)
         elif target is Evaluator:
             return evaluator.problems(**arguments)
+    except ConfigError as error:
+        return error.problems
     except UserError as error:
         return [f"{group}: {error}"]
     except Exception as error:
@@ -253,6 +259,13 @@ def _try_start(node: Any) -> None:
     if node.get("path") is None:
         tiny = torch.zeros(1, 3, 2, 2)
         build(node)(content=tiny, style=tiny, space=pixels.PixelSpace("unit", pixels.PREPROCESSINGS["none"]), seed=0)
+
+
+def _try_transformer(node: Any, target: Any) -> None:
+    """Make a network of ours without numbers; one with an encoder would load that."""
+    if target in (transformers.ResidualTransformer, transformers.PyramidTransformer):
+        with torch.device("meta"):
+            build(node, styles=1)
 
 
 def _try_optimizer(node: Any) -> None:
