@@ -23,7 +23,7 @@ _OF_PIXELS: dict[str, Any] = {
 # Knobs that a task has no use for, with the value that says nothing.
 IDLE: dict[str, dict[str, Any]] = {
     "optimize": {"photos": None, "model": None},
-    "train": {**_OF_PIXELS, "clamp": "never", "model": None, "inspect": []},
+    "train": {**_OF_PIXELS, "clamp": "never", "model": None, "inspect": [], "pixel_space": "unit"},
     "apply": {
         **_OF_PIXELS,
         **{"photos": None, "style_size": None, "style_fit": None, "inspect": [], "save_every": 0},

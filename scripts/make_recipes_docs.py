@@ -70,7 +70,17 @@ USUAL = {  # settings of optimisers that are not worth a word
     "tolerance_change": 0.0,
     "tolerance_grad": 0.0,
 }
-OURS = ("reconstruct_content", "texture")  # experiments that are nobody's published recipe
+# experiments that are nobody's published recipe
+OURS = ("reconstruct_content", "texture", "approach_optimisation", "approach_fast", "approach_supervised")
+TRAINED = """
+## Networks that are trained
+
+With `task=train`, see [three approaches](approaches.md). F is of what the network paints, P of the photograph.
+"""
+TRAINED_COLUMNS = (
+    *("preset", "network", "photographs", "content term", "style term", "alpha, beta, tv", "optimiser and steps"),
+    *("looked at by", "source", "command"),
+)
 FIVE = "relu1_1, relu2_1, relu3_1, relu4_1, relu5_1"
 
 
@@ -82,18 +92,57 @@ def main() -> None:
 def page() -> str:
     """Return the whole file."""
     names = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - set(OURS))
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(row(name) for name in names)]
-    return INTRODUCTION + "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    presets = {name: composed(name) for name in names}
+    optimised = [row(name, preset) for name, preset in presets.items() if preset.task == "optimize"]
+    trained = [trained_row(name, preset) for name, preset in presets.items() if preset.task == "train"]
+    return INTRODUCTION + "\n" + table(COLUMNS, optimised) + TRAINED + "\n" + table(TRAINED_COLUMNS, trained)
 
 
-def row(name: str) -> tuple[str, ...]:
-    """Return the cells of a preset."""
+def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table."""
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ("---",) * len(columns), *rows))
+
+
+def composed(name: str) -> DictConfig:
+    """Return the configuration of a preset."""
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        preset = compose("config", [f"experiment={name}"])
+        return compose("config", [f"experiment={name}"])
+
+
+def told(name: str) -> tuple[str, str, str]:
+    """Return what the file of a preset says: title, source, command."""
     notes = comments((CONF / "experiment" / f"{name}.yaml").read_text())
     title, _, rest = notes.partition(" python run.py ")
     command = f"python run.py {rest.partition(' Expect')[0]}".partition("  ")[0]
+    return title, escaped(notes.partition("Source: ")[2].partition(". ")[0]), command
+
+
+def trained_row(name: str, preset: DictConfig) -> tuple[str, ...]:
+    """Return the cells of a preset that trains a network."""
+    title, source, command = told(name)
+    training, backbone = preset.training, preset.backbone
+    fits = {"crop": "scaled and cropped", "natural": "cropped at their own size", "squeeze": "squeezed"}
+    rates = preset.lr_schedule.get("_target_", "").rpartition(".")[2] == "StepLR"
+    decay = f"; times {preset.lr_schedule.gamma} every {preset.lr_schedule.step_size} steps" if rates else ""
+    node = preset.optimizer
+    return (
+        f"[`{name}`](../conf/experiment/{name}.yaml) {title}",
+        f"`transformer={name}`",
+        f"{training.batch} a step, {fits[training.fit]}: {training.crop}",
+        term(preset, "content"),
+        term(preset, "style"),
+        weights(preset),
+        f"{str(node['_target_']).rpartition('.')[2]} lr {number(node.lr)}; {preset.steps} steps{decay}",
+        f"{backbone.architecture}, {backbone.weights} weights; {preset.pooling}",
+        source,
+        f"`{command}`",
+    )
+
+
+def row(name: str, preset: DictConfig) -> tuple[str, ...]:
+    """Return the cells of a preset that optimises pixels."""
+    title, source, command = told(name)
     return (
         f"[`{name}`](../conf/experiment/{name}.yaml) {title}",
         picture(name),
@@ -104,7 +153,7 @@ def row(name: str) -> tuple[str, ...]:
         start(preset.init),
         network(preset),
         size(preset),
-        escaped(notes.partition("Source: ")[2].partition(". ")[0]),
+        source,
         f"`{command}`",
     )
 

@@ -301,3 +301,33 @@ def test_other_photographs_are_refused_where_a_run_is_carried_on(tmp_path: Path)
     (folder / "00.png").write_bytes(b"of another size")
     with pytest.raises(UserError, match="names or sizes"):
         Photos(str(folder), 16, 0).refuse_changes(recorded)
+
+
+# ---- other ways to the size of a crop
+
+
+def test_squeezed_it_is_the_whole_photograph_whatever_its_shape(tmp_path: Path) -> None:
+    picture = ramp(200, 100)
+    photos = photos_of(tmp_path / "one", picture, crop=16, fit="squeeze", flip=False)
+    wanted = np.asarray(picture.resize((16, 16), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+    for index in range(3):
+        assert np.array_equal((photos.item(index) * 255).round().numpy(), wanted)
+
+
+def test_at_its_own_size_no_pixel_is_changed_and_what_is_smaller_is_enlarged(tmp_path: Path) -> None:
+    photos = photos_of(tmp_path / "one", ramp(200, 100), crop=16, fit="natural", flip=False)
+    corners = set()
+    for index in range(40):
+        item = (photos.item(index) * 255).round().numpy().astype(int)
+        left, top = item[0, 0, 0], item[1, 0, 0]
+        assert np.array_equal(item[0], np.tile(np.arange(left, left + 16), (16, 1)))
+        assert np.array_equal(item[1], np.tile(np.arange(top, top + 16)[:, None], (1, 16)))
+        corners.add((left, top))
+    assert len(corners) > 30
+    small = photos_of(tmp_path / "small", ramp(30, 20), crop=32, fit="natural", flip=False)
+    assert small.item(0).shape == (3, 32, 32)
+
+
+def test_another_way_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training\.fit"):
+        photos_of(tmp_path / "one", ramp(40, 40), fit="stretch")

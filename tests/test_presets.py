@@ -32,8 +32,10 @@ from nst.record import Job
 from nst.samples import FOLDER, samples
 
 CONF = Path(__file__).parent.parent / "conf"
-OURS = {"reconstruct_content", "texture"}  # experiments that are nobody's published recipe
-PRESETS = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - OURS)
+# experiments that are nobody's published recipe
+OURS = {"reconstruct_content", "texture", "approach_optimisation", "approach_fast", "approach_supervised"}
+TRAINED = {"johnson2016", "ulyanov2017"}  # of networks: tests/test_training_presets.py
+PRESETS = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - OURS - TRAINED)
 DEEPEST = {"vgg16": "features.26", "vgg19": "features.30", "squeezenet1_1": "features.7"}
 SMALL = 24  # pixels of the photographs over which activations are rescaled
 
@@ -288,7 +290,7 @@ def test_the_table_of_recipes_is_that_of_the_files() -> None:
         sys.path.remove(str(CONF.parent / "scripts"))
     made = table.page()
     assert (CONF.parent / "docs" / "recipes.md").read_text() == made, "run scripts/make_recipes_docs.py"
-    assert all(f"[`{name}`]" in made for name in PRESETS)
+    assert all(f"[`{name}`]" in made for name in [*PRESETS, *TRAINED])
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -38,7 +38,7 @@ def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose("config", ["size=48", *(o for o in overrides if "training." not in o)])
     node = OmegaConf.merge(OmegaConf.load(CONF / "training" / "supervised.yaml"), OmegaConf.from_dotlist(own))
-    OmegaConf.update(config, "training", node, force_add=True)
+    OmegaConf.update(config, "training", node, merge=False, force_add=True)
     for knob in ("photos",):
         if knob not in config:
             OmegaConf.update(config, knob, None, force_add=True)

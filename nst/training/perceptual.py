@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_map
 
 from nst import config as configuration
 from nst import resume
-from nst.errors import ConfigError, UserError
+from nst.errors import ConfigError, UserError, unknown
 from nst.objective import Losses
 from nst.training import Context, reference
 from nst.training.features import Features
-from nst.training.photos import Photos, check_crop
+from nst.training.photos import FITS, Photos, check_crop
 
 
 class Perceptual:
@@ -30,6 +30,7 @@ class Perceptual:
         crop: pixels of their sides.
         flip: whether half of them are flipped left to right.
         scale: of the crops, see ``Photos``.
+        fit: how a photograph becomes as large as a crop, see there.
         workers: threads that load photographs ahead.
         validation: names of further photographs that are shown painted.
         reference: whether the optimiser's own picture of the content is wanted.
@@ -45,12 +46,13 @@ class Perceptual:
         crop: int = 128,
         flip: bool = True,
         scale: float = 0.5,
+        fit: str = "crop",
         workers: int = 0,
         validation: Sequence[str] = (),
         reference: bool = False,
         painter: Mapping[str, Any] | None = None,
     ) -> None:
-        self.batch, self.crop, self.flip, self.scale, self.workers = batch, crop, flip, scale, workers
+        self.batch, self.crop, self.flip, self.scale, self.fit, self.workers = batch, crop, flip, scale, fit, workers
         self.validation, self.reference, self.painter = list(validation), reference, painter
         if wrong := self._problems():
             raise ConfigError(wrong)
@@ -58,7 +60,7 @@ class Perceptual:
     def prepare(self, context: Context) -> None:
         """Find the photographs, and take the targets of the styles; see ``Lesson``."""
         config, inputs = context.config, context.inputs
-        self.photos = Photos(config.photos, self.crop, config.seed, self.flip, self.scale, config.background)
+        self.photos = Photos(config.photos, self.crop, config.seed, self.flip, self.scale, config.background, self.fit)
         self.photos.refuse_changes(resume.read(context.folder / "run.json").get("photos") or {})
         context.note(**self.about())
         self.features = Features(context, self.crop)
@@ -101,6 +103,8 @@ class Perceptual:
                 found.append(f"training.{name}={getattr(self, name)} is out of range: it must be from {low} to {high}.")
         if not 0 < self.scale <= 1:
             found.append(f"training.scale={self.scale} is out of range: it must be above 0, and 1 at most.")
+        if self.fit not in FITS:
+            found.append(unknown("training.fit", self.fit, FITS))
         return found + (reference.problems(self.painter) if self.reference else [])
 
 

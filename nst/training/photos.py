@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from nst import images
-from nst.errors import UserError
+from nst.errors import UserError, unknown
 from nst.samples import FOLDER, samples
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", module=r"PIL\b")
 READABLE = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp"))
 SMALLEST_CROP, LARGEST_CROP = 16, 2048
+FITS = ("crop", "natural", "squeeze")  # how a photograph becomes as large as a crop
 CACHE_BYTES = 2**28  # of decoded photographs that are kept
 TOLD = 3  # broken files that are told of by name
 MOST_RECORDED = 10  # of them in run.json
@@ -141,7 +142,9 @@ class Photos:
 
     Of each photograph a square is cut out, whose side is drawn between ``scale`` times the short side and the whole of
     it, but has at least ``crop`` pixels if there are as many; it is scaled to ``crop`` x ``crop``, and flipped left to
-    right half of the time. In which order, and what becomes of broken files: see ``Deck``.
+    right half of the time: ``fit=crop``. With ``natural`` it has ``crop`` pixels from the start, so that nothing
+    is scaled but what is smaller; with ``squeeze`` the whole photograph is scaled to ``crop`` x ``crop``, whatever its
+    shape. In which order, and what becomes of broken files: see ``Deck``.
 
     Args:
         folder: searched through with the folders below it; hidden files and folders are left out. None: the bundled
@@ -151,6 +154,7 @@ class Photos:
         flip: whether to flip.
         scale: the smallest side that is cut out, as a share of the short side; 1 takes always as much as there is.
         background: what shows through transparent pixels: a colour name or ``#rrggbb``.
+        fit: ``crop``, ``natural`` or ``squeeze``.
         cache_bytes: of decoded photographs to keep.
 
     Attributes:
@@ -169,12 +173,15 @@ class Photos:
         flip: bool = True,
         scale: float = 0.5,
         background: str = "white",
+        fit: str = "crop",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         check_crop(crop)
         if not 0 < scale <= 1:
             raise UserError(f"training.scale={scale} is out of range: it must be above 0, and 1 at most.")
-        self.crop, self.seed, self.flip, self.scale = crop, seed, flip, scale
+        if fit not in FITS:
+            raise UserError(unknown("training.fit", fit, FITS))
+        self.crop, self.seed, self.flip, self.scale, self.fit = crop, seed, flip, scale, fit
         self.background = images.parse_color(background)
         self.given = folder
         self.folder, found = listed(folder)
@@ -227,12 +234,17 @@ class Photos:
 
     def _read(self, name: str) -> Pictures:
         """Return a photograph, at its own size or a JPEG at a part of it that is large enough."""
-        return (images.read(self.folder / name, self.background, math.ceil(self.crop / self.scale)),)
+        least = 0 if self.fit == "natural" else math.ceil(self.crop / self.scale)
+        return (images.read(self.folder / name, self.background, least),)
 
     def _cut(self, index: int) -> Cut:
         (photo,), skipped = self.deck.draw(index)
-        least = max(self.crop, self.scale * min(photo.size))
-        return Cut(random_crops((photo,), self.crop, least, self.flip, self.seed, index), skipped)
+        if self.fit == "squeeze":
+            photo = photo.resize((self.crop, self.crop), Image.Resampling.LANCZOS)
+        least, most = max(self.crop, self.scale * min(photo.size)), math.inf
+        if self.fit == "natural":
+            least = most = self.crop
+        return Cut(random_crops((photo,), self.crop, least, self.flip, self.seed, index, most), skipped)
 
 
 def random_crops(
