@@ -36,7 +36,7 @@ def training(*overrides: str, **painter: Any) -> DictConfig:
     configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose("config", ["size=48", "seed=3", *OF_THE_NETWORK, *overrides])
-    OmegaConf.update(config, "training", {"painter": {**PAINTER, **painter}}, force_add=True)
+    OmegaConf.update(config, "training", {"painter": {**PAINTER, **painter}}, merge=False, force_add=True)
     return config
 
 

@@ -23,7 +23,8 @@ from nst.weights import PREPROCESSING_OF
 DOWNLOADS = ("torchvision", "caffe")
 HARMLESS = re.compile(
     r"nst\.(backbones\.load|losses\.\w+|initial\.from_\w+|optimize\.(ScipyLBFGSB|KerasAdam)"
-    r"|schedule\.(unchanged|Restart)|evaluator\.(Evaluator|nothing))"
+    r"|schedule\.(unchanged|Restart)|evaluator\.(Evaluator|nothing)"
+    r"|transformers\.\w+Transformer|training\.(perceptual\.Perceptual|supervised\.Supervised))"
     r"|torch\.optim\.(lr_scheduler\.)?\w+"
 )  # what a record may name that somebody else wrote; anything else could be any code
 
