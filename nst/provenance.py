@@ -35,7 +35,6 @@ PACKAGES = (
     "numpy",
     "scipy",
     "tensorboard",
-    "ndf",
     "scikit-image",
 )
 VARIABLES = (

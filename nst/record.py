@@ -18,6 +18,7 @@ from nst.config import further_images, images_named
 from nst.errors import UserError
 from nst.files import is_folder, sha256, write_json, writing
 from nst.optimize import Outcome
+from nst.pretrained import same_numbers
 from nst.weights import Source
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class Record:
             UserError: they are not those that the run was begun with.
         """
         weights, before = (vars(source) if source is not None else None), self.facts.get("weights")
-        if weights and before and before.get("sha256") != weights["sha256"]:
+        if weights and before and same_numbers(before.get("sha256")) != same_numbers(weights["sha256"]):
             raise UserError(
                 f"{self.job.folder} was begun with other weights of the network (SHA-256 {before.get('sha256')}, now "
                 f"{weights['sha256']}). Put the old ones back, or start a new run in another folder."

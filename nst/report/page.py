@@ -70,6 +70,7 @@ VIEW: dict[str, Any] = {
     "pareto": [],
     "runs": [],
     "notes": [],
+    "networks": [],
     "bibtex": "",
 }
 RUN: dict[str, Any] = {

@@ -74,6 +74,8 @@ def report_markdown(view: dict[str, Any]) -> str:
     parts.append(_fenced(latex_table(view), "latex"))
     if view["licences"]:
         parts += ["## Images", "\n".join(f"* {markdown(line)}" for line in view["licences"])]
+    if view["networks"]:
+        parts += ["## Networks", "\n".join(f"* {markdown(line)}" for line in view["networks"])]
     parts += ["## BibTeX", _fenced(view["bibtex"].rstrip("\n"), "bibtex")]
     return re.sub(r"(?m)^(\* .*)\n\n(?=\* )", r"\1\n", "\n\n".join(parts)) + "\n"
 

@@ -19,7 +19,7 @@ import yaml
 
 from nst.files import sha256
 from nst.report.axes import MISSING, Axis, canonical, find_axes, find_parameters, short_texts, value_of
-from nst.report.citations import bibtex, sample_file, sample_of
+from nst.report.citations import bibtex, networks, sample_file, sample_of
 from nst.report.pictures import Pictures, draw
 from nst.report.runs import STATUSES, Collection, Metrics, Run, look, mapping, number
 from nst.samples import samples
@@ -210,6 +210,7 @@ def make_view(
         "pareto": _pareto(columns),
         "runs": view_runs,
         "licences": [_licence(image) for image in dict.fromkeys(inputs.values())],
+        "networks": networks(runs),
         "bibtex": bibtex(runs),
         "notes": _notes(collection, pictures),
     }

@@ -13,6 +13,7 @@ from PIL import Image
 
 from nst import resume
 from nst.files import sha256
+from nst.pretrained import same_numbers
 from nst.reproduce.inputs import file_name
 from nst.reproduce.runs import Run
 
@@ -160,7 +161,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
             elif (group, name) != ("git", "diff"):
                 found[f"{group}.{name}"] = value
     weights = record.get("weights") or {}
-    return found | ({"weights.sha256": weights["sha256"]} if "sha256" in weights else {})
+    return found | ({"weights.sha256": same_numbers(weights["sha256"])} if "sha256" in weights else {})
 
 
 def _has_variables(record: Mapping[str, Any]) -> bool:
