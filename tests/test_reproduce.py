@@ -1,5 +1,6 @@
 """Running finished runs again: to the same bytes, on the right files, and telling what is not as it was."""
 
+import hashlib
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from command_line import ROOT, TINY, environment, run
 from omegaconf import OmegaConf
 from PIL import Image
 
-from nst import backbones, reproduce
+from nst import backbones, pretrained, reproduce
 from nst.errors import UserError
 from nst.files import sha256
 from nst.reproduce import again, comparison, inputs, runs
@@ -274,10 +275,11 @@ def test_named_weights_are_checked_where_the_loader_takes_them(
     (checkpoints / name).unlink()
     assert found() == backbone  # which downloads them
 
-    record["weights"]["name"], backbone["weights"] = "ndf", "ndf"
-    record["weights"]["file"] = "/gone/squeezenet_weights.pkl"
-    (tmp_path / "right.pkl").write_bytes(b"right")  # cannot be used: the loader opens the package's file only
-    with pytest.raises(UserError, match=r"changed since the run: .*squeezenet_weights\.pkl"):
+    backbone |= {"architecture": "squeezenet1_1", "weights": "ndf"}  # as runs have it from before it was bundled
+    record["weights"] = {"name": "ndf", "file": "/gone/squeezenet_weights.pkl", "sha256": pretrained.NDF_SHA256}
+    assert found() == backbone
+    record["weights"]["sha256"] = hashlib.sha256(b"right").hexdigest()
+    with pytest.raises(UserError, match=r"is not here: .*squeezenet_weights\.pkl"):
         found()
     record["weights"] = {"name": "random", "file": None, "sha256": None}
     assert found() == backbone
@@ -482,3 +484,28 @@ def test_a_process_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     if os.name == "posix":
         with pytest.raises(UserError, match="killed by signal 9"):
             again.start(plan, None, quiet=True)
+
+
+# ---------------------------------------------------------------- what a stranger's record may not do
+
+
+def test_an_interpolation_in_a_record_is_refused_before_it_is_resolved(copy: Path) -> None:
+    record = read(copy)
+    for hidden in (
+        "${oc.decode:'{_target_: os.mkdir, path: executed}'}",
+        {"_target_": "nst.losses.GramLoss", "scale": ["${oc.env:HOME}"]},
+        {"_target_": "nst.losses.GramLoss", "${oc.env:HOME}": 1},
+    ):
+        config = record["config"] | {"style_loss": hidden}
+        with pytest.raises(UserError, match="has an interpolation"):
+            inputs.refuse_foreign_code(Run(".", copy, record, "copy"), config, [], Places(trust=True))
+
+
+def test_only_the_variables_that_runs_record_reach_a_process() -> None:
+    good = {"OMP_NUM_THREADS": "2", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "MKL_CBWR": "AVX2,STRICT"}
+    bad = {"PYTHONWARNINGS": "all:0:antigravity.x:0:0", "BROWSER": "touch x %s", "LD_PRELOAD": "/x.so", "PATH": "/x"}
+    told = [f"The recorded variable {name} is not set: a run records none like it." for name in bad]
+    assert inputs.safe_variables(good | bad) == (good, told)
+    assert inputs.safe_variables({"OMP_NUM_THREADS": "2; touch x"})[0] == {}
+    assert inputs.safe_variables(None) == (None, [])
+    assert inputs.safe_variables("x") == (None, [])

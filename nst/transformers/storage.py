@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,14 @@ def build(node: Any, styles: int, seed: int, as_if: Any = None) -> nn.Module:
         UserError: the network refuses its arguments.
     """
     node = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    return _made(lambda: configuration.build(node, styles=styles), seed, node if as_if is None else as_if)
+
+
+def _made(make: Callable[[], nn.Module], seed: int, node: Mapping[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: nn.Module = configuration.build(node, styles=styles)
-    network.node = plain(node if as_if is None else as_if)
+        network = make()
+    network.node = plain(node)
     # convolutions on a CPU are some 1.5 times as fast with the channels of a pixel side by side
     return network.to(memory_format=torch.channels_last)
 
@@ -145,14 +149,29 @@ def _make(path: Path, node: dict[str, Any], styles: int, tensors: dict[str, torc
     """Make a network of ours that a file describes, after a look at whether it is as large as its weights."""
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     kind = OURS[node["_target_"]]
+    if strange := [key for key, value in arguments.items() if not _is_plain(value)]:
+        raise UserError(
+            f"{path} describes its network with an argument that is no plain value, {strange[0]}: somebody has changed "
+            "the file."
+        )
     try:
         if kind is AdaptiveTransformer:  # the file holds the weights of its encoder, too, which may be nowhere else
-            return build({**node, **encoder_without_weights(**arguments)}, styles, 0, as_if=node)
-        with torch.device("meta"):
-            _fit(path, kind(**arguments, styles=styles), tensors)
-    except TypeError as error:
-        raise UserError(f"{path} describes its network with arguments that are not known: {error}.") from error
-    return build(node, styles, 0)
+            arguments |= encoder_without_weights(**arguments)
+        else:
+            with torch.device("meta"):
+                _fit(path, kind(**arguments, styles=styles), tensors)
+        return _made(lambda: kind(**arguments, styles=styles), 0, node)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} describes its network with arguments that are not known or not valid: {error}."
+        ) from error
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is a number, a text, or a list of such: nothing that could be built or looked up."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or (isinstance(value, str | int | float) and "${" not in str(value))
 
 
 def _fit(path: Path, network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
