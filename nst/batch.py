@@ -127,8 +127,8 @@ def _why_alone(candidate: Candidate) -> str | None:
         return "finished already"
     if config.task != "optimize":
         return f"task={config.task} is not the pixels of one picture"
-    if not is_elementwise(target := str(config.optimizer.get("_target_"))):
-        return f"{target} does not treat each pixel by itself"
+    if not treats_images_alone(config):
+        return f"{config.optimizer.get('_target_')} does not treat each image by itself"
     if config.stop_change:
         return "stop_change may end each job at a step of its own"
     if (target := str(config.backbone.get("_target_"))) != "nst.backbones.load":
@@ -142,6 +142,18 @@ def _why_alone(candidate: Candidate) -> str | None:
         except Exception:  # a component of the user's own may raise whatever it likes
             return f"{config[name].get('_target_')} cannot be tried on two images"
     return None
+
+
+def treats_images_alone(config: DictConfig) -> bool:
+    """Tell whether the optimiser takes the steps with an image of a batch that it would take with that image alone.
+
+    L-BFGS does without a line search and with one learning rate; see ``nst.optimize.LBFGSOfEach``.
+    """
+    target = str(config.optimizer.get("_target_"))
+    if target == "torch.optim.LBFGS":
+        is_steady = "lr_schedule" not in config or config.lr_schedule.get("_target_") == schedule.UNCHANGED
+        return config.optimizer.get("line_search_fn") is None and is_steady
+    return is_elementwise(target)
 
 
 def is_elementwise(target: str) -> bool:

@@ -241,6 +241,7 @@ class Descent:
         rates: makes what changes the learning rate after each step, or None.
         clip: the gradient's norm is at most this times the numbers of a picture; 0 is off.
         stop_change: stop when a step changes every picture by less than this share of its norm; 0 is off.
+        unit: what the optimiser counts pixels in, ``(1, 3, 1, 1)`` above 0, such as their range; None: as they are.
     """
 
     pixels: Tensor
@@ -257,6 +258,7 @@ class Descent:
     rates: Rates | None = None
     clip: float = 0.0
     stop_change: float = 0.0
+    unit: Tensor | None = None
 
     def state(self) -> State:
         """Return the part of the state that every optimiser needs."""
@@ -286,17 +288,20 @@ def split(state: State, image: int) -> State:
 
     Args:
         state: of a batch under an elementwise optimiser: what is shaped like the pixels ``(B, 3, H, W)`` belongs to the
-            images, anything else, such as the number of steps, to all of them.
+            images, anything else, such as the number of steps, to all of them; under L-BFGS each has a state of its
+            own.
         image: which one.
     """
     images = slice(image, image + 1)
     shape = state["pixels"].shape
-    optimizer = _leafwise(lambda leaves: leaves[0][images].clone() if _is_shaped(leaves[0], shape) else leaves[0])
+    own = _leafwise(lambda leaves: leaves[0][images].clone() if _is_shaped(leaves[0], shape) else leaves[0])
+    optimizer = state.get("optimizer", {})
     progress = {name: state["progress"][name][images].clone() for name in OF_EACH_IMAGE}
     return {
         **state,
         **{name: state[name][images].clone() for name in ("pixels", "shifts")},
-        **{name: optimizer(state[name]) for name in ("optimizer", "average") if name in state},
+        **{name: own(state[name]) for name in ("optimizer", "average") if name in state},
+        **({"optimizer": optimizer["images"][image]} if "images" in optimizer else {}),
         "progress": state["progress"] | progress,
     }
 
@@ -309,14 +314,21 @@ def join(states: Sequence[State]) -> State:
     """
     first = states[0]
     shape = first["pixels"].shape
-    optimizer = _leafwise(lambda leaves: torch.cat(leaves) if _is_shaped(leaves[0], shape) else leaves[0])
+    joined = _leafwise(lambda leaves: torch.cat(leaves) if _is_shaped(leaves[0], shape) else leaves[0])
+    optimizers = [state.get("optimizer", {}) for state in states]
+    has_history = any("old_dirs" in own for own in optimizers[0].get("state", {}).values())  # L-BFGS: each its own
     progress = {name: torch.cat([state["progress"][name].reshape(1, *first["progress"][name].shape[1:])
                                  for state in states]) for name in OF_EACH_IMAGE}  # fmt: skip
     return {
         **first,
         "pixels": torch.cat([state["pixels"] for state in states]),
         "shifts": torch.stack([state["shifts"].flatten() for state in states]),
-        **{name: optimizer(*[state[name] for state in states]) for name in ("optimizer", "average") if name in first},
+        **({"optimizer": {"images": optimizers}} if has_history else {}),
+        **{
+            name: joined(*[state[name] for state in states])
+            for name in ("optimizer", "average")
+            if name in first and not (name == "optimizer" and has_history)
+        },
         "progress": first["progress"] | progress,
     }
 

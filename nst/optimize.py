@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -69,6 +70,7 @@ def optimize(
     clip_gradient: float = 0.0,
     stop_change: float = 0.0,
     more: bool = False,
+    unit: Tensor | None = None,
 ) -> Outcome:
     """Minimise the total loss over the pixels.
 
@@ -100,6 +102,8 @@ def optimize(
             2017 in their code, with 1); 0 is off.
         stop_change: stop after a step that changes every image by less than this share of its norm (ibid.); 0 is off.
         more: another scale follows, so that the final picture, which it begins with, is not handed to ``watch``.
+        unit: what torch's optimiser counts pixels in, ``(1, 3, 1, 1)`` above 0: with their range from black to white a
+            learning rate means the same in every pixel space; None: as they are. SciPy's has no rate, and no unit.
 
     Raises:
         Diverged: a loss became NaN or infinite; with ``lost``, that of every image.
@@ -114,7 +118,7 @@ def optimize(
     shifts = Shifts(jitter, [seed] if isinstance(seed, int) else seed)
     box = Box(clamp, bounds, clamp_until)
     descent = Descent(pixels, evaluate, steps, watch, is_logged, box, shifts, progress, between, begin_step)
-    descent.rates, descent.clip, descent.stop_change = lr_schedule, clip_gradient, stop_change
+    descent.rates, descent.clip, descent.stop_change, descent.unit = lr_schedule, clip_gradient, stop_change, unit
     descent.average = Average(pixels, average) if average else None
     if state is not None:
         descent.restore(state)
@@ -145,17 +149,31 @@ def _minimize_with_torch(
 ) -> tuple[str, float | None, State]:
     """Run any torch optimiser in place on the pixels; returns why it stopped, the learning rate if it changes, and
     what state it has beyond that of the descent."""
-    pixels, progress, average = descent.pixels, descent.progress, descent.average
+    pixels, progress, average, unit = descent.pixels, descent.progress, descent.average, descent.unit
     pixels.requires_grad_(True)
-    optimizer = make([pixels])
+    variable = pixels if unit is None else (pixels.detach() / unit).requires_grad_(True)  # what the optimiser moves
+    optimizer: Any = make([variable])
+    is_lbfgs = isinstance(optimizer, torch.optim.LBFGS)
+    if is_lbfgs and len(pixels) > 1:
+        optimizer = LBFGSOfEach(make, variable)
     rates = descent.rates(optimizer) if descent.rates else None
     if state is not None and "optimizer" in state:
         optimizer.load_state_dict(state["optimizer"])
     if rates and state is not None and "lr_schedule" in state:
         rates.load_state_dict(state["lr_schedule"])
-    is_lbfgs = isinstance(optimizer, torch.optim.LBFGS)
     for group in optimizer.param_groups if is_lbfgs else ():
         group["max_iter"] = 1  # one iteration a step; its history carries over, so the path is the same as in one call
+
+    @torch.no_grad()
+    def to_pixels() -> None:
+        if unit is not None:
+            pixels.copy_(variable * unit)
+
+    @torch.no_grad()
+    def to_variable() -> None:  # after each step, so that the pixels are all there is to carry on from
+        if unit is not None:
+            variable.copy_(pixels / unit)
+            variable.grad = None if pixels.grad is None else pixels.grad * unit
 
     def rate() -> float | None:
         return float(rates.get_last_lr()[0]) if rates else None
@@ -178,22 +196,26 @@ def _minimize_with_torch(
             def closure(
                 shift: Roll = shift, index: int = index, seen: list[Step] = seen, begun: list[Tensor] = begun
             ) -> Tensor:
+                to_pixels()
                 descent.box.keep(pixels, index, "evaluation")
-                optimizer.zero_grad(set_to_none=True)
+                pixels.grad = None
                 losses = descent.evaluate(pixels, shift)
                 total = losses.total.sum()
                 total.backward()
                 if descent.clip and pixels.grad is not None:
                     _clip(pixels.grad, descent.clip)
+                to_variable()
                 progress.record(pixels, losses)
                 if not seen:
                     begun.append(pixels.detach().clone())
                     shown = average.value() if average else begun[0]
                     seen.append(Step(index, progress.evaluations, losses, shown, 0.0, rate=rate()))
-                return total.detach()
+                return total.detach() if len(pixels) == 1 else losses.total.detach()
 
-            optimizer.step(closure)  # type: ignore[arg-type]
+            optimizer.step(closure)
+            to_pixels()
             descent.box.keep(pixels, index + 1, "step")
+            to_variable()
             is_stuck = is_lbfgs and torch.equal(pixels, begun[0])
             if average and not is_stuck:
                 average.update(pixels)
@@ -224,6 +246,45 @@ def _clip(gradient: Tensor, most: float) -> None:
     """Shorten the gradient of each image in place to at most so much for each of its numbers."""
     norm = gradient.flatten(1).norm(dim=1)
     gradient *= (most * gradient[0].numel() / norm).clamp(max=1).view(-1, 1, 1, 1)
+
+
+class LBFGSOfEach:
+    """torch's L-BFGS without a line search, one for each image of a batch, which takes the very steps it would alone.
+
+    Args:
+        make: given ``[image]``, makes a ``torch.optim.LBFGS``.
+        pixels: ``(B, 3, H, W)``, changed in place.
+
+    Raises:
+        ValueError: there is a line search, which would evaluate each image at a place of its own.
+    """
+
+    def __init__(self, make: Callable[[list[Tensor]], torch.optim.Optimizer], pixels: Tensor) -> None:
+        self.pixels = pixels
+        self.images = [image.requires_grad_(True) for image in pixels.detach().split(1)]  # they share its memory
+        self.optimizers = [make([image]) for image in self.images]
+        self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        if any(group["line_search_fn"] is not None for group in self.param_groups):
+            raise ValueError("L-BFGS with a line search cannot optimise several images at once")
+
+    def step(self, closure: Callable[[], Tensor]) -> None:
+        """Take a step of each image, after one evaluation of all: the closure returns their losses ``(B,)``."""
+        losses = closure()
+        assert self.pixels.grad is not None
+        gradients = self.pixels.grad.split(1)
+        for optimizer, image, gradient, loss in zip(self.optimizers, self.images, gradients, losses, strict=True):
+            image.grad = gradient
+            optimizer.step(functools.partial(float, loss))
+
+    def state_dict(self) -> State:
+        """Return the state of each image's optimiser, under ``images``."""
+        return {"images": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state: State) -> None:
+        """Carry on from a state; one that nothing was done in yet is every image's."""
+        states = state.get("images", [state] * len(self.optimizers))
+        for optimizer, own in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(own)
 
 
 class KerasAdam(torch.optim.Adam):

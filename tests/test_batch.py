@@ -14,7 +14,7 @@ import kill_and_resume
 import numpy as np
 import pytest
 import torch
-from command_line import refused, run, start
+from command_line import refused, run, sketch, start
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from test_robustness import own_loss, wait_for_steps
@@ -62,7 +62,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def composed(*overrides: str) -> Any:
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", list(overrides))
+        return compose("config", sketch(*overrides))
 
 
 def job(folder: Path, *overrides: str) -> Job:
@@ -93,7 +93,14 @@ def record(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    "optimizer", [["optimizer=adam"], ["optimizer=sgd", "optimizer.lr=0.5"], ["optimizer._target_=torch.optim.NAdam"]]
+    "optimizer",
+    [
+        ["optimizer=adam"],
+        ["optimizer=sgd", "optimizer.lr=0.5"],
+        ["optimizer._target_=torch.optim.NAdam"],
+        ["optimizer=lbfgs", "jitter=0"],
+        ["optimizer=lbfgs", "jitter=0", "clamp=step", "pixel_space=network"],
+    ],
 )
 def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, photo: Path, optimizer: list[str]) -> None:
     jobs = [
@@ -168,7 +175,7 @@ def test_weights_that_all_images_share_stay_numbers() -> None:
 
 
 def test_a_diverging_image_does_not_touch_its_neighbours(tmp_path: Path) -> None:
-    common = (*COMMON, "optimizer=sgd", "optimizer.lr=0.5", "clamp=never", "precision=float64")
+    common = (*COMMON, "optimizer=sgd", "optimizer.lr=0.05", "clamp=never", "precision=float64")
     jobs = [(*common, "beta=0.01"), (*common, "beta=1e300"), (*common, "beta=0.1", "seed=1")]
     sane = [(*common, "beta=0.01"), (*common, "beta=0.02"), (*common, "beta=0.1", "seed=1")]
     ends, expected = together(tmp_path / "bad", *jobs), together(tmp_path / "good", *sane)
@@ -359,15 +366,17 @@ def test_maps_of_styles_of_other_sizes_are_not_put_together(tmp_path: Path) -> N
         (["optimizer=keras_adam", "lr_schedule=cosine", "average=0.9"], True),
         (["optimizer=sgd"], True),
         (["~optimizer.betas", "optimizer._target_=torch.optim.rmsprop.RMSprop"], True),
-        (["optimizer=lbfgs"], False),
+        (["optimizer=lbfgs"], True),
+        (["optimizer=lbfgs", "optimizer.line_search_fn=strong_wolfe"], False),
+        (["optimizer=lbfgs", "lr_schedule=cosine"], False),
         (["optimizer=lbfgsb"], False),
         (["~optimizer.betas", "optimizer._target_=torch.optim.Adafactor"], False),
     ],
 )
-def test_only_elementwise_optimisers_batch(tmp_path: Path, optimizer: list[str], fits: bool) -> None:
+def test_only_optimisers_that_treat_images_alone_batch(tmp_path: Path, optimizer: list[str], fits: bool) -> None:
     plan = planned(tmp_path, [(*optimizer, "seed=0"), (*optimizer, "seed=1")])
     assert plan.batches == ([[0, 1]] if fits else [[0], [1]])
-    assert all("does not treat each pixel by itself" in why for why in plan.alone.values())
+    assert all("does not treat each image by itself" in why for why in plan.alone.values())
     assert str(plan).startswith("2 jobs: 2 in one batch" if fits else "2 jobs; in turn #0, #1: ")
 
 
@@ -384,7 +393,7 @@ def test_a_setting_that_is_none_is_refused(number: str) -> None:
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         overrides = ["hydra/launcher=batch", f"hydra.launcher.images={number}"]
-        chosen = compose("config", overrides, return_hydra_config=True)
+        chosen = compose("config", sketch(*overrides), return_hydra_config=True)
     with pytest.raises(UserError, match=r"hydra\.launcher\.images=.* must be auto or a whole number"):
         launchers.prepare(chosen)
 
@@ -518,11 +527,11 @@ def test_a_mixed_sweep_is_what_it_is_without_batches(tmp_path: Path) -> None:
     assert "beta=0.01" in overrides
 
 
-def test_lbfgs_runs_in_turn_and_the_command_says_why(tmp_path: Path) -> None:
-    result = run(*BATCH, "optimizer=lbfgs,adam", "seed=0,1", "init=noise", *SMALL, "hydra.launcher.images=2",
+def test_scipys_lbfgs_runs_in_turn_and_the_command_says_why(tmp_path: Path) -> None:
+    result = run(*BATCH, "optimizer=lbfgsb,adam", "seed=0,1", "init=noise", *SMALL, "hydra.launcher.images=2",
                  "hydra.sweep.dir=out", cwd=tmp_path)  # fmt: skip
     assert result.returncode == 0, result.stderr
-    said = "2 in one batch (2 images); in turn #0, #1: torch.optim.LBFGS does not treat each pixel by itself"
+    said = "2 in one batch (2 images); in turn #0, #1: nst.optimize.ScipyLBFGSB does not treat each image by itself"
     assert said in result.stdout + result.stderr
     batches = {path.parent.name: record(path.parent).get("batch") for path in tmp_path.glob("out/*/run.json")}
     assert [bool(batches[name]) for name in sorted(batches)] == [False, False, True, True]
@@ -576,6 +585,12 @@ def test_a_sweep_that_stops_at_a_failure_begins_no_further_batch(tmp_path: Path)
 @posix
 def test_a_killed_batch_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
     assert kill_and_resume.trial(tmp_path, 2, True, "batch", ["precision=float64", "size=32"]) == []
+
+
+@posix
+def test_a_killed_batch_of_lbfgs_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
+    knobs = ["precision=float64", "size=48", "optimizer=lbfgs", "jitter=0", "schedule=pyramid", "schedule.from=32"]
+    assert kill_and_resume.trial(tmp_path, 2, True, "batch", [*knobs, "steps=30"]) == []
 
 
 @posix

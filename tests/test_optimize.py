@@ -826,3 +826,55 @@ def test_a_batch_with_averages_and_rates_can_be_split_and_joined():
         OPTIMIZERS["adam"], rosenbrock, 12, pixels[[2, 0]], seed=[2, 0], state=join([own[2], own[0]]), **options
     )
     torch.testing.assert_close(again.last.pixels, together.last.pixels[[2, 0]], rtol=1e-12, atol=1e-12)
+
+
+# ---------------------------------------------------------------- units of the rate, and batches of L-BFGS
+
+
+UNIT = torch.tensor([255.0, 200.0, 4.0], dtype=torch.float64).view(1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("clamp", ["never", "step", "evaluation"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "lbfgs", "wolfe"])
+def test_with_a_unit_an_optimiser_takes_the_steps_it_takes_where_the_range_is_one(name, clamp):
+    bounds = box()
+    plain, seen, _ = descend(OPTIMIZERS[name], parabola, 20, start() * 0.1 + 0.15, bounds=bounds, clamp=clamp)
+    scaled, others, _ = descend(
+        *(OPTIMIZERS[name], lambda pixels: parabola(pixels / UNIT), 20, (start() * 0.1 + 0.15) * UNIT),
+        **{"bounds": tuple(bound * UNIT for bound in bounds), "clamp": clamp, "unit": UNIT},
+    )
+    assert torch.allclose(scaled.last.pixels / UNIT, plain.last.pixels, rtol=0, atol=1e-9)
+    for step, other in zip(seen, others, strict=True):
+        assert torch.allclose(other.losses.total, step.losses.total, rtol=1e-7, atol=1e-12)
+    alone, _, _ = descend(OPTIMIZERS[name], lambda pixels: parabola(pixels / UNIT), 20, (start() * 0.1 + 0.15) * UNIT)
+    assert not torch.allclose(alone.last.pixels / UNIT, plain.last.pixels, rtol=0, atol=1e-4)
+
+
+def test_with_a_unit_a_descent_is_carried_on_to_the_same_bytes():
+    states = []
+    options = {"unit": UNIT, "between": lambda take: states.append(copy.deepcopy(take()))}
+    whole, _, _ = descend(OPTIMIZERS["adam"], rosenbrock, 9, **options)
+    again, _, _ = descend(OPTIMIZERS["adam"], rosenbrock, 9, unit=UNIT, state=states[4])
+    assert torch.equal(again.last.pixels, whole.last.pixels)
+
+
+def test_lbfgs_gives_each_image_of_a_batch_the_bytes_it_has_alone():
+    images = start((3, 3, 2, 3)) * torch.tensor([1.0, 0.1, 2.0], dtype=torch.float64).view(3, 1, 1, 1)
+    states = []
+    together, _, _ = descend(
+        OPTIMIZERS["lbfgs"], rosenbrock, 12, images, seed=[0, 1, 2],
+        between=lambda take: states.append(copy.deepcopy(take())),
+    )  # fmt: skip
+    for place in range(3):
+        alone, _, _ = descend(OPTIMIZERS["lbfgs"], rosenbrock, 12, images[place : place + 1])
+        assert torch.equal(together.last.pixels[place], alone.last.pixels[0])
+    parts = [split(states[5], place) for place in range(3)]
+    assert "images" not in parts[0]["optimizer"]
+    resumed, _, _ = descend(
+        OPTIMIZERS["lbfgs"], rosenbrock, 12, images, seed=[0, 1, 2], state=join(copy.deepcopy(parts))
+    )
+    assert torch.equal(resumed.last.pixels, together.last.pixels)
+    alone, _, _ = descend(OPTIMIZERS["lbfgs"], rosenbrock, 12, images[1:2], state=parts[1])
+    assert torch.equal(alone.last.pixels[0], together.last.pixels[1])
+    with pytest.raises(ValueError, match="line search cannot optimise several images"):
+        descend(OPTIMIZERS["wolfe"], rosenbrock, 3, images, seed=[0, 1, 2])

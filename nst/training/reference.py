@@ -110,7 +110,7 @@ def paint(
 def at_once(config: DictConfig) -> int:
     """Return how many contents to paint at once: ``training.painter.at_once``, or 1 if they would touch each other."""
     painter = config.training.painter
-    alone = [not batch.is_elementwise(str(painter.optimizer.get("_target_")))]
+    alone = [not batch.treats_images_alone(painter)]
     alone += [config.backbone.get("_target_") != "nst.backbones.load"]
     alone += [not batch.is_per_image(configuration.build(config[f"{kind}_loss"])) for kind in ("content", "style")]
     return 1 if any(alone) else int(painter.at_once)
