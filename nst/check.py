@@ -32,7 +32,6 @@ PASSED = {
     "transformer": ("styles",),
     "training": (),
 }
-UNCHANGED = "nst.schedule.unchanged"
 SCIPY = "nst.optimize.ScipyLBFGSB"
 LINE_SEARCH = ("torch.optim.LBFGS", SCIPY)  # or, without one, a memory of gradients that belong to one function
 STEPS_TRIED = 1000  # of a schedule of learning rates
@@ -87,6 +86,7 @@ def _check_scalars(config: DictConfig) -> list[str]:
         "engine": engines.ENGINES,
         "output_format": tuple(images.SUFFIXES),
         "color": color.COLORS,
+        "optimizer_units": ("range", "pixels"),
         "on_failure": ("continue", "stop"),
     }
     found = [
@@ -99,7 +99,6 @@ def _check_scalars(config: DictConfig) -> list[str]:
         "alpha": (0, None),
         "beta": (0, None),
         "tv": (0, None),
-        "steps": (1, 10_000_000),
         "average": (0, 1),
         "clip_gradient": (0, None),
         "stop_change": (0, None),
@@ -120,6 +119,7 @@ def _check_scalars(config: DictConfig) -> list[str]:
         if not math.isfinite(value) or value < low or (high is not None and value > high):
             wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
             found.append(f"{name}={value} is out of range: it must be {wanted}.")
+    found += schedule.problems_of_steps(config.steps)
     if config.style_fit is not None and config.style_fit not in images.STYLE_FITS:
         found.append(
             f"style_fit={config.style_fit} is not one of {', '.join(images.STYLE_FITS)}."
@@ -339,7 +339,7 @@ def _check_descent(config: DictConfig) -> list[str]:
         found.append("average=1 would never leave the start; a decay below 1 is needed, such as 0.99.")
     if is_scipy and config.average:
         found.append("average goes with an optimiser of torch: SciPy's has no use for it. Use average=0.")
-    if is_scipy and config.lr_schedule.get("_target_") != UNCHANGED:
+    if is_scipy and config.lr_schedule.get("_target_") != schedule.UNCHANGED:
         found.append("lr_schedule: SciPy's L-BFGS-B has no learning rate. Use lr_schedule=none.")
     if target in LINE_SEARCH and config.clip_gradient:
         found.append(
@@ -381,6 +381,8 @@ def _check_training(config: DictConfig) -> list[str]:
         )
     if schedule.problems(config, SMALLEST_SIZE, LARGEST_SIZE) or len(schedule.scales(config)) > 1:
         found.append("schedule: a network is trained at one size, that of training.crop. Use schedule=single.")
+    if not isinstance(config.steps, int):
+        found.append(f"steps={config.steps}: a network is trained at one scale, so that one number is needed.")
     if config.tile not in ("auto", "none"):
         found.append(f"tile={config.tile} does not go with task=train: lower training.crop or training.batch instead.")
     return found
@@ -388,7 +390,7 @@ def _check_training(config: DictConfig) -> list[str]:
 
 def _try_lr_schedule(config: DictConfig) -> list[str]:
     """Make the scheduler for the optimiser of a single number and go through its steps, or many of them."""
-    if config.lr_schedule._target_ == UNCHANGED or config.optimizer.get("_target_") == SCIPY:
+    if config.lr_schedule._target_ == schedule.UNCHANGED or config.optimizer.get("_target_") == SCIPY:
         return []
     number = torch.ones(1, requires_grad=True)
     number.grad = torch.zeros(1)

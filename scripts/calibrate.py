@@ -1,94 +1,94 @@
-"""Measure what beta does, by a network that the run did not use.
+"""Measure what beta does, by a network that the run used and by one that it did not.
 
-    python scripts/calibrate.py --vgg16 FILE [--device cuda] [--sizes 256 512]
+    python scripts/calibrate.py [--backbones vgg16 squeezenet] [--sizes 256 512] [--schedules pyramid single]
 
-For every backbone, size and pair of images it runs beta = 0.001, 0.01, 0.1 with the defaults, and scores each result on
-the other network: style distance is the mean over layers of |G - A|^2 / |A|^2 (Gram matrices of result and style),
-content distance is |F - P|^2 / |P|^2 at the content layer. The recipe is calibrated if each decade of beta takes at
-least 20 % off the style distance while the content distance rises. ``--vgg16`` is a file of VGG-16's original (Caffe)
-weights; without it, torchvision's download is used. Writes the table of docs/calibration.md to standard output.
+For every backbone, schedule, size and pair of images it sweeps beta = 0.001, 0.01, 0.1 with the defaults, and has each
+result scored by both evaluators (docs/evaluator.md). The recipe is calibrated if each decade of beta takes at least
+20 % off the style distance of both while their content distance rises. Prints the table of docs/calibration.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
-from nst import config, experiment, posing, runtime
-from nst.losses import functional
+from nst.evaluator import Evaluator
+from nst.runtime import device_name
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+ROOT = Path(__file__).resolve().parent.parent
 BETAS = (0.001, 0.01, 0.1)
 PAIRS = (("astronaut", "swirls"), ("chelsea", "mosaic"), ("coffee", "wave"))
-JUDGE = {"squeezenet": "vgg16", "vgg16": "squeezenet"}
+STEPS = {"pyramid": [], "single": ["steps=100"]}  # one scale alone has further to go
+SCORES = ("style_distance", "content_distance")
+LEAST = 0.2  # what a decade takes off the style distance
 
 
-def overrides_for(backbone: str, vgg16: str | None) -> list[str]:
-    """Return what chooses a backbone with its weights."""
-    chosen = [f"backbone={backbone}"]
-    if backbone == "vgg16" and vgg16:
-        chosen += [f"backbone.weights={vgg16}", "backbone.preprocessing=caffe"]
-    return chosen
+def judges() -> dict[str, Evaluator]:
+    """Return both evaluators, as conf/evaluator has them."""
+    from hydra import compose, initialize_config_dir
+
+    from nst import config
+
+    config.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        nodes = {name: compose("config", [f"evaluator={name}"]).evaluator for name in ("vgg16", "squeezenet")}
+    return {name: config.build(node) for name, node in nodes.items()}
 
 
-def stylise(job: DictConfig, device: torch.device) -> torch.Tensor:
-    """Run one job without trackers; returns the picture in [0, 1]."""
-    problem = posing.pose(job, device)
-    outcome = experiment.descend(job, problem, lambda step: None, lambda index: False)
-    return problem.space.decode(outcome.last.pixels).clamp(0, 1)
-
-
-@torch.no_grad()
-def score(picture: torch.Tensor, job: DictConfig, device: torch.device) -> tuple[float, float]:
-    """Return (style distance, content distance) of a picture, by the network of a job that it did not come from."""
-    judge = posing.pose(job, device)
-    maps, content, style = (
-        judge.backbone(judge.backbone.preprocessing(image)) for image in (picture, judge.content, judge.style)
-    )
-    grams = [
-        functional.gram_loss(maps[layer], functional.gram_matrix(style[layer]))
-        for layer in config.layer_weights(job, "style")
-    ]
-    (deep,) = config.layer_weights(job, "content")
-    return float(torch.stack(grams).mean()), float(functional.content_loss(maps[deep], content[deep]))
+def sweep(folder: Path, overrides: list[str]) -> list[Path]:
+    """Run the sweep over beta; return the folders of its runs in order."""
+    betas = ",".join(map(str, BETAS))
+    command = [sys.executable, str(ROOT / "run.py"), "-m", f"beta={betas}", *overrides]
+    common = ["evaluator=none", "report=false", f"hydra.sweep.dir={folder}"]
+    subprocess.run([*command, *common], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folders = [path.parent for path in folder.glob("*/run.json")]
+    return sorted(folders, key=lambda path: float(json.loads((path / "run.json").read_text())["config"]["beta"]))
 
 
 def main() -> None:
     """Run all, print the table, and fail if the recipe is not calibrated."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--vgg16", help="file of VGG-16's Caffe weights")
+    parser.add_argument("--backbones", nargs="+", default=["vgg16", "squeezenet"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--schedules", nargs="+", choices=STEPS, default=list(STEPS))
     arguments = parser.parse_args()
-    config.register()
-    device = runtime.prepare(arguments.device, "float32")
-    print(f"Measured on {runtime.device_name(device)}, torch {torch.__version__}.\n")
-    print("| backbone | judged by | size | images | beta | style distance | change | content distance |")
-    print("|---|---|---|---|---|---|---|---|")
+    evaluators = judges()
+    print(f"Measured on {device_name(torch.device('cpu'))}, torch {torch.__version__}.\n")
+    print(
+        f"| backbone | schedule | size | images | beta | {' | '.join(f'style, content by {n}' for n in evaluators)} |"
+    )
+    print(f"|---|---|---|---|---|{'---|' * len(evaluators)}")
     calibrated = True
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        for backbone, judge in JUDGE.items():
+    for backbone in arguments.backbones:
+        for schedule in arguments.schedules:
             for size in arguments.sizes:
                 for content, style in PAIRS:
-                    common = [f"size={size}", f"content={content}", f"style={style}"]
-                    jury = compose("config", [*overrides_for(judge, arguments.vgg16), *common])
-                    rows = []
-                    for beta in BETAS:
-                        job = compose("config", [*overrides_for(backbone, arguments.vgg16), *common, f"beta={beta}"])
-                        rows.append((beta, *score(stylise(job, device), jury, device)))
-                        change = f"{rows[-1][1] / rows[-2][1] - 1:+.0%}" if len(rows) > 1 else ""
-                        print(
-                            f"| {backbone} | {judge} | {size} | {content}, {style} | {beta} | {rows[-1][1]:.4f} "
-                            f"| {change} | {rows[-1][2]:.4f} |",
-                            flush=True,
-                        )
-                    calibrated &= all(b[1] <= 0.8 * a[1] and b[2] > a[2] for a, b in pairwise(rows))
-    print("\nEvery decade of beta takes at least 20 % off the style distance." if calibrated else "\nNOT calibrated.")
+                    overrides = [f"backbone={backbone}", f"schedule={schedule}", f"size={size}", *STEPS[schedule]]
+                    with tempfile.TemporaryDirectory() as folder:
+                        runs = sweep(Path(folder), [*overrides, f"content={content}", f"style={style}"])
+                        scored = [
+                            {name: one.scores(run / "result.png", content, style) for name, one in evaluators.items()}
+                            for run in runs
+                        ]
+                    for name in evaluators:
+                        found = [tuple(float(str(of[name][score])) for score in SCORES) for of in scored]
+                        calibrated &= all(b[0] <= (1 - LEAST) * a[0] and b[1] > a[1] for a, b in pairwise(found))
+                    for number, (beta, scores) in enumerate(zip(BETAS, scored, strict=True)):
+                        cells = []
+                        for name, of_run in scores.items():
+                            distance, before = of_run["style_distance"], scored[number - 1][name]["style_distance"]
+                            change = f" ({float(str(distance)) / float(str(before)) - 1:+.0%})" if number else ""
+                            cells.append(f"{distance:.3f}{change}, {of_run['content_distance']:.3f}")
+                        row = " | ".join(cells)
+                        print(f"| {backbone} | {schedule} | {size} | {content}, {style} | {beta} | {row} |", flush=True)
+    print(f"\nEvery decade of beta takes at least {LEAST:.0%} off." if calibrated else "\nNOT calibrated.")
     raise SystemExit(0 if calibrated else 1)
 
 

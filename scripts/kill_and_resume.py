@@ -25,7 +25,16 @@ import psutil
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 RUN = str(Path(__file__).parent.parent / "run.py")
-KNOBS = ("size=48", "steps=60", "log_every=5", "save_every=20", "checkpoint_steps=7", "device=cpu", "jitter=4")
+KNOBS = (
+    "experiment=sketch",
+    "size=48",
+    "steps=60",
+    "log_every=5",
+    "save_every=20",
+    "checkpoint_steps=7",
+    "device=cpu",
+    "jitter=4",
+)
 
 
 def begin(arguments: Sequence[str], cwd: Path) -> subprocess.Popen[bytes]:

@@ -97,9 +97,12 @@ def main() -> None:
     parser.add_argument("kind", choices=("sweep", "gallery", "row"))
     parser.add_argument("file", type=Path, help="the JPEG to write")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs; of a row images as well")
+    parser.add_argument("--height", type=int, default=300, help="of a row, in pixels")
     arguments = parser.parse_args()
-    compose = {"sweep": compose_sweep, "gallery": compose_gallery, "row": compose_row}[arguments.kind]
-    picture = compose(arguments.runs)
+    if arguments.kind == "row":
+        picture = compose_row(arguments.runs, arguments.height)
+    else:
+        picture = {"sweep": compose_sweep, "gallery": compose_gallery}[arguments.kind](arguments.runs)
     picture.save(arguments.file, "JPEG", quality=88, optimize=True)
     print(f"{arguments.file}: {picture.width} x {picture.height}, {arguments.file.stat().st_size / 1e3:.0f} kB")
 

@@ -71,7 +71,15 @@ USUAL = {  # settings of optimisers that are not worth a word
     "tolerance_grad": 0.0,
 }
 # experiments that are nobody's published recipe
-OURS = ("reconstruct_content", "texture", "approach_optimisation", "approach_fast", "approach_supervised")
+OURS = (
+    "showpiece",
+    "sketch",
+    "reconstruct_content",
+    "texture",
+    "approach_optimisation",
+    "approach_fast",
+    "approach_supervised",
+)
 TRAINED = """
 ## Networks that are trained
 

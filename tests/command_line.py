@@ -8,6 +8,13 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TINY = ("size=32", "steps=3", "log_every=1")
+SKETCH = "experiment=sketch"  # the small network, one scale and Adam, so that tests are quick
+_OTHERWISE = ("experiment=", "+experiment=", "study=", "task=", "resume=", "-h", "--help", "--version")
+
+
+def sketch(*arguments: str) -> list[str]:
+    """Return what is typed, with ``experiment=sketch`` in front unless it chooses an experiment or a task itself."""
+    return [*arguments] if any(a.startswith(_OTHERWISE) for a in arguments) else [SKETCH, *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -16,7 +23,7 @@ def environment() -> dict[str, str]:
 
 
 def start(*arguments: str, cwd: Path = ROOT, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    command = [sys.executable, str(ROOT / "run.py"), *sketch(*arguments)]
     return subprocess.Popen(
         command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )

@@ -833,7 +833,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "fit": "long",
         "schedule.from": 128,
         "schedule.factor": 2**0.5,
-        "schedule.steps": [1000, 500],
+        "steps": [1000, 500],
     },
     "udacity": {"steps": 2000, "size": 400, "fit": "short"},
     "pytorch_tutorial": {"steps": 320, "size": 512, "fit": "short", "optimizer.history_size": 100},

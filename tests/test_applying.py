@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import refused, run, start
+from command_line import refused, run, sketch, start
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from test_media import ramp
@@ -78,7 +78,7 @@ def job(folder: Path, *overrides: str) -> Job:
     config.register()
     lines = ["task=apply", "evaluator=none", *overrides]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed = compose("config", lines)
+        composed = compose("config", sketch(*lines))
     folder.mkdir(parents=True, exist_ok=True)
     return Job(composed, folder, {}, lines)
 

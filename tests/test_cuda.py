@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import sketch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -19,7 +20,7 @@ def job(folder: Path, *overrides: str) -> experiment.Job:
     config.register()
     folder.mkdir(exist_ok=True)
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return experiment.Job(compose("config", list(overrides)), folder, {}, list(overrides))
+        return experiment.Job(compose("config", sketch(*overrides)), folder, {}, list(overrides))
 
 
 @pytest.mark.parametrize(

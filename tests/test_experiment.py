@@ -1,12 +1,17 @@
-"""How a run is posed: the margin, and targets that follow the jitter."""
+"""How a run is posed: the margin, targets that follow the jitter, the units of its rate, its steps."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from command_line import run, sketch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 from nst import config, posing
+from nst.images import locate
 from nst.pixels import with_margin
 from nst.posing import Problem
 
@@ -16,7 +21,7 @@ CONF = Path(__file__).parent.parent / "conf"
 def posed(*overrides: str) -> Problem:
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return posing.pose(compose("config", ["size=48", *overrides]), torch.device("cpu"))
+        return posing.pose(compose("config", sketch("size=48", *overrides)), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("margin", [1, 5, 8])
@@ -52,3 +57,30 @@ def test_a_shift_moves_what_the_network_sees_and_the_margin_is_seen() -> None:
     assert len(set(style.values())) == 3
     bare = posed("init=style", "margin=0")
     assert float(bare.evaluate(bare.start, (0, 0)).style) != style[0, 0]
+
+
+# ---------------------------------------------------------------- rates in every pixel space, and steps that are typed
+
+
+def painted(folder: Path, *overrides: str) -> tuple[np.ndarray, str]:
+    """Return the pixels of a result, and what the run logged."""
+    result = run("evaluator=none", f"hydra.run.dir={folder}", *overrides)
+    assert result.returncode == 0, result.stderr
+    with Image.open(folder / "result.png") as picture:
+        return np.asarray(picture.convert("RGB"), np.float64), result.stdout + result.stderr
+
+
+def test_a_recipe_of_bytes_paints_with_an_optimiser_of_ours(tmp_path: Path) -> None:
+    small = ("size=64", "experiment=gatys2016_code", "backbone=vgg16", "backbone.weights=bundled", "steps=40")
+    ours, log = painted(tmp_path / "ours", *small, "optimizer=adam")
+    content = np.asarray(Image.open(locate("coffee")).convert("RGB").resize(ours.shape[1::-1]), np.float64)
+    assert np.abs(ours - content).mean() > 10  # of 255; with 0.025 of 255 a step it was below 1
+    assert "raise optimizer.lr" not in log
+    _, log = painted(tmp_path / "slow", *small, "optimizer=adam", "optimizer_units=pixels", "steps=3")
+    assert "optimizer.lr=0.025 moves a pixel by 0.00029 of the range from black to white at most in 3 steps" in log
+
+
+def test_typed_steps_win_over_a_recipes_list(tmp_path: Path) -> None:
+    small = ("backbone=vgg16", "backbone.weights=bundled", "size=48", "schedule.from=32", "experiment=crowsonkb")
+    painted(tmp_path, *small, "steps=2")
+    assert [scale["steps"] for scale in json.loads((tmp_path / "run.json").read_text())["scales"]] == [2, 2]

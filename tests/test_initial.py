@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import sketch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from scipy import stats
 
-from nst import config
+from nst import config, initial, posing
 from nst.errors import UserError
 from nst.initial import from_blend, from_content, from_file, from_noise, from_style, from_style_color
 from nst.pixels import PREPROCESSINGS, PixelSpace
@@ -126,7 +127,7 @@ def test_every_recipes_noise_can_be_said(recipe):
     said, expected = RECIPES[recipe]
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent.parent / "conf")):
-        node = compose("config", ["init=noise", *said]).init
+        node = compose("config", sketch("init=noise", *said)).init
     start = config.build(node)(content=CONTENT, style=STYLE, space=CAFFE, seed=7)
     normal, uniform = (
         draw(CONTENT.shape, generator=torch.Generator().manual_seed(7)) for draw in (torch.randn, torch.rand)
@@ -208,3 +209,38 @@ def test_a_missing_or_broken_file_is_the_users_mistake(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"broken\.png"):
         from_file(CONTENT, STYLE, UNIT, 0, str(tmp_path / "broken.png"))
+
+
+# ---------------------------------------------------------------- recoloured
+
+
+def test_recolored_is_the_content_with_mean_and_covariance_of_the_styles_colours() -> None:
+    generator = torch.Generator().manual_seed(3)
+    content = 0.5 + 0.05 * torch.randn(1, 3, 12, 15, generator=generator, dtype=torch.float64)
+    mixed = 0.04 * torch.randn(1, 3, 9, 7, generator=generator, dtype=torch.float64)
+    style = torch.einsum("dc,bchw->bdhw", torch.tensor([[1, 0.5, 0], [0, 1, 0], [0.2, 0, 2]]).double(), mixed) + 0.45
+    start = initial.from_recolored(content, style, UNIT, seed=0)
+    pixels, others = start.flatten(2)[0].numpy(), style.flatten(2)[0].numpy()
+    np.testing.assert_allclose(pixels.mean(1), others.mean(1), rtol=1e-9)
+    np.testing.assert_allclose(np.cov(pixels, bias=True), np.cov(others, bias=True), rtol=1e-7, atol=1e-12)
+    assert np.corrcoef(start[0, 1].flatten(), content[0, 1].flatten())[0, 1] > 0.5
+    grey = content.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert torch.allclose(initial.from_recolored(grey, grey, UNIT, seed=0), grey, atol=1e-9)
+
+
+def test_with_masks_each_region_starts_in_the_colours_of_its_style(tmp_path: Path) -> None:
+    for name, left in (("left", 255), ("right", 0)):
+        mask = np.full((32, 48), 255 - left, np.uint8)
+        mask[:, :24] = left
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+    masks = f"style_masks=[{tmp_path / 'left.png'},{tmp_path / 'right.png'}]"
+    config.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent.parent / "conf")):
+        common = ["backbone=squeezenet", "size=48"]
+        job = compose("config", [*common, "style=[swirls,mosaic]", masks])
+        alone = [compose("config", [*common, f"style={name}"]) for name in ("swirls", "mosaic")]
+    device = torch.device("cpu")
+    both, swirls, mosaic = (posing.pose(one, device).start for one in (job, *alone))
+    assert torch.allclose(both[..., :23], swirls[..., :23], atol=1e-4)
+    assert torch.allclose(both[..., 25:], mosaic[..., 25:], atol=1e-4)
+    assert not torch.allclose(swirls, mosaic, atol=0.1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import ROOT, TINY, refused, run
+from command_line import ROOT, TINY, refused, run, sketch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -69,7 +69,7 @@ def sweep(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedPro
     """Type a command in a folder, with as many threads as the machine would give."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "HOME": str(folder), **more}
     environment.pop("OMP_NUM_THREADS", None)
-    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    command = [sys.executable, str(ROOT / "run.py"), *sketch(*arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
 
 
@@ -183,7 +183,7 @@ def test_a_worker_that_is_told_its_time_is_up_saves_its_state(tmp_path: Path) ->
     (folder / "own" / "slow").touch()
     command = ["-m", "hydra/launcher=submitit_local", *CHOSEN, "style_loss.number=0,1", "beta=0.02", "steps=200"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, str(ROOT / "run.py"), *command, "hydra.sweep.dir=out"]
+    arguments = [sys.executable, str(ROOT / "run.py"), *sketch(*command), "hydra.sweep.dir=out"]
     process = subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
     jobs = [folder / "out" / job for job in JOBS]
     for job in jobs:
@@ -266,7 +266,7 @@ def whole(*overrides: str) -> DictConfig:
     """Compose the configuration with Hydra's part."""
     configuration.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True)
+        return compose("config", sketch(*overrides), return_hydra_config=True)
 
 
 @pytest.mark.parametrize(("cores", "free", "gpus"), [(2, 16, 0), (64, 16, 0), (12, 3, 0), (1, 1, 0), (16, 64, 4)])

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from command_line import ROOT
+from command_line import ROOT, sketch
 from hydra import compose, initialize_config_dir
 
 from nst import backbones, config, memory, posing, replay, runtime, weights
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def composed(*overrides):
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        return compose("config", ["size=64", "steps=2", *overrides])
+        return compose("config", sketch("size=64", "steps=2", *overrides))
 
 
 @pytest.fixture(autouse=True)

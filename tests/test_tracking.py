@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import sketch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -31,7 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = ["size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03"]
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        job = Job(compose("config", overrides), folder, {"backbone": "squeezenet", "optimizer": "adam"}, overrides)
+        composed = compose("config", sketch(*overrides))
+        job = Job(composed, folder, {"backbone": "squeezenet", "optimizer": "adam"}, overrides)
     run(job, runtime.PoliteStop())
     return folder
 
@@ -121,7 +123,7 @@ def test_the_run_does_not_depend_on_or_change_the_global_random_state(tmp_path: 
     before = torch.get_rng_state()
     overrides = ["size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03"]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        run(Job(compose("config", overrides), tmp_path, {}, overrides), runtime.PoliteStop())
+        run(Job(compose("config", sketch(*overrides)), tmp_path, {}, overrides), runtime.PoliteStop())
     assert (tmp_path / "result.png").read_bytes() == (folder / "result.png").read_bytes()
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -8,6 +8,7 @@ import numpy as np
 import ot
 import pytest
 import torch
+from command_line import sketch
 from hydra import compose, initialize_config_dir
 from scipy.spatial.distance import cdist
 from skimage.exposure import match_histograms
@@ -44,7 +45,7 @@ def maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torc
 def composed(*overrides: str) -> Any:
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", list(overrides))
+        return compose("config", sketch(*overrides))
 
 
 # ---------------------------------------------------------------- the same, said again
