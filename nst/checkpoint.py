@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import hashlib
 import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -17,7 +17,9 @@ from nst.files import write_atomic
 from nst.resume import CHECKPOINT_FILE as FILE
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
+OLD_FORMAT = 1  # without a checksum
+CHECKSUM = b"SHA-256 "  # what the last bytes of the file begin with, before 64 hexadecimal digits
 LARGEST_SHARE = 0.05  # of a run's time that may go into checkpoints that are due by the clock
 
 
@@ -66,9 +68,37 @@ def save(folder: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: it cannot be written; the last one is untouched.
     """
-    buffer = io.BytesIO()  # torch.save makes an error of its own of a disk that fills up
-    torch.save({"format": FORMAT, **content}, buffer)
-    write_atomic(folder / FILE, lambda file: file.write(buffer.getbuffer()))
+    files = {name: _sha256(folder / name, size) for name, size in _lengths(content).items()}
+
+    def write(file: BinaryIO) -> None:
+        summed = _Summed(file)
+        torch.save({"format": FORMAT, **content, "files": files}, summed)
+        if summed.error is not None:
+            raise summed.error
+        file.write(CHECKSUM + summed.digest.hexdigest().encode())
+
+    write_atomic(folder / FILE, write)
+
+
+class _Summed:
+    """A file to write to whose checksum is known in the end; an error is kept, since ``torch.save`` has its own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, part: bytes) -> int:
+        self.digest.update(part)
+        try:
+            if self.error is None:
+                self.file.write(part)
+        except OSError as error:
+            self.error = error
+        return len(part)
+
+    def flush(self) -> None:
+        """Leave that to whoever opened the file."""
 
 
 def step(folder: Path) -> int:
@@ -85,10 +115,13 @@ def load(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        summed = _has_its_checksum(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
+        if content["format"] not in (FORMAT, OLD_FORMAT):
             log.warning("The checkpoint %s is of another version: the run starts again from its beginning.", path)
             return None
+        if summed is False or (summed is None and content["format"] != OLD_FORMAT):
+            raise ValueError("the checksum does not fit")
     except Exception as error:  # a damaged file drives the unpickler to whatever it raises
         log.debug("The checkpoint cannot be read.", exc_info=error)
         log.warning("The checkpoint %s is damaged: the run starts again from its beginning.", path)
@@ -122,16 +155,41 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def _has_its_checksum(path: Path) -> bool | None:
+    """Tell whether a checkpoint fits the checksum at its end; None if there is none."""
+    length = len(CHECKSUM) + 64
+    size = path.stat().st_size - length
+    with path.open("rb") as file:
+        file.seek(max(size, 0))
+        kind, expected = file.read(len(CHECKSUM)), file.read()
+    return _sha256(path, size) == expected.decode(errors="replace") if kind == CHECKSUM else None
+
+
+def _sha256(path: Path, size: int) -> str:
+    """Return the SHA-256 of the first ``size`` bytes of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while size > 0 and (part := file.read(min(size, 2**20))):
+            digest.update(part)
+            size -= len(part)
+    return digest.hexdigest()
+
+
+def _lengths(content: dict[str, Any]) -> dict[str, int]:
+    """Return how long the files were that the trackers go on with, by name."""
+    positions = content.get("trackers")
+    return {"metrics.csv": positions["metrics"], **positions["tensorboard"]["files"]} if positions else {}
+
+
 def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
-    """Tell whether the files that the trackers go on with are as long as the checkpoint remembers, or longer."""
-    positions = saved["trackers"]
-    lengths = {"metrics.csv": positions["metrics"], **positions["tensorboard"]["files"]}
+    """Tell whether the files that the trackers go on with begin as they did when the checkpoint was saved."""
+    lengths, sums = _lengths(saved), saved.get("files", {})
     short = [name for name, size in lengths.items() if not _is_as_long(folder / name, size)]
-    if short:
-        log.warning(
-            "%s of %s is cut short or gone: the run starts again from its beginning.", " and ".join(short), folder
-        )
-    return not short
+    changed = [n for n, size in lengths.items() if n in sums and n not in short and _sha256(folder / n, size) != sums[n]]
+    for names, what in ((short, "cut short or gone"), (changed, "changed")):
+        if names:
+            log.warning("%s of %s: %s, so the run starts again from its beginning.", " and ".join(names), folder, what)
+    return not short and not changed
 
 
 def _is_as_long(path: Path, size: int) -> bool:

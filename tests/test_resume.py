@@ -19,7 +19,7 @@ from test_robustness import limit_files, own_loss, wait_for_steps
 from nst import checkpoint, pretrained, resume
 from nst.descent import State, Step
 from nst.errors import UserError
-from nst.files import CannotWrite
+from nst.files import CannotWrite, write_json
 from nst.objective import Losses
 from nst.optimize import Outcome, ScipyLBFGSB, optimize
 
@@ -106,6 +106,34 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, caplog: pytest.LogC
         assert checkpoint.step(tmp_path) == 0
     assert len(caplog.messages) == 3
     assert all("starts again from its beginning" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("damaged", [checkpoint.FILE, "metrics.csv", "events.out.tfevents.1"])
+def test_no_bit_of_what_is_carried_on_from_can_flip_unseen(tmp_path: Path, damaged: str) -> None:
+    rng = np.random.default_rng(0)
+    write_json(tmp_path / "run.json", {"machine": {}})
+    for name in ("metrics.csv", "events.out.tfevents.1"):
+        (tmp_path / name).write_bytes(rng.bytes(400))
+    positions = {"metrics": 380, "tensorboard": {"files": {"events.out.tfevents.1": 400}}}
+    state = {"pixels": torch.rand(1, 3, 8, 8), "moments": [torch.rand(5, dtype=torch.float64)], "generator": b"\x01\x02"}
+    checkpoint.save(tmp_path, {"step": 3, "descent": state, "trackers": positions})
+    assert checkpoint.to_carry_on_from(tmp_path) is not None
+    whole = (tmp_path / damaged).read_bytes()
+    kept = 380 if damaged == "metrics.csv" else len(whole)
+    for place in rng.choice(kept * 8, size=200, replace=False):
+        bits = bytearray(whole)
+        bits[place // 8] ^= 1 << place % 8
+        (tmp_path / damaged).write_bytes(bits)
+        assert checkpoint.to_carry_on_from(tmp_path) is None, place
+    (tmp_path / damaged).write_bytes(whole)
+    assert checkpoint.to_carry_on_from(tmp_path) is not None
+
+
+def test_a_checkpoint_from_before_there_were_checksums_is_carried_on_from(tmp_path: Path) -> None:
+    torch.save({"format": 1, "step": 7}, tmp_path / checkpoint.FILE)
+    assert checkpoint.load(tmp_path) == {"format": 1, "step": 7}
+    torch.save({"format": 2, "step": 7}, tmp_path / checkpoint.FILE)  # its end is gone
+    assert checkpoint.load(tmp_path) is None
 
 
 def test_checkpoints_are_due_by_steps_or_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,7 +517,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last_one(tmp_path
             checkpoint.save(tmp_path, {"step": 2, "pixels": torch.zeros(30_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert checkpoint.load(tmp_path) == {"format": 1, "step": 1}
+    assert checkpoint.load(tmp_path) == {"format": 2, "step": 1, "files": {}}
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
 
 
