@@ -72,7 +72,7 @@ def save(folder: Path, content: dict[str, Any]) -> None:
 
     def write(file: BinaryIO) -> None:
         summed = _Summed(file)
-        torch.save({"format": FORMAT, **content, "files": files}, summed)
+        torch.save({"format": FORMAT, **content, "files": files}, summed)  # type: ignore[arg-type]
         if summed.error is not None:
             raise summed.error
         file.write(CHECKSUM + summed.digest.hexdigest().encode())
@@ -185,7 +185,9 @@ def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
     """Tell whether the files that the trackers go on with begin as they did when the checkpoint was saved."""
     lengths, sums = _lengths(saved), saved.get("files", {})
     short = [name for name, size in lengths.items() if not _is_as_long(folder / name, size)]
-    changed = [n for n, size in lengths.items() if n in sums and n not in short and _sha256(folder / n, size) != sums[n]]
+    changed = [
+        n for n, size in lengths.items() if n in sums and n not in short and _sha256(folder / n, size) != sums[n]
+    ]
     for names, what in ((short, "cut short or gone"), (changed, "changed")):
         if names:
             log.warning("%s of %s: %s, so the run starts again from its beginning.", " and ".join(names), folder, what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import re
@@ -10,16 +11,24 @@ import shlex
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
+import traceback
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from nst.errors import UserError, nearest
+from nst.files import exists
 
 # By name, since none can be imported without its extra.
 DEAD_WORKERS = (
@@ -30,6 +39,15 @@ DEAD_WORKERS = (
     "WorkerCrashedError",
 )
 SENTENCES = ("title", "question")
+PATHS = (
+    *("content", "style", "style_masks", "content_mask", "photos", "model", "init.path", "resume"),
+    *("backbone.weights", "evaluator.weights", "hydra.run.dir", "hydra.sweep.dir"),
+)
+FLAGS = (
+    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+)  # those of Hydra's parser
 HELP_HINT = "See python run.py --help."
 _typed: list[str] = []
 
@@ -57,7 +75,7 @@ def launch(
                 from nst.training.parallel import arguments_of_helper
 
                 arguments = arguments_of_helper(arguments)
-            sys.argv[1:] = _flags_first([_quoted_sentence(argument) for argument in arguments])
+            sys.argv[1:] = _flags_first([as_typed(argument) for argument in _known_flags(arguments)])
             main()
     except KeyboardInterrupt as stop:
         finish(True)
@@ -119,6 +137,8 @@ def describe(error: BaseException) -> str:
         return describe(mistake)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return f"Error: {_composition(error)}"
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+        return f"Error: {_unreadable_yaml(error)}"
     if "Config group override" in str(error):
         return f"Error: {_first_line(error)} A group needs the name of one of its options. {HELP_HINT}"
     if type(error).__name__ in DEAD_WORKERS:
@@ -133,11 +153,36 @@ def describe(error: BaseException) -> str:
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OSError):
         return describe(cause)
-    return (
-        f"Error: {type(error).__name__}: {_first_line(error)}\n"
-        "This is no mistake that is known. The traceback is in the run's run.log; if there is none yet, the "
-        "environment variable HYDRA_FULL_ERROR=1 shows it here."
-    )
+    return f"Error: {type(error).__name__}: {_first_line(error)}{_where(error)}"
+
+
+def _where(error: BaseException) -> str:
+    """Return the line of the traceback that matters, the last that is no library's, and where all of it is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    ours = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
+    line = f"\n  at {ours[-1].filename}, line {ours[-1].lineno}: {ours[-1].line}" if ours else ""
+    log = Path(HydraConfig.get().runtime.output_dir) / "run.log" if HydraConfig.initialized() else None
+    rest = f"is in {log}." if log is not None and log.is_file() else "is shown with HYDRA_FULL_ERROR=1 in front."
+    return f"{line}\nIf no code of your own is at fault, this program is: please report it. The whole traceback {rest}"
+
+
+def _unreadable_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """Name the file that is no YAML, and the place in it."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        problem = getattr(error, "problem", None) or getattr(error, "context", None)
+        return f"{mark.name} is no YAML: {problem} (line {mark.line + 1}, column {mark.column + 1})."
+    folders = [
+        Path(a.partition("=")[2] or b) for a, b in pairwise([*sys.argv, ""]) if a.startswith(("--config-d", "-cd"))
+    ]
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.yaml"))):
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as found:
+            line = path.read_bytes()[: found.start].count(b"\n") + 1
+            return f"{path} is not in UTF-8: {found.reason} in line {line}. Save it in that encoding."
+    return _first_line(error)
 
 
 def _of_a_resolver(error: BaseException) -> UserError | None:
@@ -170,7 +215,8 @@ def _composition(error: BaseException) -> str:
         if known:
             guess = nearest(str(cause.key), known)
             within = f" in {prefix}" if prefix else ""
-            new = f" To pass a new argument, put a + in front: +{name}=VALUE." if prefix else ""
+            takes_more = prefix and _takes(parent.get("_target_"), str(cause.key))
+            new = f" To pass a new argument, put a + in front: +{name}=VALUE." if takes_more else ""
             return f"There is no knob '{name}'.{guess} Known{within}: {', '.join(known)}.{new}"
     if isinstance(cause, ValidationError) and cause.full_key:
         wanted = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
@@ -181,9 +227,36 @@ def _composition(error: BaseException) -> str:
             return f"{cause.full_key} needs a value, not null. {HELP_HINT}"
         if needed:
             return f"{cause.full_key} needs {needed}, not {_quoted(cause)}. {HELP_HINT}"
+    if mistake := _of_grammar(f"{error} {cause}"):
+        return f"{mistake} {HELP_HINT}"
     lines = [line for line in f"{error}\n{cause if cause is not error else ''}".splitlines() if line.strip()]
     text = " ".join(line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith("object_type"))
     return f"{text} {HELP_HINT}"
+
+
+def _of_grammar(text: str) -> str | None:
+    """Tell in our words what Hydra and OmegaConf say in theirs; None for all that is clear as it is."""
+    if found := re.search(r"Multiple values for (\S+?)\. To override a value use 'override \S+: (\S+)'", text):
+        return f"{found[1]} has a value already, which is replaced without a +: {found[1]}={found[2]}."
+    if found := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
+        return f"{found[1]} names several values, which is a sweep: put -m in front."
+    if found := re.search(r"does not support sweep type : (\w+)_SWEEP", text):
+        return (
+            f"{found[1].lower()}(...) draws values, which needs a sampler: hydra/sweeper=optuna. A grid has them "
+            "listed: -m NAME=1,2,3."
+        )
+    if found := re.search(r"override \+*(\S+?)=.*Cannot convert '(?:list|dict)' to string", text, re.DOTALL):
+        return f"{found[1]} takes one value, no list. A sweep tries several, one a run: -m {found[1]}=FIRST,SECOND."
+    return None
+
+
+def _takes(target: Any, argument: str) -> bool:
+    """Tell whether a component's class or function has such an argument, as far as that can be told."""
+    try:
+        parameters = inspect.signature(hydra.utils.get_object(str(target))).parameters.values()
+    except Exception:
+        return True
+    return any(one.name == argument or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
@@ -192,17 +265,74 @@ def _flags_first(arguments: list[str]) -> list[str]:
     return [a for a in arguments if a not in overrides] + overrides
 
 
-def _quoted_sentence(argument: str) -> str:
-    """Quote a title or a question, whose commas and brackets Hydra would take for a sweep."""
+def _known_flags(arguments: list[str]) -> list[str]:
+    """Return the arguments.
+
+    Raises:
+        UserError: one begins with a dash and is no flag.
+    """
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        known = [flag for flag in FLAGS if flag.startswith(name) or (len(flag) == 2 and name.startswith(flag))]
+        if not name.startswith("-") or known:  # argparse knows beginnings, and -cjob
+            continue
+        if equals:
+            raise UserError(f"{argument} is no flag. Knobs have no dashes: {name.lstrip('-')}={value}. {HELP_HINT}")
+        raise UserError(f"There is no flag {argument}.{nearest(argument, FLAGS)} {HELP_HINT}")
+    if "--resolve" in arguments and not any(word.split("=")[0] in ("--cfg", "-c") for word in arguments):
+        raise UserError("--resolve goes with --cfg, which shows the configuration: --cfg job --resolve.")
+    return arguments
+
+
+def as_typed(argument: str) -> str:
+    """Quote what Hydra's grammar would misread: sentences, and paths with its own characters or none that it knows."""
     name, equals, text = argument.partition("=")
-    if name not in SENTENCES or not equals or text[:1] in ("'", '"') or text in ("", "null"):
+    knob = name.lstrip("+")
+    if not equals or text in ("", "null") or text[:1] in ("'", '"'):
         return argument
-    return f"{name}={quoted(text)}"
+    if knob in SENTENCES:
+        return f"{name}={quoted(text)}"
+    return f"{name}={_quoted_paths(text)}" if knob in PATHS else argument
+
+
+def _quoted_paths(text: str) -> str:
+    """Return a value of a knob that takes paths, one, several or a list of them, with those quoted that need it."""
+    if exists(text):
+        return text if _is_read_as(text, text) else quoted(text)
+    parts = _files_in(text)
+    if len(parts) > 1:
+        return ",".join(map(_quoted_paths, parts))
+    if text.startswith("[") and text.endswith("]") and text != "[]":
+        return f"[{','.join(map(_quoted_paths, _files_in(text[1:-1])))}]"
+    return text if _is_read_as(text) else quoted(text)
+
+
+def _files_in(text: str) -> list[str]:
+    """Return the parts of a text between commas, but for a comma in brackets or in the name of a file."""
+    parts: list[str] = []
+    words = text.split(",")
+    while words:
+        beginnings = [",".join(words[:count]) for count in range(1, len(words) + 1)]
+        files = [one for one in beginnings if exists(one)]
+        closed = [one for one in beginnings if all(one.count(a) == one.count(b) for a, b in ("()", "[]", "{}"))]
+        parts.append(files[-1] if files else closed[0] if closed else text)
+        words = words[parts[-1].count(",") + 1 :]
+    return parts
+
+
+def _is_read_as(text: str, meant: str | None = None) -> bool:
+    """Tell whether Hydra's grammar can read a value, and as the text that is meant, if there is one."""
+    try:
+        value = OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:
+        return False
+    return meant is None or (value == meant and "${" not in meant)
 
 
 def quoted(text: str) -> str:
     """Return a text as a value that Hydra's grammar reads back, whatever it holds."""
-    escaped = re.sub(r"(\\+)(?=\"|$)", r"\1\1", text).replace('"', '\\"')
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    escaped = re.sub(r"(\\+)(?=\"|$)", r"\1\1", escaped).replace('"', '\\"')
     return f'"{escaped}"'
 
 

@@ -93,6 +93,11 @@ def existing_file(name: str) -> Path | None:
         return None
 
 
+def exists(name: str) -> bool:
+    """Tell whether there is a file or a folder of that name; a name that cannot be one counts as none."""
+    return existing_file(name) is not None or is_folder(name)
+
+
 def is_folder(name: str) -> bool:
     """Tell whether there is a folder of that name; a name that cannot be one counts as none."""
     try:

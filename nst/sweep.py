@@ -91,6 +91,9 @@ class CheckFirst(Callback):
                 refuse_used(folder, "a sweep", "hydra.sweep.dir")
             overrides = _sweep_overrides(config)
             swept = {_key(o): _values(o) for o in overrides if o.is_sweep_override()}
+            empty = [o.input_line for o in overrides if o.is_discrete_sweep() and not any(o.sweep_string_iterator())]
+            if empty:
+                raise UserError(f"{empty[0]} gives no values, so there would be no run. Check the pattern or range.")
             if idle := [key for key in swept if key in resume.HOUSEKEEPING]:
                 raise UserError(f"{', '.join(idle)} changes no picture, so a sweep cannot vary it. Give it one value.")
             if "study" in swept:

@@ -1,8 +1,12 @@
 """Running the program as a user types it, in a process of its own."""
 
+import atexit
+import functools
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +34,48 @@ def start(*arguments: str, cwd: Path = ROOT, **options: Any) -> subprocess.Popen
 
 
 def run(*arguments: str, cwd: Path = ROOT, timeout: float = 240, **options: Any) -> subprocess.CompletedProcess[str]:
+    if not options:
+        return script(ROOT / "run.py", *sketch(*arguments), cwd=cwd, timeout=timeout)
     process = start(*arguments, cwd=cwd, **options)
     out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def script(path: Path, *arguments: object, cwd: Path = ROOT, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a Python program: in a fork of a process that has torch imported, where the system can fork."""
+    command = [str(path), *map(str, arguments)]
+    if not hasattr(os, "fork"):
+        words = [sys.executable, *command]
+        return subprocess.run(words, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / name for name in ("stdout", "stderr")}
+        for file in files.values():
+            file.touch()
+        request = {"arguments": command, "cwd": str(cwd), "environment": environment(), "timeout": timeout}
+        code = _ask(request | {name: str(file) for name, file in files.items()})
+        out, err = (file.read_text(encoding="utf-8", errors="replace") for file in files.values())
+    if code is None:
+        raise subprocess.TimeoutExpired(command, timeout, out, err)
+    return subprocess.CompletedProcess(command, code, out, err)
+
+
+@functools.cache
+def _preloaded() -> subprocess.Popen[str]:
+    words = [sys.executable, str(Path(__file__).parent / "preloaded.py")]
+    process = subprocess.Popen(
+        words, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(process.kill)
+    return process
+
+
+def _ask(request: dict[str, Any]) -> int | None:
+    process = _preloaded()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps(request) + "\n")
+    process.stdin.flush()
+    answer: int | None = json.loads(process.stdout.readline())
+    return answer
 
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:

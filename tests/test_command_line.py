@@ -204,7 +204,7 @@ def test_cfg_job_shows_the_resolved_config_and_runs_nothing(tmp_path: Path) -> N
         (["backbone=vgg91"], r"no backbone=vgg91\. Did you mean 'vgg19'"),
         (["experiment=notebok"], r"Did you mean 'notebook'"),
         (["optimizer.lrr=1"], r"no knob 'optimizer\.lrr'\. Did you mean 'lr'"),
-        (["content=my photo(1).jpg"], r"cannot be read as NAME=VALUE"),
+        (["beta=my photo(1)"], r"cannot be read as NAME=VALUE"),
         (["--config-dir", "nowhere"], r"nowhere' not found"),
         (["-m", "beta=0.1,oops"], r"beta needs a number, not 'oops'"),
         (

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT, refused, run, sketch
+from command_line import ROOT, refused, run, script, sketch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -323,13 +323,7 @@ def test_from_the_command_line_with_everything_resumed_scored_and_reproduced(tmp
 
 
 def reproduce(folder):
-    import subprocess
-    import sys
-
-    from command_line import environment
-
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), str(folder)]
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    return script(ROOT / "scripts" / "reproduce.py", folder)
 
 
 def test_styles_of_equal_names_are_told_apart(tmp_path):

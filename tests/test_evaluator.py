@@ -17,7 +17,7 @@ import pytest
 import scipy.signal
 import scipy.stats
 import torch
-from command_line import ROOT, environment
+from command_line import ROOT, environment, script
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -503,8 +503,7 @@ def run_folder(folder: Path, result: str = "chelsea", **changed: Any) -> Path:
 
 
 def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    return script(ROOT / "scripts" / "evaluate.py", *arguments)
 
 
 def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:

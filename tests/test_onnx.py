@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from command_line import ROOT, script
 from torch import Tensor, nn
 
 from nst import transformers
@@ -21,7 +21,6 @@ from nst.errors import UserError
 from nst.transformers import onnx as exporting
 from nst.transformers.layers import normalisations
 
-ROOT = Path(__file__).parent.parent
 RESIDUAL: dict[str, Any] = {"_target_": "nst.transformers.ResidualTransformer", "width": 2, "blocks": 1, "kernel": 3}
 PYRAMID: dict[str, Any] = {"_target_": "nst.transformers.PyramidTransformer", "channels": 2, "levels": 2}
 
@@ -38,8 +37,7 @@ def network(node: dict[str, Any], styles: int) -> nn.Module:
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, str(ROOT / "scripts" / "export_onnx.py"), *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return script(ROOT / "scripts" / "export_onnx.py", *arguments)
 
 
 def test_a_network_of_one_style_paints_pictures_of_any_size(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import stat
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT, TINY, environment, run
+from command_line import ROOT, TINY, run, script
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -333,8 +332,7 @@ def test_mistakes_are_one_message(
 
 
 def test_the_script_is_a_door(tmp_path: Path) -> None:
-    words = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "nowhere"]
-    result = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    result = script(ROOT / "scripts" / "reproduce.py", "nowhere", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("Error: There is no nowhere.")
     assert not list(tmp_path.iterdir())

@@ -115,7 +115,11 @@ def test_no_bit_of_what_is_carried_on_from_can_flip_unseen(tmp_path: Path, damag
     for name in ("metrics.csv", "events.out.tfevents.1"):
         (tmp_path / name).write_bytes(rng.bytes(400))
     positions = {"metrics": 380, "tensorboard": {"files": {"events.out.tfevents.1": 400}}}
-    state = {"pixels": torch.rand(1, 3, 8, 8), "moments": [torch.rand(5, dtype=torch.float64)], "generator": b"\x01\x02"}
+    state = {
+        "pixels": torch.rand(1, 3, 8, 8),
+        "moments": [torch.rand(5, dtype=torch.float64)],
+        "generator": b"\x01\x02",
+    }
     checkpoint.save(tmp_path, {"step": 3, "descent": state, "trackers": positions})
     assert checkpoint.to_carry_on_from(tmp_path) is not None
     whole = (tmp_path / damaged).read_bytes()

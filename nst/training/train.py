@@ -6,7 +6,6 @@ import contextlib
 import copy
 import logging
 import math
-import re
 import shlex
 import statistics
 import time
@@ -21,7 +20,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from nst import checkpoint, cli, images, memory, provenance, resume, runtime, schedule, transformers, watchers
+from nst import checkpoint, images, memory, provenance, resume, runtime, schedule, transformers, watchers
 from nst import config as configuration
 from nst.check import check
 from nst.descent import Step
@@ -40,7 +39,6 @@ from nst.training.strips import Strips, Validation
 
 log = logging.getLogger(__name__)
 TIMED = 5  # pictures, after one to warm up, whose median is the time per picture
-NEEDS_QUOTES = r"[^\w./-]"  # a name with other characters, such as those of a sweep's folders
 REFERENCE = "reference.png"  # what the optimiser makes of the content
 
 
@@ -368,9 +366,9 @@ def _finish(
         work.job.picture(name).unlink(missing_ok=True)
     (folder / "best.safetensors").unlink(missing_ok=True)
     log.info("%s in %.1f s, a picture of this size takes %.3f s: %s", outcome.reason, elapsed(), per_picture, network)
-    name = str(network)
-    model = f"model={cli.quoted(name) if re.search(NEEDS_QUOTES, name) else name}"
-    log.info("Paint with it: %s", shlex.join(["python", "run.py", "task=apply", model, "content=photo.jpg"]))
+    log.info(
+        "Paint with it: %s", shlex.join(["python", "run.py", "task=apply", f"model={network}", "content=photo.jpg"])
+    )
 
 
 def seconds_per_picture(work: Work) -> float:
