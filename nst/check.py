@@ -11,7 +11,20 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nst import backbones, color, descent, engines, evaluator, images, pixels, runtime, schedule, tasks, transformers
+from nst import (
+    backbones,
+    color,
+    decoding,
+    descent,
+    engines,
+    evaluator,
+    images,
+    pixels,
+    runtime,
+    schedule,
+    tasks,
+    transformers,
+)
 from nst.config import build, images_named, import_from_config_folders, inspected_layers, layer_weights, styles
 from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
@@ -135,7 +148,7 @@ def _check_scalars(config: DictConfig) -> list[str]:
     if problem or (problem := runtime.precision_problem(config.precision, runtime.choose_device(config.device))):
         found.append(problem)
     try:
-        images.parse_color(config.background)
+        decoding.parse_color(config.background)
     except ValueError:
         found.append(f"background={config.background} is no colour. Use a name such as white, or '#rrggbb' in quotes.")
     return found

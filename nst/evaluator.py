@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 import torch
-from PIL import Image
 from torch import Tensor
 
-from nst import backbones, images, perceptual
+from nst import backbones, decoding, images, perceptual
 from nst.errors import ConfigError, UserError, unknown
 from nst.files import sha256
 from nst.losses import functional
@@ -469,7 +468,7 @@ def _stretched(picture: Picture, shape: tuple[int, int], background: str) -> np.
     if isinstance(picture, Tensor):
         return images.to_bytes(picture, shape)
     long_side = SMALLEST_SIZE
-    with contextlib.suppress(Exception), Image.open(images.locate(str(picture))) as file:
+    with contextlib.suppress(Exception), decoding.opened(images.locate(str(picture))) as file:
         long_side = min(max(file.size), images.LARGEST_SIDE)  # else the loading below tells what is wrong
     return images.to_bytes(images.load(str(picture), long_side, background=background), shape)
 

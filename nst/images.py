@@ -1,19 +1,19 @@
-"""Image files to RGB tensors in [0, 1] and back: orientation, colour, transparency, sizes, sample names."""
+"""Image files to RGB tensors in [0, 1] and back: sizes, masks, sample names."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
-import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageColor
+from PIL import Image
 from torch import Tensor
 
+from nst import decoding
 from nst.errors import UserError, nearest
 from nst.files import existing_file, write_atomic
 from nst.samples import FOLDER, samples
@@ -28,15 +28,6 @@ RESAMPLINGS = {
 }
 SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 LARGEST_SIDE = 8192
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation to what turns it upright
 
 
 def locate(name: str) -> Path:
@@ -50,6 +41,8 @@ def locate(name: str) -> Path:
     known = samples()
     if name in known:
         return FOLDER / known[name]["file"]
+    if "://" in name:
+        raise UserError(f"{name} is an address; pictures are read from files. Download it first, and give its path.")
     with contextlib.suppress(OSError, ValueError):
         if Path(name).is_dir():
             raise UserError(f"'{name}' is a folder; an image file or the name of a sample is needed here.")
@@ -104,13 +97,7 @@ def opened(name: str, background: str = "white") -> Image.Image:
         UserError: the file is missing or broken.
         ValueError: ``background`` is no colour.
     """
-    canvas = parse_color(background)
-    return _open(locate(name), canvas)
-
-
-def flattened(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Return a picture of any of Pillow's modes upright, as 8-bit sRGB, transparency over a colour (RGB)."""
-    return _srgb(_upright(image), background)
+    return decoding.read(locate(name), decoding.parse_color(background))
 
 
 def load_mask(name: str, shape: tuple[int, int], natural: tuple[int, int] | None = None) -> Tensor:
@@ -128,7 +115,7 @@ def load_mask(name: str, shape: tuple[int, int], natural: tuple[int, int] | None
         UserError: the file is missing or broken, or the mask is black everywhere.
     """
     path = locate(name)
-    image = _open(path, (0, 0, 0)).convert("L").convert("F")  # so that a small white spot is not rounded away
+    image = decoding.read(path, (0, 0, 0)).convert("L").convert("F")  # so that a small white spot is not rounded away
     width, height = natural or shape
     wide, high = image.width * height, width * image.height
     if abs(wide - high) > 0.02 * max(wide, high):
@@ -166,7 +153,7 @@ def unsqueezed(name: str, size: int) -> tuple[int, int]:
         UserError: the file is missing or broken, or one side would vanish.
     """
     path = locate(name)
-    return fitted(*_open(path, (0, 0, 0)).size, size, "long", path)
+    return fitted(*decoding.read(path, (0, 0, 0)).size, size, "long", path)
 
 
 def to_bytes(image: Tensor, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -214,132 +201,3 @@ def save(path: Path, data: bytes) -> None:
         file.write(data)
 
     write_atomic(path, write)
-
-
-def parse_color(color: str) -> tuple[int, int, int]:
-    """Return the (red, green, blue) bytes of a colour name or ``#rrggbb``.
-
-    Raises:
-        ValueError: it is no colour.
-    """
-    red, green, blue = ImageColor.getrgb(color)[:3]
-    return red, green, blue
-
-
-def _open(path: Path, background: tuple[int, int, int]) -> Image.Image:
-    """Read a file as an upright 8-bit sRGB picture."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return read(path, background)
-
-
-def read(path: Path, background: tuple[int, int, int], least: int = 0) -> Image.Image:
-    """Read a file as an upright 8-bit sRGB picture; several threads may do so at once.
-
-    Args:
-        path: the file.
-        background: what shows through transparent pixels, as bytes of red, green and blue.
-        least: pixels of the short side that are enough: a JPEG is decoded at a half, a quarter or an eighth of its size
-            where so many are left, which takes less time and memory; 0 is its full size.
-
-    Raises:
-        UserError: the file is missing or broken.
-    """
-    try:
-        with path.open("rb") as file:
-            image = Image.open(file)
-            _draft(image, least)
-            image.load()
-            return flattened(image, background)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large to be read safely ({error}). Scale it down first.") from error
-    except Image.UnidentifiedImageError as error:
-        empty = " (the file is empty)" if path.stat().st_size == 0 else ""
-        raise UserError(
-            f"{path} is not an image that can be read{empty}. JPEG, PNG, WebP, TIFF and BMP work."
-        ) from error
-    except Exception as error:  # decoders raise whatever a broken file drives them to
-        raise UserError(f"{path} cannot be read as an image: {error}. Is the file complete?") from error
-
-
-def upright_size(path: Path) -> tuple[int, int] | None:
-    """Return the (width, height) that a file says its picture has once upright; None if that cannot be read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                return (image.height, image.width) if is_turned else image.size
-    except Exception:  # decoders raise whatever a broken file drives them to
-        return None
-
-
-def _draft(image: Image.Image, least: int) -> None:
-    """Have a JPEG decoded at as small a part of its size as leaves so many pixels of the short side."""
-    width, height = image.size
-    for part in (8, 4, 2):
-        if least and min(width, height) // part >= least:
-            image.draft(None, (width // part, height // part))
-            return
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn a picture by its EXIF orientation; the rest of the EXIF data, often malformed, is not touched."""
-    try:
-        orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # unreadable EXIF data turns no picture
-        orientation = 1
-    turn = TURNS.get(orientation)
-    if turn is None:
-        return image
-    turned = image.transpose(turn)
-    turned.info = image.info
-    return turned
-
-
-def _srgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Bring any of Pillow's modes to 8-bit RGB: deep greyscale scaled, profile applied, transparency composited."""
-    profile = image.info.get("icc_profile")
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _eight_bit(image)
-    if image.mode == "L" and "transparency" in image.info:
-        image = image.convert("LA")
-    elif image.mode in ("P", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    alpha = None
-    if image.mode in ("RGBA", "LA", "La", "RGBa"):
-        image = image.convert("RGBA" if image.mode.startswith("RGB") else "LA")
-        alpha = image.getchannel("A")
-        image = image.convert("RGB") if image.mode == "RGBA" else image.getchannel("L")
-    image = _apply_profile(image, profile) if profile else image.convert("RGB")
-    if alpha is not None:
-        image = Image.composite(image, Image.new("RGB", image.size, background), alpha)
-    return image
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit or floating-point greyscale to 8 bits, with transparency if one value stands for it.
-
-    Integers are taken as 16-bit where the mode or a value says so; floats as [0, 1] where no value exceeds 1, else
-    as 0..255. Values that are not finite count as black.
-    """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    if image.mode == "F":
-        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
-    else:
-        scale = 255 / 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
-    grey = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    return grey
-
-
-def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """Convert to sRGB by the embedded ICC profile; a broken or unfitting profile is ignored, as viewers do."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image.convert("RGB")
-    return converted if converted is not None else image.convert("RGB")

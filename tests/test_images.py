@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageCms, JpegImagePlugin
 from torchvision import transforms
 
-from nst import images
+from nst import decoding, images
 from nst.errors import UserError
 
 
@@ -743,12 +743,12 @@ def test_shape_stretches_a_picture_that_was_optimised_squeezed(shape: tuple[int,
     ("color", "expected"), [("white", (255, 255, 255)), ("#0a141e", (10, 20, 30)), ("navy", (0, 0, 128))]
 )
 def test_colours_are_names_or_hexadecimal(color: str, expected: tuple[int, int, int]) -> None:
-    assert images.parse_color(color) == expected
+    assert decoding.parse_color(color) == expected
 
 
 def test_no_colour_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="nocolour"):
-        images.parse_color("nocolour")
+        decoding.parse_color("nocolour")
 
 
 # ---- saving
@@ -800,3 +800,166 @@ def test_the_new_file_is_complete_before_it_takes_the_name(tmp_path: Path, monke
     monkeypatch.setattr(os, "fsync", look)
     images.save(path, b"12345")
     assert seen == [(b"old", 5)]
+
+
+# ---- what a file says about its own pixels
+
+
+def tiff(
+    path: Path, values: np.ndarray, photometric: int = 1, planar: int = 1, kind: int = 1, subfile: int = 0
+) -> Path:
+    """Write an uncompressed little-endian TIFF by hand: Pillow writes neither of these layouts."""
+    data = values.tobytes()
+    height, width, channels = (*values.shape, 1)[:3] if planar == 1 else (*values.shape[1:], values.shape[0])
+    bits = 8 * values.itemsize
+    tags = [
+        (254, 4, [subfile]), (256, 4, [width]), (257, 4, [height]), (258, 3, [bits] * channels), (259, 3, [1]),
+        (262, 3, [photometric]), (273, 4, [8]), (277, 3, [channels]), (278, 4, [height]), (279, 4, [len(data)]),
+        (284, 3, [planar]), (339, 3, [kind] * channels),
+    ]  # fmt: skip
+    if planar == 2:
+        each = len(data) // channels
+        tags[6], tags[9] = (273, 4, [8 + i * each for i in range(channels)]), (279, 4, [each] * channels)
+    start = 8 + len(data)
+    body, extra = struct.pack("<H", len(tags)), b""
+    behind = start + 2 + 12 * len(tags) + 4
+    for tag, form, numbers in tags:
+        packed = struct.pack(f"<{len(numbers)}{'H' if form == 3 else 'I'}", *numbers)
+        if len(packed) > 4:
+            field = struct.pack("<I", behind + len(extra))
+            extra += packed
+        else:
+            field = packed.ljust(4, b"\0")
+        body += struct.pack("<HHI", tag, form, len(numbers)) + field
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, start) + data + body + struct.pack("<I", 0) + extra)
+    return path
+
+
+def shown(path: Path) -> np.ndarray:
+    return np.asarray(decoding.read(path, (255, 255, 255)))[..., 0].astype(int)
+
+
+def test_a_16_bit_tiff_whose_white_is_zero_is_no_negative(tmp_path: Path) -> None:
+    values = np.array([[0, 16384, 65535]], dtype="<u2")
+    assert shown(tiff(tmp_path / "a.tif", values, photometric=0)).tolist() == [[255, 191, 0]]
+    assert shown(tiff(tmp_path / "b.tif", values, photometric=1)).tolist() == [[0, 64, 255]]
+
+
+def test_planes_of_16_bits_are_refused_and_named(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", np.zeros((3, 4, 5), dtype="<u2"), photometric=2, planar=2)
+    with pytest.raises(UserError, match="planes of 16 bits"):
+        decoding.read(path, (0, 0, 0))
+
+
+def test_a_layout_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", np.zeros((4, 5, 3), dtype="<f4"), photometric=2, kind=3)
+    with pytest.raises(UserError, match="3 channels of 32 floating-point bits"):
+        decoding.read(path, (0, 0, 0))
+    (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(UserError, match="is a HEIC picture"):
+        decoding.read(tmp_path / "b.heic", (0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("values", "white", "is_guess"),
+    [
+        ([0.0, 0.5, 1.0], 1, False),
+        ([0.0, 0.5, 1.001], 1, True),
+        ([0.0, 0.6, 1.2], 1.2, True),
+        ([0.0, 128.0, 250.0], 255, True),
+        ([0.0, 2000.0, 4095.0], 4095, True),
+    ],
+)
+def test_floats_are_scaled_by_what_they_plainly_mean(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, values: list[float], white: float, is_guess: bool
+) -> None:
+    path = tiff(tmp_path / "a.tif", np.array([values], dtype="<f4"), kind=3)
+    expected = np.rint(np.clip(np.array([values]) / white, 0, 1) * 255)
+    assert np.abs(shown(path) - expected).max() <= 1
+    assert ("its numbers reach from" in caplog.text) == is_guess
+
+
+def test_signed_and_long_integers_are_scaled_by_their_own_range(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    signed = tiff(tmp_path / "a.tif", np.array([[-100, 0, 100]], dtype="<i4"), kind=2)
+    assert shown(signed).tolist() == [[0, 128, 255]]
+    assert "-100 is taken for black" in caplog.text
+    assert shown(tiff(tmp_path / "b.tif", np.array([[0, 10**6, 2 * 10**6]], dtype="<i4"), kind=2)).tolist() == [
+        [0, 128, 255]
+    ]
+
+
+def test_a_small_copy_on_the_first_page_is_not_the_picture(tmp_path: Path) -> None:
+    large, small = Image.fromarray(gradient(48, 64)), Image.fromarray(gradient(12, 16))
+    small.save(tmp_path / "a.tif", save_all=True, append_images=[large], tiffinfo={254: 1})
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    with Image.open(tmp_path / "a.tif") as file:
+        file.seek(1)
+        if file.tag_v2.get(254, 0) & 1:  # Pillow gives the tag to every page: take it from the second
+            place = data.rfind(struct.pack("<HHI", 254, 4, 1))
+            data[place + 8 : place + 12] = bytes(4)
+    (tmp_path / "a.tif").write_bytes(data)
+    assert decoding.read(tmp_path / "a.tif", (0, 0, 0)).size == (64, 48)
+
+
+@pytest.mark.parametrize("chunk", [b"zTXt", b"iTXt"])
+def test_a_long_text_does_not_stop_a_png(tmp_path: Path, chunk: bytes) -> None:
+    Image.fromarray(gradient(8, 8)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    packed = zlib.compress(b"x" * 3_000_000)
+    text = b"Comment\0\0" + packed if chunk == b"zTXt" else b"Comment\0\1\0\0\0" + packed
+    block = struct.pack(">I", len(text)) + chunk + text + struct.pack(">I", zlib.crc32(chunk + text))
+    (tmp_path / "a.png").write_bytes(data[:33] + block + data[33:])
+    assert np.array_equal(np.asarray(decoding.read(tmp_path / "a.png", (0, 0, 0))), gradient(8, 8))
+
+
+def test_a_jpeg_without_its_last_bytes_is_read_and_one_without_its_half_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise(96, 96)).save(path, quality=90)
+    whole, data = np.asarray(decoding.read(path, (0, 0, 0))), path.read_bytes()
+    path.write_bytes(data[:-2])
+    assert np.array_equal(np.asarray(decoding.read(path, (0, 0, 0))), whole)
+    assert "lacks its end" in caplog.text
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="Is the file complete"):
+        decoding.read(path, (0, 0, 0))
+    Image.fromarray(noise(96, 96)).save(path, quality=90, progressive=True)
+    path.write_bytes(path.read_bytes()[: len(data) // 2])
+    with pytest.raises(UserError, match="Is the file complete"):
+        decoding.read(path, (0, 0, 0))
+
+
+def test_of_a_jpeg_with_too_many_pixels_a_fraction_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(gradient(64, 96)).save(tmp_path / "a.jpg")
+    Image.fromarray(gradient(64, 96)).save(tmp_path / "a.png")
+    assert decoding.read(tmp_path / "a.jpg", (0, 0, 0), most=64 * 96).size == (96, 64)
+    assert decoding.read(tmp_path / "a.jpg", (0, 0, 0), most=64 * 96 - 1).size == (48, 32)
+    with pytest.raises(UserError, match="too many to read"):
+        decoding.read(tmp_path / "a.png", (0, 0, 0), most=64 * 96 - 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses twice as many
+    assert decoding.read(tmp_path / "a.jpg", (0, 0, 0)).size == (96, 64)
+
+
+def test_the_gamma_that_a_png_states_counts(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 64, 128, 255]], dtype=np.uint8)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+
+    def stating(gamma: float) -> list[int]:
+        block = b"gAMA" + struct.pack(">I", round(gamma * 100_000))
+        chunk = struct.pack(">I", 4) + block + struct.pack(">I", zlib.crc32(block))
+        (tmp_path / "b.png").write_bytes(data[:33] + chunk + data[33:])
+        return list(shown(tmp_path / "b.png")[0])
+
+    assert stating(0.45455) == [0, 64, 128, 255]  # as sRGB, nearly
+    assert stating(1.0) == [0, 137, 188, 255]  # linear light: 64/255 is 137/255 in sRGB
+
+
+def test_other_formats_are_not_opened_whatever_their_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+    with pytest.raises(UserError, match="is not an image that can be read"):
+        decoding.read(tmp_path / "a.jpg", (0, 0, 0))
+    with pytest.raises(UserError, match="is an address"):
+        images.locate("https://example.com/a.jpg")

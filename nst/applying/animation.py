@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageSequence
 
-from nst import images
+from nst import decoding, images
 from nst.applying.media import Frame
 from nst.errors import UserError
 from nst.files import write_atomic
@@ -45,7 +45,7 @@ class Animation:
 
     def __post_init__(self) -> None:
         try:
-            with Image.open(self.path) as file:
+            with decoding.opened(self.path) as file:
                 self.frames, self.loop = getattr(file, "n_frames", 1), file.info.get("loop")
                 width, height = file.size
                 self.facts = {"format": file.format, "frames": self.frames, "loop": self.loop}
@@ -56,7 +56,7 @@ class Animation:
     def read(self) -> Iterator[Frame]:
         """Read the frames in order; see ``Clip``."""
         self.durations.clear()
-        with Image.open(self.path) as file:
+        with decoding.opened(self.path) as file:
             sequence = iter(ImageSequence.Iterator(file))
             while True:
                 number = len(self.durations)
@@ -64,7 +64,7 @@ class Animation:
                     frame = next(sequence, None)
                     if frame is None:
                         break
-                    picture = images.flattened(frame.copy(), self.background)
+                    picture = decoding.flattened(frame.copy(), self.background)
                 except Exception as error:
                     if number == 0:
                         raise UserError(
@@ -117,7 +117,7 @@ class Still:
 
 def _opened(paths: Sequence[Path]) -> Iterator[Image.Image]:
     for path in paths:
-        with Image.open(path) as file:
+        with decoding.opened(path) as file:
             yield file.copy()
 
 

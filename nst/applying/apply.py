@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from nst import config as configuration
-from nst import images, launchers, memory, provenance, resume, runtime
+from nst import decoding, images, launchers, memory, provenance, resume, runtime
 from nst.applying import media, model, sheet
 from nst.applying.ledger import FILE as LEDGER_FILE
 from nst.applying.ledger import Ledger, Line
@@ -494,7 +494,7 @@ def _clear(folder: Path) -> None:
 def _finish(work: Work, kind: str, painted: Painted, seconds: dict[str, float]) -> None:
     """Record what has been painted, and remove what it is not needed for any more."""
     job, result = work.job, _result(work)
-    with Image.open(result) as picture:
+    with decoding.opened(result) as picture:
         width, height = picture.size
     left = [result, job.folder / LEDGER_FILE, job.folder / str(painted.facts.get("clip"))]
     median = statistics.median(painted.seconds) if painted.seconds else None

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nst import images
+from nst import decoding, images
 from nst.errors import UserError
 
 KINDS = ("picture", "folder", "animation", "video")
@@ -161,7 +161,7 @@ def kind_of(name: str) -> str:
     path = images.locate(name)
     if path.suffix.lower() in VIDEOS:
         return "video"
-    with contextlib.suppress(Exception), Image.open(path) as file:  # what is wrong is told by whoever reads it
+    with contextlib.suppress(Exception), decoding.opened(path) as file:  # what is wrong is told by whoever reads it
         if file.format in ANIMATED and getattr(file, "is_animated", False):
             return "animation"
     return "picture"
@@ -177,7 +177,7 @@ def open_clip(name: str, background: str) -> Clip:
     if kind_of(name) == "animation":
         from nst.applying.animation import Animation  # here, as for videos: each needs a library of its own
 
-        return Animation(path, images.parse_color(background))
+        return Animation(path, decoding.parse_color(background))
     from nst.applying.video import Video
 
     return Video(path)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from nst import decoding
+from nst.errors import UserError
 
 BUDGET = 12_000_000  # bytes of data URIs by default
 FULL_SIDE = 640
@@ -25,6 +27,8 @@ FULL_SHARE = 0.45  # and of what is left for the large pictures, until the small
 SAMPLE = 10  # pictures that stand for all when a level is chosen
 MARGIN = 1.05
 QUALITIES = {"sprite": 78, "full": 84, "thumb": 80}
+MOST_PIXELS = 8192**2  # of a picture: as large as a result may be
+WHITE = (255, 255, 255)  # behind transparent pixels
 BLOCK = 16  # pixels: JPEG's colour blocks; pictures side by side do not run into each other at multiples of it
 
 Item = TypeVar("Item")
@@ -211,14 +215,8 @@ def _open(path: Path, side: int, broken: set[Path]) -> Image.Image | None:
     if path in broken:
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                scale = min(1.0, side / max(image.size))
-                image.draft("RGB", (round(image.width * scale), round(image.height * scale)))
-                upright = ImageOps.exif_transpose(image)
-                return _shrunk(_plain(upright), side)
-    except Exception:  # decoders raise whatever a broken file drives them to
+        return _shrunk(decoding.read(path, WHITE, side, MOST_PIXELS), side)
+    except UserError:
         broken.add(path)
         return None
 
@@ -231,22 +229,10 @@ def _shrunk(image: Image.Image, side: int) -> Image.Image:
     return image.resize(shape, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """Return a picture as RGB, transparent pixels on white."""
-    if image.mode in ("RGB", "L"):
-        return image.convert("RGB")
-    if image.mode.startswith("I;16"):
-        return image.point(lambda value: value / 256).convert("L").convert("RGB")
-    layers = image.convert("RGBA")
-    ground = Image.new("RGBA", layers.size, "white")
-    return Image.alpha_composite(ground, layers).convert("RGB")
-
-
 def _size(path: Path, broken: set[Path]) -> tuple[int, int] | None:
     """Return a picture's (width, height) in pixels from its header; None, and noted, if it cannot be read."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")
+        with decoding.opened(path) as image:
             return image.size
     except Exception:  # as above
         broken.add(path)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from nst import resume
+from nst import decoding, resume
 from nst.files import sha256
 from nst.pretrained import same_numbers
 from nst.reproduce.inputs import file_name
@@ -119,7 +118,7 @@ def pixel_difference(one: Path, other: Path) -> Difference | None:
 
     PSNR is 10 log10(255^2 / MSE), over all pixels and channels.
     """
-    with Image.open(one) as a, Image.open(other) as b:
+    with decoding.opened(one) as a, decoding.opened(other) as b:
         first, second = (np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (a, b))
     if first.shape != second.shape:
         return None

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from nst import images, posing, resume
+from nst import decoding, images, posing, resume
 from nst.errors import UserError
 from nst.files import remove_leftovers, write_json, writing
 from nst.training import Context, reference
@@ -76,7 +76,7 @@ class Pairs:
     ) -> None:
         check_crop(crop)
         self.crop, self.seed, self.flip = crop, seed, flip
-        self.background = images.parse_color(background)
+        self.background = decoding.parse_color(background)
         self.originals, photographs = listed(originals)
         self.stylised, paintings = listed(stylised)
         first, second = (_by_name(*one) for one in ((self.originals, photographs), (self.stylised, paintings)))
@@ -128,8 +128,8 @@ class Pairs:
 
     def _read(self, name: str) -> Pictures:
         first, second = self.names[name]
-        stylised = images.read(self.stylised / second, self.background)
-        original = images.read(self.originals / first, self.background, min(stylised.size))
+        stylised = decoding.read(self.stylised / second, self.background)
+        original = decoding.read(self.originals / first, self.background, min(stylised.size))
         if original.size != stylised.size:
             original = original.resize(stylised.size, Image.Resampling.LANCZOS)
         return original, stylised
@@ -138,7 +138,7 @@ class Pairs:
         """Refuse pairs whose shapes are not alike, by what the files say; what cannot be read is skipped later."""
         wrong = []
         for name, (first, second) in self.names.items():
-            one, other = images.upright_size(self.originals / first), images.upright_size(self.stylised / second)
+            one, other = decoding.upright_size(self.originals / first), decoding.upright_size(self.stylised / second)
             if one is not None and other is not None and not _are_alike(one, other):
                 wrong.append(f"{name} ({one[0]} x {one[1]} and {other[0]} x {other[1]} pixels)")
         if wrong:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nst import images
+from nst import decoding
 from nst.errors import UserError, unknown
 from nst.samples import FOLDER, samples
 
@@ -182,7 +182,7 @@ class Photos:
         if fit not in FITS:
             raise UserError(unknown("training.fit", fit, FITS))
         self.crop, self.seed, self.flip, self.scale, self.fit = crop, seed, flip, scale, fit
-        self.background = images.parse_color(background)
+        self.background = decoding.parse_color(background)
         self.given = folder
         self.folder, found = listed(folder)
         self.names = list(found)
@@ -235,7 +235,7 @@ class Photos:
     def _read(self, name: str) -> Pictures:
         """Return a photograph, at its own size or a JPEG at a part of it that is large enough."""
         least = 0 if self.fit == "natural" else math.ceil(self.crop / self.scale)
-        return (images.read(self.folder / name, self.background, least),)
+        return (decoding.read(self.folder / name, self.background, least),)
 
     def _cut(self, index: int) -> Cut:
         (photo,), skipped = self.deck.draw(index)
