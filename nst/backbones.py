@@ -200,7 +200,7 @@ def load(
     taps = {layer.index: layer.name for layer in (resolve(name, architecture) for name in wanted)}
     names, modules = zip(*_skeleton(architecture)[: max(taps) + 1], strict=True)
     features = nn.Sequential(*modules).to_empty(device="cpu")
-    source = weight_sources.load(features, architecture, weights, seed, names)
+    source = weight_sources.load(features, architecture, weights, seed, names, no_download(architecture, wanted))
     for place, module in enumerate(features):
         if isinstance(module, nn.ReLU):
             module.inplace = place - 1 not in taps  # else the map before it would silently become the map after it
@@ -275,6 +275,14 @@ def problems(
         except UserError as error:
             found.append(str(error))
     return found
+
+
+def no_download(architecture: str, layers: Iterable[str]) -> str:
+    """Return the words that tell how to do without a download: bundled weights that reach the layers, or others."""
+    for own, typed in ((architecture, "backbone.weights=bundled"), ("vgg16", weight_sources.BUNDLED_VGG)):
+        if own in pretrained.SHA256 and not problems(own, "bundled", layers=layers):
+            return f"use weights that need no download: {typed}."
+    return f"use weights that need no download, and their layers: {weight_sources.BUNDLED_VGG} layers=vgg16."
 
 
 def chosen_preprocessing(weights: str, preprocessing: str) -> str:

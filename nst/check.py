@@ -25,7 +25,15 @@ from nst import (
     tasks,
     transformers,
 )
-from nst.config import build, images_named, import_from_config_folders, inspected_layers, layer_weights, styles
+from nst.config import (
+    LINE_SEARCH,
+    build,
+    images_named,
+    import_from_config_folders,
+    inspected_layers,
+    layer_weights,
+    styles,
+)
 from nst.engines.tiles import SMALLEST_TILE
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.evaluator import Evaluator
@@ -45,8 +53,8 @@ PASSED = {
     "transformer": ("styles",),
     "training": (),
 }
-SCIPY = "nst.optimize.ScipyLBFGSB"
-LINE_SEARCH = ("torch.optim.LBFGS", SCIPY)  # or, without one, a memory of gradients that belong to one function
+
+SCIPY = LINE_SEARCH[1]
 STEPS_TRIED = 1000  # of a schedule of learning rates
 SMALLEST_SIZE, LARGEST_SIZE = 16, 8192
 

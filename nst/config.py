@@ -19,9 +19,12 @@ from nst.errors import ConfigError, UserError
 from nst.samples import samples
 
 
-def _knob(text: str) -> Any:
-    """Declare a knob whose value stands in ``conf/``; ``text`` is what ``--help`` says of it."""
-    return field(default=MISSING, metadata={"help": text})
+def _knob(text: str, default: Any = MISSING) -> Any:
+    """Declare a knob; ``text`` is what ``--help`` says of it.
+
+    Values stand in ``conf/``; a default here is what an option of another group, such as an optimiser, may change.
+    """
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(kw_only=True)
@@ -64,22 +67,20 @@ class Config:
         "keep pixels between black and white: never | end | and before that after each step | before each evaluation | "
         "after each block of optimizer=lbfgsb"
     )
-    clamp_range: list[float] | None = _knob("[low, high] to clamp to instead, in units of pixel_space")
-    clamp_until: int | None = _knob("pictures from this step on are not clamped; null: all are")
+    clamp_range: list[float] | None = _knob("[low, high] to clamp to instead, in units of pixel_space", None)
+    clamp_until: int | None = _knob("pictures from this step on are not clamped; null: all are", None)
     average: float = _knob("decay of an exponential average of the iterates, shown and saved instead; 0 is off")
-    clip_gradient: float = _knob("an image's gradient norm is at most this for each of its numbers; 0 is off")
+    clip_gradient: float = _knob("an image's gradient norm is at most this for each of its numbers; 0 is off", 0.0)
     stop_change: float = _knob("stop when a step changes the picture by less than this share of it; 0 is off")
     jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off")
     margin: int = _knob("pixels of reflection around the picture, so that the network leaves no frame; 0 is off")
     pixel_space: str = _knob(
         "where the optimiser works: unit (RGB in [0, 1]) | network (its own input; noise and limits are in its units)"
     )
-    optimizer_units: str = field(
-        default="range",
-        metadata={
-            "help": "what the optimiser's rate counts: range (from black to white is 1, in every pixel_space) | pixels "
-            "(in units of pixel_space, as published code does)"
-        },
+    optimizer_units: str = _knob(
+        "what the optimiser's rate counts: range (from black to white is 1, in every pixel_space) | pixels "
+        "(in units of pixel_space, as published code does)",
+        "range",
     )
     pooling: str = _knob("max | avg | l2: how the network shrinks its maps")
     seed: int = _knob("of noise and jitter")
@@ -135,6 +136,8 @@ GROUPS = (
     "transformer",
     "training",
 )
+
+LINE_SEARCH = ("torch.optim.LBFGS", "nst.optimize.ScipyLBFGSB")  # what they remember belongs to one size
 
 HELP = """\
 Neural style transfer: paint a content image in the manner of a style image.
@@ -289,6 +292,14 @@ def further_images(config: DictConfig) -> dict[str, str]:
     return {
         k: name for k, name in images_named(config).items() if k not in ("content", "style", "style[0]", "init.path")
     }
+
+
+def between_scales(config: Mapping[str, Any]) -> str:
+    """Return what ``schedule.optimizer`` means for a configuration: ``restart`` or ``carry``."""
+    asked, optimizer = config["schedule"].get("optimizer", "restart"), config["optimizer"]
+    if asked != "auto":
+        return str(asked)
+    return "restart" if optimizer.get("_target_") in LINE_SEARCH else "carry"
 
 
 def _listed(value: Any) -> list[Any]:

@@ -28,7 +28,6 @@ from nst.errors import ConfigError, UserError, unknown
 from nst.files import sha256
 from nst.losses import functional
 from nst.pretrained import same_numbers
-from nst.weights import NO_DOWNLOAD
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,8 @@ class Evaluator:
         try:
             backbone = backbones.load(architecture, weights, layers, pooling, preprocessing)
         except UserError as error:
-            told = str(error).replace(NO_DOWNLOAD, WAY_OUT).replace("backbone", "evaluator")
+            no_download = backbones.no_download(architecture, layers)
+            told = str(error).replace(no_download, WAY_OUT).replace("backbone", "evaluator")
             raise UserError(f"The evaluator {name} cannot be made. {told}") from error
         self.source = backbone.source
         self.backbone = backbone.double()

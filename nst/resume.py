@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nst import tasks
 from nst.cli import quoted
+from nst.config import between_scales, images_named
 from nst.errors import UserError
 from nst.files import plain, sha256
 
@@ -95,7 +96,6 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
     Raises:
         UserError: every difference, old and new.
     """
-    from nst.config import images_named
     from nst.images import locate  # here, since it needs torch, which the command line need not wait for
 
     record = read(folder / "run.json")
@@ -139,6 +139,8 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, node in whole.items():
         if isinstance(node, Mapping):
             whole[name] = {**ARGUMENTS_BEFORE.get(str(node.get("_target_")), {}), **node}
+    if isinstance(whole.get("optimizer"), Mapping) and whole["schedule"].get("optimizer") == "auto":
+        whole["schedule"] = {**whole["schedule"], "optimizer": between_scales(whole)}
     return whole
 
 

@@ -16,11 +16,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch.optim.lr_scheduler import MultiStepLR
 
+from nst.config import between_scales
 from nst.errors import unknown
 
 SETTINGS = ("from", "to", "factor", "sizes", "optimizer")
 MOST_STEPS = 10_000_000  # at a scale
-BETWEEN_SCALES = ("restart", "carry")
+BETWEEN_SCALES = ("restart", "carry", "auto")
 SMALLEST_FACTOR = 1.05
 UNCHANGED = "nst.schedule.unchanged"  # what stands for no schedule of learning rates
 LENGTHS = ("T_max", "total_iters", "total_steps")  # arguments of torch's schedulers that are a number of steps
@@ -57,7 +58,7 @@ def total_steps(config: DictConfig) -> int:
 
 def carries(config: DictConfig) -> bool:
     """Tell whether the optimiser's state and the learning rate go on at the next scale."""
-    return bool(config.schedule.get("optimizer") == "carry")
+    return between_scales(config) == "carry"
 
 
 def at(config: DictConfig, number: int) -> DictConfig:

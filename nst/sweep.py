@@ -15,7 +15,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from nst import cli, launchers, resume
+from nst import cli, launchers, resume, tasks
 from nst.errors import ConfigError, UserError
 from nst.files import claim, is_claimed, write_json
 
@@ -78,6 +78,8 @@ class CheckFirst(Callback):
             _check_or_exit([job])
             if job.resume is not None:
                 resume.refuse_changes(folder, job)
+            else:
+                _refuse_idle(job, [_key_of(line) for line in config.hydra.overrides.task], alone=True)
         except Exception as error:
             cli.reject(error)
 
@@ -104,6 +106,8 @@ class CheckFirst(Callback):
                 name = kwargs.get("config_name")
                 jobs = [(own, compose(config_name=name, overrides=own)) for own in map(_own, lines)]
                 _check_or_exit([job for _, job in jobs])
+                for own, job in jobs if config.resume is None else ():
+                    _refuse_idle(job, map(_key_of, own))
             added = resume.read(folder / PLAN).get("swept", {}).keys() - swept.keys()
             swept |= {_key(o): [o.get_value_element_as_str()] for o in overrides if _key(o) in added}
             plan = _plan(folder, config, swept, jobs)
@@ -381,6 +385,23 @@ def _check_or_exit(jobs: list[DictConfig]) -> None:
     if found:
         of = f" (in {{}} of {len(jobs)} jobs)" if len(jobs) > 1 else ""
         cli.reject(ConfigError(problem + of.format(count) for problem, count in found.items()))
+
+
+def _refuse_idle(job: DictConfig, typed: Iterable[str], alone: bool = False) -> None:
+    """Refuse what is typed and changes nothing; ``alone``, a run may say its seed all the same.
+
+    Raises:
+        UserError: the first such knob, and why.
+    """
+    idle = tasks.idle(job)
+    for key in typed:
+        parents = [key[: len(name)] for name in idle if key == name or key.startswith(f"{name}.")]
+        if parents and not (alone and key == "seed"):
+            raise UserError(f"{key} changes nothing here: {idle[parents[0]]}. Leave it out.")
+
+
+def _key_of(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
 def single_layers(architecture: str) -> str:

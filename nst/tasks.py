@@ -79,3 +79,52 @@ def problems(config: Mapping[Any, Any]) -> list[str]:
                 way_out = "It comes with an optimizer of pixels: choose optimizer=weights, or clamp=never."
             found.append(f"{name}={value} does nothing with task={task}, {WHAT[task]}. {way_out}")
     return found
+
+
+def idle(config: Mapping[Any, Any]) -> dict[str, str]:
+    """Return knobs and groups that change nothing in a configuration, each with the reason.
+
+    Args:
+        config: the composed configuration, without mistakes.
+    """
+    task = of(config)
+    reason = f"task={task}, {WHAT[task]}, has no use for it"
+    found = dict.fromkeys((*IDLE_GROUPS[task], *SILENT[task]), reason)
+    found = {name: why for name, why in found.items() if name not in SAID_ELSEWHERE}
+    if task == "apply":
+        return found | {
+            "style": "the network paints in what it was trained for; of several styles, style_weights chooses"
+        }
+    if config["output_format"] != "jpeg":
+        found["jpeg_quality"] = "output_format is not jpeg"
+    if not config["tv"]:
+        found |= dict.fromkeys(("tv_kind", "tv_reduction"), "tv is 0")
+    for kind, weight in (("content", "alpha"), ("style", "beta")):
+        if not config["layers"].get(kind):
+            found |= dict.fromkeys((weight, f"{kind}_loss"), f"layers.{kind} is empty")
+    if task == "optimize":
+        schedule = config["schedule"]
+        if schedule.get("sizes") is not None:
+            names = ("size", "schedule.from", "schedule.to", "schedule.factor")
+            found |= dict.fromkeys(names, "schedule.sizes says every size")
+        elif schedule.get("from") is None:
+            found["schedule.factor"] = "there is one scale"
+        if not _draws(config):
+            found["seed"] = "nothing is drawn at random: no noise at the start, no jitter, no loss that draws"
+    return found
+
+
+# Knobs of SILENT and IDLE_GROUPS that come with the machine, or are told with more words.
+SAID_ELSEWHERE = ("cuda_graph", "tile", "optimizer_units", "engine", "compile")
+_FIXED_STARTS = ("content", "style", "recolored", "file", "style_color")
+_FIXED_LOSSES = ("MSELoss", "GramLoss", "MomentsLoss", "GaussianWassersteinLoss", "LinearMMDLoss", "PolynomialMMDLoss")
+
+
+def _draws(config: Mapping[Any, Any]) -> bool:
+    """Tell whether the seed can change the picture; what is not ours may draw."""
+    start = str(config["init"].get("_target_"))
+    fixed = [f"nst.initial.from_{name}" for name in _FIXED_STARTS]
+    losses = [str(config[f"{kind}_loss"].get("_target_")) for kind in ("content", "style")]
+    amplitude = config["init"].get("amplitude", 0) if start.endswith("style_color") else 0
+    is_fixed = start in fixed and not amplitude and all(loss.rpartition(".")[2] in _FIXED_LOSSES for loss in losses)
+    return bool(config["jitter"]) or not (is_fixed and all(loss.startswith("nst.") for loss in losses))

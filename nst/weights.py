@@ -22,7 +22,8 @@ from nst.files import sha256
 
 CAFFE_URL = "https://web.eecs.umich.edu/~justincj/models/"
 CAFFE_FILES = {"vgg16": "vgg16-00b39a1b.pth", "vgg19": "vgg19-d01eb7cb.pth"}
-NO_DOWNLOAD = "use weights that need no download: backbone=vgg16 backbone.weights=bundled."
+BUNDLED_VGG = "backbone=vgg16 backbone.weights=bundled"
+NO_DOWNLOAD = f"use weights that need no download: {BUNDLED_VGG}."
 PREPROCESSING_OF = {
     **{"bundled": "caffe", "caffe": "caffe", "ndf": "caffe"},
     **{"torchvision": "imagenet", "random": "imagenet"},
@@ -64,7 +65,14 @@ def hash_in_name(url: str) -> str | None:
     return found.group(1) if found else None
 
 
-def load(features: nn.Sequential, architecture: str, weights: str, seed: int, names: Sequence[str]) -> Source:
+def load(
+    features: nn.Sequential,
+    architecture: str,
+    weights: str,
+    seed: int,
+    names: Sequence[str],
+    no_download: str = NO_DOWNLOAD,
+) -> Source:
     """Fill the convolutional part of a network with weights, in place.
 
     Args:
@@ -74,6 +82,7 @@ def load(features: nn.Sequential, architecture: str, weights: str, seed: int, na
             ``-<start of the SHA-256>.pth``, or a ``.pth`` / ``.safetensors`` file with torchvision's key names.
         seed: for ``random``.
         names: torchvision's of each module, such as ``features.0`` or ``layer1.0``.
+        no_download: what a message says last: how to do without a download.
 
     Raises:
         UserError: the weights cannot be had, are damaged or belong to another network.
@@ -90,10 +99,10 @@ def load(features: nn.Sequential, architecture: str, weights: str, seed: int, na
                 "backbone.weights=torchvision (a download)."
             )
     elif weights in ("torchvision", "caffe") or is_url(weights):
-        path = _download(architecture, weights)
+        path = _download(architecture, weights, no_download)
     else:
         path = Path(weights).expanduser()
-    _fill(features, names, _read(path), path, architecture)
+    _fill(features, names, _read(path, no_download), path, architecture)
     return Source(weights, str(path.resolve()), sha256(path))
 
 
@@ -114,7 +123,7 @@ def initialise(features: nn.Module, seed: int) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _download(architecture: str, weights: str) -> Path:
+def _download(architecture: str, weights: str, no_download: str) -> Path:
     """Return the cached file of a download; fetched with a progress bar and checked against its hash if missing."""
     url = _url(architecture, weights)
     cache = Path(torch.hub.get_dir()) / "checkpoints"
@@ -122,7 +131,7 @@ def _download(architecture: str, weights: str) -> Path:
     ways_out = (
         f"Ways out: (1) download {url} elsewhere and put it at {path}; "
         "(2) give a file with torchvision's key names: backbone.weights=FILE backbone.preprocessing=imagenet|caffe; "
-        f"(3) {NO_DOWNLOAD}"
+        f"(3) {no_download}"
     )
     if path.is_file():
         return path
@@ -150,10 +159,10 @@ def _url(architecture: str, weights: str) -> str:
     return weights
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, no_download: str) -> dict[str, Tensor]:
     """Read a state dict, running no code from the file."""
     if not path.is_file():
-        raise UserError(f"There is no weight file {path}. Check backbone.weights, or {NO_DOWNLOAD}")
+        raise UserError(f"There is no weight file {path}. Check backbone.weights, or {no_download}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -164,13 +173,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read as weights: it is damaged, or holds something else "
             "than tensors, such as a whole model. A state dict saved as .pth, or a .safetensors file, is needed; fetch "
-            f"or save it again, or {NO_DOWNLOAD}"
+            f"or save it again, or {no_download}"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(_is_parameter(key, value) for key, value in state.items()):
         raise UserError(
             f"{path} does not hold a state dict (layer name to floating-point tensor), so it cannot be used as "
-            f"weights. Save a model's state_dict(), or {NO_DOWNLOAD}"
+            f"weights. Save a model's state_dict(), or {no_download}"
         )
     return dict(state)
 

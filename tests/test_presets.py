@@ -1,16 +1,15 @@
 """Every preset beside an independent statement of its recipe: terms, gradient, and the pixels after three steps."""
 
 import functools
-import importlib
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import command_line
+import make_recipes_docs
 import numpy as np
 import pytest
 import recipes_stated as stated
@@ -32,18 +31,8 @@ from nst.record import Job
 from nst.samples import FOLDER, samples
 
 CONF = Path(__file__).parent.parent / "conf"
-# experiments that are nobody's published recipe
-OURS = {
-    "showpiece",
-    "sketch",
-    "reconstruct_content",
-    "texture",
-    "approach_optimisation",
-    "approach_fast",
-    "approach_supervised",
-}
 TRAINED = {"johnson2016", "ulyanov2017"}  # of networks: tests/test_training_presets.py
-PRESETS = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - OURS - TRAINED)
+PRESETS = sorted(set(make_recipes_docs.published()) - TRAINED)
 DEEPEST = {"vgg16": "features.26", "vgg19": "features.30", "squeezenet1_1": "features.7"}
 SMALL = 24  # pixels of the photographs over which activations are rescaled
 
@@ -279,6 +268,16 @@ def test_a_preset_says_what_it_departs_in_and_can_be_given_another_optimizer_los
             assert re.search(r"^(clamp_until|clip_gradient).* Use \w+=(null|0)", problem), problem
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+def test_the_way_out_of_a_download_that_a_preset_is_told_passes_the_check(name: str) -> None:
+    preset = composed(name)
+    layers = [layer for kind in ("content", "style") for layer in config.layer_weights(preset, kind)]
+    words = backbones.no_download(preset.backbone.architecture, layers)
+    typed = words.rpartition(": ")[2].rstrip(".").split()
+    assert "backbone.weights=bundled" in typed
+    check(composed(name, *typed))
+
+
 def test_every_preset_runs_to_its_end_from_the_command_line(tmp_path: Path) -> None:
     small = ["size=32", "steps=2", "schedule=single", "backbone.weights=random", "backbone.rescale=none"]
     where = [f"hydra.sweep.dir={tmp_path}", "report=false", "evaluator=none"]
@@ -291,12 +290,7 @@ def test_every_preset_runs_to_its_end_from_the_command_line(tmp_path: Path) -> N
 
 
 def test_the_table_of_recipes_is_that_of_the_files() -> None:
-    sys.path.insert(0, str(CONF.parent / "scripts"))
-    try:
-        table = importlib.import_module("make_recipes_docs")
-    finally:
-        sys.path.remove(str(CONF.parent / "scripts"))
-    made = table.page()
+    made = make_recipes_docs.page()
     assert (CONF.parent / "docs" / "recipes.md").read_text() == made, "run scripts/make_recipes_docs.py"
     assert all(f"[`{name}`]" in made for name in [*PRESETS, *TRAINED])
 

@@ -408,7 +408,7 @@ def ways_out(message: str, url: str, cache: Path) -> bool:
         "(2)",
         "backbone.weights=FILE",
         "(3)",
-        "backbone=vgg16 backbone.weights=bundled",
+        "backbone.weights=bundled.",
     ]
     return all(part in message for part in parts)
 
