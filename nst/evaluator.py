@@ -23,7 +23,7 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from nst import backbones, decoding, images, perceptual
+from nst import backbones, decoding, images, perceptual, resume
 from nst.errors import ConfigError, UserError, unknown
 from nst.files import sha256
 from nst.losses import functional
@@ -363,7 +363,7 @@ def run_pictures(folder: Path) -> RunPictures:
     """
     path = folder / "run.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = resume.read(path)
         content, background, styles = record["content"], record["config"]["background"], _recorded_styles(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read as the record of a run ({type(error).__name__}: {error}).") from error

@@ -25,6 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 import nst
 from nst import cli, images, runtime
 from nst.files import sha256, write_atomic
+from nst.trust import VARIABLES
 
 PACKAGES = (
     "torch",
@@ -37,29 +38,6 @@ PACKAGES = (
     "tensorboard",
     "scikit-image",
 )
-VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OMP_DYNAMIC",
-    "OMP_THREAD_LIMIT",
-    "MKL_NUM_THREADS",
-    "MKL_DYNAMIC",
-    "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "MKL_DEBUG_CPU_TYPE",
-    "OPENBLAS_NUM_THREADS",
-    "OPENBLAS_CORETYPE",
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "DNNL_DEFAULT_FPMATH_MODE",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "NVIDIA_TF32_OVERRIDE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "CUDA_LAUNCH_BLOCKING",
-    "PYTORCH_ENABLE_MPS_FALLBACK",
-    "PYTHONHASHSEED",
-)  # what can change the order or the kind of additions, and so the last bits
 DIFF_FILE = "uncommitted.diff"
 LARGEST_DIFF = 2 * 2**20  # bytes; a sweep keeps one for each run
 PATIENCE = 10.0  # seconds for all of git; a repository on a slow disk must not hold up a run
@@ -109,9 +87,11 @@ def config_folders() -> list[str]:
 
 
 def own_code(folders: list[str]) -> dict[str, str]:
-    """Return ``{file: SHA-256}`` of every module loaded from the given folders: losses and networks of one's own."""
+    """Return ``{file: SHA-256}`` of what the given folders have of one's own: the modules loaded, and the options."""
     prefixes = tuple(str(Path(folder)) + os.sep for folder in folders)
-    files = {str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())} if prefixes else ()
+    modules = list(sys.modules.values()) if prefixes else []
+    files = {str(getattr(module, "__file__", None) or "") for module in modules}
+    files |= {str(path) for folder in folders for path in Path(folder).rglob("*.yaml")}
     found = (Path(file) for file in sorted(files) if str(Path(file).resolve()).startswith(prefixes))
     return {str(path): sha256(path) for path in found if path.is_file()}
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from nst import tasks
+from nst import tasks, trust
 from nst.cli import quoted
 from nst.config import between_scales, images_named
 from nst.errors import UserError
@@ -73,11 +74,8 @@ def past(folder: Path) -> Past | None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the mapping in a JSON file; an empty one if the file is missing or damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    return {}
+    """Return the mapping in a JSON file, without what is damaged; an empty one if the file is missing or unreadable."""
+    return trust.record(path)[0]
 
 
 def result_is_there(folder: Path, record: dict[str, Any]) -> bool:
@@ -139,8 +137,9 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, node in whole.items():
         if isinstance(node, Mapping):
             whole[name] = {**ARGUMENTS_BEFORE.get(str(node.get("_target_")), {}), **node}
-    if isinstance(whole.get("optimizer"), Mapping) and whole["schedule"].get("optimizer") == "auto":
-        whole["schedule"] = {**whole["schedule"], "optimizer": between_scales(whole)}
+    plan = whole["schedule"]
+    if isinstance(whole.get("optimizer"), Mapping) and isinstance(plan, Mapping) and plan.get("optimizer") == "auto":
+        whole["schedule"] = {**plan, "optimizer": between_scales(whole)}
     return whole
 
 
@@ -211,6 +210,9 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
     recorded = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
     recorded = [_typed_today(arguments) for arguments in recorded]
+    for arguments in recorded:
+        kept = [a for a in arguments if not (_is_override(a) and is_replaced(_key(a)))]
+        trust.refuse_foreign_words(kept, folder)
     return [
         [
             *(["--multirun"] if plan else []),
@@ -279,10 +281,11 @@ def without_resume(arguments: list[str]) -> list[str]:
 
 def _recorded(folder: Path) -> list[str]:
     """Return the arguments that a single run, or a job of a sweep, can be begun with."""
-    if record := read(folder / "run.json"):
+    if "overrides" in (record := read(folder / "run.json")):
         flags = [str(a) for a in record.get("arguments", []) if not _is_override(str(a)) and a not in _MULTIRUN]
         return [*flags, *(str(line) for line in record["overrides"])]
-    with contextlib.suppress(OSError):  # killed before its record was written: Hydra has kept the overrides
+    # killed before its record was written: Hydra has kept the overrides
+    with contextlib.suppress(OSError, ValueError, TypeError, yaml.YAMLError):
         lines: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
         return [str(line) for line in lines]
     if folder.is_file():

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
-from nst import cli, config, evaluator, perceptual
+from nst import cli, config, evaluator, perceptual, resume
 from nst.errors import UserError, unknown
 from nst.files import write_json
 
@@ -52,8 +50,7 @@ def score_run(judge: evaluator.Evaluator, folder: Path, write: bool) -> evaluato
     scores = judge.scores_of_blend(run.result, run.content, run.styles, run.background)
     if write:
         path = folder / "run.json"
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        write_json(path, record | {"scores": scores})
+        write_json(path, resume.read(path) | {"scores": scores})
     return scores
 
 

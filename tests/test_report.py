@@ -806,8 +806,10 @@ def test_the_bundle_is_whole_and_its_links_work(tmp_path: Path) -> None:
     (options / "style_loss").mkdir(parents=True)
     (options / "mine.py").write_text("x = 1\n")
     (options / "style_loss" / "mine.yaml").write_text("_target_: mine.x\n")
+    code = {str(path): sha256(path) for path in options.rglob("*.*")}
+    (options / "secret.py").write_text("KEY = 1\n")  # nothing that the run used
     for path in folder.glob("*/run.json"):
-        write_json(path, json.loads(path.read_text()) | {"config_folders": [str(options)]})
+        write_json(path, json.loads(path.read_text()) | {"config_folders": [str(options)], "own_code": code})
     write_report([folder], tmp_path / "out", bundle=True)
 
     with zipfile.ZipFile(tmp_path / "out" / "bundle.zip") as archive:
@@ -825,7 +827,8 @@ def test_the_bundle_is_whole_and_its_links_work(tmp_path: Path) -> None:
     digest = hashlib.sha256(own.read_bytes()).hexdigest()
     assert f"inputs/{digest}.png" in names
     assert f"inputs/{image_facts('swirls')['sha256']}.jpg" in names
-    assert "config_folders/0_my_options/style_loss/mine.yaml" in names
+    own_names = {name for name in names if name.startswith("config_folders/")}
+    assert own_names == {f"config_folders/0_my_options/{name}" for name in ("mine.py", "style_loss/mine.yaml")}
     readme = (tmp_path / "unzipped" / "README.txt").read_text()
     assert "reproduce.py" in readme
     assert "name of\n  the machine" in readme

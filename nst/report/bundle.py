@@ -10,8 +10,9 @@ from typing import BinaryIO
 
 import yaml
 
+from nst import trust
 from nst.files import sha256
-from nst.report.runs import Collection, Run
+from nst.report.runs import Collection, Run, mapping
 from nst.report.view import find_inputs
 
 WHEN = (1980, 1, 1, 0, 0, 0)  # the first moment a zip file knows; every file gets it, so that the bytes are the same
@@ -74,8 +75,9 @@ def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], 
     """
     notes: list[str] = []
     content: dict[str, bytes | Path] = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
-    if collection.sweep_folder is not None:
-        content["sweep.json"] = collection.sweep_folder / "sweep.json"
+    sweep = collection.sweep_folder
+    if sweep is not None and trust.is_inside(sweep, sweep / "sweep.json"):
+        content["sweep.json"] = sweep / "sweep.json"
     for run in collection.runs:
         content |= {f"{run.name}/{name}": found for name, found in _run_files(run)}
     content |= _inputs(collection, notes) | _painted_with(collection.runs, notes)
@@ -107,8 +109,8 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 def _run_files(run: Run) -> Iterator[tuple[str, bytes | Path]]:
     """Yield name and content of what a run has to hand in."""
     names = [*RUN_FILES, *(() if (run.folder / "run.json").is_file() else HYDRA_FILES)]
-    yield from ((name, run.folder / name) for name in names if (run.folder / name).is_file())
-    yield from ((path.name, path) for path in run.folder.glob(DIFFS))
+    paths = [*(run.folder / name for name in names), *run.folder.glob(DIFFS)]
+    yield from ((p.relative_to(run.folder).as_posix(), p) for p in paths if trust.is_inside(run.folder, p))
     if run.picture is not None:
         yield run.picture.name, run.picture
     if isinstance(config := run.record.get("config"), dict):
@@ -153,16 +155,28 @@ def _painted_with(runs: Iterable[Run], notes: list[str]) -> dict[str, bytes | Pa
 
 
 def _own_code(runs: Iterable[Run], notes: list[str]) -> dict[str, bytes | Path]:
-    """Return the Python and YAML files of the folders given with ``--config-dir``."""
+    """Return the files of the folders given with ``--config-dir`` whose SHA-256 a run has recorded."""
     found: dict[str, bytes | Path] = {}
-    for place, name in enumerate(dict.fromkeys(folder for run in runs for folder in run.config_folders)):
+    folders: dict[str, dict[str, str]] = {}
+    for run in runs:
+        for name in run.config_folders:
+            folders.setdefault(name, {}).update(mapping(run.fact("own_code")))
+    for place, (name, digests) in enumerate(folders.items()):
         folder = Path(name)
-        files = [path for path in sorted(folder.rglob("*")) if path.suffix in OWN_CODE and path.is_file()]
+        files = [Path(file) for file, digest in digests.items() if _is_unchanged(folder, Path(file), digest)]
         if not files:
-            notes.append(f"The folder of own options {name} is not there any more, or is empty.")
+            notes.append(f"The code in the folder of own options {name} is not there any more, or has changed.")
         elif sum(path.stat().st_size for path in files) > MOST_OWN_CODE:
             notes.append(f"The folder of own options {name} is too large to be one, and is left out.")
         else:
             top = f"config_folders/{place}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder.name)}"
             found |= {f"{top}/{path.relative_to(folder).as_posix()}": path for path in files}
     return found
+
+
+def _is_unchanged(folder: Path, path: Path, digest: str) -> bool:
+    """Tell whether a file of one's own code is where it was, and as it was."""
+    try:
+        return path.is_relative_to(folder) and path.suffix in OWN_CODE and path.is_file() and sha256(path) == digest
+    except (OSError, ValueError):
+        return False

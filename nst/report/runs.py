@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from nst import trust
 from nst.errors import UserError
 from nst.files import is_claimed
 
@@ -87,13 +87,14 @@ class Run:
         named = self.fact("result", "file")
         names = [Path(named).name] if isinstance(named, str) and named else []
         names += [name + suffix for name in PICTURES for suffix in SUFFIXES]
-        return next((path for name in names if _is_file(path := self.folder / name)), None)
+        return next((path for name in names if trust.is_inside(self.folder, path := self.folder / name)), None)
 
     @cached_property
     def previews(self) -> dict[int, Path]:
         """Step to small picture, in order."""
         try:
-            found = {int(path.stem): path for path in (self.folder / "previews").glob("*.jpg") if path.stem.isdecimal()}
+            listed = [path for path in (self.folder / "previews").glob("*.jpg") if path.stem.isdecimal()]
+            found = {int(path.stem): path for path in listed if trust.is_inside(self.folder, path)}
         except OSError:
             return {}
         return dict(sorted(found.items()))
@@ -262,28 +263,11 @@ def _has_begun(folder: Path) -> bool:
         return True
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
 def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
-    """Return the mapping in a JSON file, empty if it is missing or damaged; damage is noted."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        notes.append(f"{path.name} cannot be read: {error.strerror or error}.")
-        return {}
-    except (ValueError, RecursionError):
-        notes.append(f"{path.name} is damaged: it is not complete JSON.")
-        return {}
-    if not isinstance(content, dict):
-        notes.append(f"{path.name} is damaged: it holds no mapping.")
-    return mapping(content)
+    """Return what a JSON file holds, with what nobody would see written out; what is wrong with it is noted."""
+    content, wrong = trust.record(path)
+    notes += [wrong] if wrong else []
+    return mapping(trust.seen(content))
 
 
 def _read_metrics(path: Path, notes: list[str]) -> Metrics:
@@ -293,7 +277,8 @@ def _read_metrics(path: Path, notes: list[str]) -> Metrics:
     header; what an interrupted run did again counts once.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with trust.opened(path) as file:
+            text = file.read().decode("utf-8", "replace")
     except OSError as error:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             notes.append(f"metrics.csv cannot be read: {error.strerror or error}.")
@@ -339,7 +324,9 @@ def _hydra_record(folder: Path) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        with trust.opened(path) as file:
+            content = yaml.load(file.read().decode(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return trust.seen(content)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
 

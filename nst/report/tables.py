@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from nst import trust
+
 LONGEST_REASON = 160  # characters, where there is little room
 LONG_TABLE = 35  # rows; more do not fit on a page
 LATEX = {
@@ -41,7 +43,8 @@ def summary_csv(view: dict[str, Any]) -> str:
     writer.writerow(["run", *keys, "reason", "picture"])
     for run in view["runs"]:
         values = [run["values"].get(key) for key in keys]
-        writer.writerow([run["name"], *("" if v is None else v for v in values), _line(run["reason"]), run["full"]])
+        row = [run["name"], *("" if v is None else v for v in values), _line(run["reason"]), run["full"]]
+        writer.writerow([trust.cell(value) if isinstance(value, str) else value for value in row])
     return text.getvalue()
 
 

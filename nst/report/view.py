@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import yaml
 
+from nst import trust
 from nst.files import sha256
 from nst.report.axes import MISSING, Axis, canonical, find_axes, find_parameters, short_texts, value_of
 from nst.report.citations import bibtex, networks, sample_file, sample_of
@@ -100,7 +101,7 @@ class Input:
             places += sorted(folder.glob(f"inputs/{self.digest}.*"))
         for path in places:
             try:
-                if path.is_file() and self.digest in (None, sha256(path)):
+                if self.digest and path.is_file() and sha256(path) == self.digest:
                     return path
             except (OSError, ValueError):
                 continue
@@ -186,7 +187,7 @@ def make_view(
     return {
         "title": _text(title) or _told(collection, "title") or _default_title(collection, axes),
         "question": _text(question) or _told(collection, "question"),
-        "command": _text(sweep.get("command")) or (_text(runs[0].fact("command")) if len(runs) == 1 else None),
+        "command": _as_typed(sweep or (runs[0].record if len(runs) == 1 else {})),
         "again": _again(collection),
         "resume": _resume(collection, place),
         "started": _text(started),
@@ -420,10 +421,18 @@ def _again(collection: Collection) -> list[str]:
         return list(dict.fromkeys(_anew(grid) for grid in grids))
     runs = collection.runs
     record = collection.sweep or (runs[0].record if len(runs) == 1 else {})
-    command, arguments = _text(record.get("command")), _list(record.get("arguments"))
+    command, arguments = _as_typed(record), _list(record.get("arguments"))
     if command is None:
         return []
     return [_anew(arguments)] if any(NOT_AGAIN.match(str(argument)) for argument in arguments) else [command]
+
+
+def _as_typed(record: Mapping[str, Any]) -> str | None:
+    """Return the recorded command; made anew of its words if a shell would do more than call the program."""
+    command = _text(record.get("command"))
+    if command is None or trust.is_one_command(command):
+        return command
+    return shlex.join(["python", "run.py", *map(str, _list(record.get("arguments")))])
 
 
 def _anew(arguments: Sequence[Any]) -> str:

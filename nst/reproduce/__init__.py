@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from nst import trust
 from nst.errors import UserError
 from nst.files import write_json
 from nst.provenance import DIFF_FILE
@@ -27,8 +28,6 @@ from nst.reproduce.inputs import (
     find_config_folders,
     find_inputs,
     find_weights,
-    refuse_foreign_code,
-    safe_variables,
 )
 from nst.reproduce.runs import Run, finished_runs, named, nothing_to_do, opened
 
@@ -178,7 +177,9 @@ def reproduce(run: Run, folder: Path, places: Places, words: list[str], quiet: b
     """
     config, notes = recorded_config(run.record)
     folders, brought = find_config_folders(run, places)
-    refuse_foreign_code(run, config, brought, places)
+    beside = run.folder.resolve()
+    own = [Path(name) for name in folders if not run.unpacked and not Path(name).resolve().is_relative_to(beside)]
+    trust.refuse_foreign_code(config, run.origin, brought, own, places.trust)
     notes += [f"Your own components are taken from {found}." for found in brought]
     notes += find_inputs(run, config, places)
     notes += find_weights(run, config, places)
@@ -197,7 +198,7 @@ def reproduce(run: Run, folder: Path, places: Places, words: list[str], quiet: b
         str(machine.get("device", "cpu")),
         words,
     )
-    variables, refused = safe_variables(run.record.get("determinism", {}).get("variables"))
+    variables, refused = trust.safe_variables(run.record.get("determinism", {}).get("variables"))
     start(plan, variables, quiet)
     notes += refused
     result = compare(run, folder, notes)

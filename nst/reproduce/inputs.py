@@ -14,20 +14,12 @@ import torch
 from nst import images, pretrained, tasks
 from nst.errors import UserError
 from nst.files import sha256
-from nst.provenance import VARIABLES
 from nst.reproduce.runs import Run
 from nst.samples import FOLDER as SAMPLES
 from nst.samples import samples
 from nst.weights import PREPROCESSING_OF
 
 DOWNLOADS = ("torchvision", "caffe")
-WORDS = re.compile(r"[A-Za-z0-9_.,:+-]{0,64}")  # what a variable's value may be
-HARMLESS = re.compile(
-    r"nst\.(backbones\.load|losses\.\w+|initial\.from_\w+|optimize\.(ScipyLBFGSB|KerasAdam)"
-    r"|schedule\.(unchanged|Restart)|evaluator\.(Evaluator|nothing)"
-    r"|transformers\.\w+Transformer|training\.(perceptual\.Perceptual|supervised\.Supervised))"
-    r"|torch\.optim\.(lr_scheduler\.)?\w+"
-)  # what a record may name that somebody else wrote; anything else could be any code
 
 
 @dataclass
@@ -249,67 +241,6 @@ def find_config_folders(run: Run, places: Places) -> tuple[list[str], list[Path]
         brought += (exact or named)[:1]
         folders += [str(found) for found in (exact or named)[:1]] or [recorded]
     return folders, brought
-
-
-def refuse_foreign_code(run: Run, config: Mapping[str, Any], brought: list[Path], places: Places) -> None:
-    """Refuse to run code of somebody else without having been told to.
-
-    Raises:
-        UserError: a bundle brings code, or its record names something that could be any code.
-    """
-    if hidden := next((text for text in _texts(config) if "${" in text), None):
-        raise UserError(
-            f"{run.origin}: the record has an interpolation, {hidden[:80]!r}, where a run records plain values. "
-            "Somebody has changed it, so that it is not run."
-        )
-    targets = [target for target in _targets(config) if not HARMLESS.fullmatch(target)] if run.unpacked else []
-    if (targets or brought) and not places.trust:
-        named = ", ".join(dict.fromkeys([*targets, *(str(found) for found in brought)]))
-        raise UserError(
-            f"{run.origin} uses code of its own, which would be run on this machine: {named}. Read it first; if you "
-            "trust it, add --trust."
-        )
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Yield whatever a configuration names to be built."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
-
-
-def _texts(node: Any) -> Iterator[str]:
-    """Yield every text in a configuration, names included."""
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from (str(name), *_texts(value))
-    elif isinstance(node, list):
-        for value in node:
-            yield from _texts(value)
-
-
-def safe_variables(recorded: Any) -> tuple[dict[str, str] | None, list[str]]:
-    """Return those recorded environment variables that a new process may be given, and a note of each other one.
-
-    They are the ones that a run records, with values as such variables have them: numbers and words.
-
-    Args:
-        recorded: from ``run.json``, which may come from a stranger; None if there is nothing.
-    """
-    if not isinstance(recorded, Mapping):
-        return None, []
-    safe = {
-        str(name): str(value) for name, value in recorded.items() if name in VARIABLES and WORDS.fullmatch(str(value))
-    }
-    others = [name for name in recorded if name not in safe]
-    return safe, [f"The recorded variable {name} is not set: a run records none like it." for name in others]
 
 
 def _slug(folder: str) -> str:

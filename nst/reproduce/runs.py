@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
-import stat
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from nst import resume
+from nst import resume, trust
 from nst.errors import UserError, nearest
-
-LARGEST_BUNDLE = 16 * 2**30  # bytes unpacked
 
 
 @dataclass
@@ -53,47 +48,10 @@ def opened(path: Path) -> Iterator[Path]:
         yield path
     elif path.is_file():
         with tempfile.TemporaryDirectory(prefix="nst-bundle-") as folder:
-            unpack(path, Path(folder))
+            trust.unpack(path, Path(folder))
             yield Path(folder)
     else:
         raise UserError(f"There is no {path}. Name the folder of a run or of a sweep, or a bundle (.zip).")
-
-
-def unpack(bundle: Path, folder: Path) -> None:
-    """Unpack a bundle that somebody else may have made: nothing is written outside of ``folder``.
-
-    Raises:
-        UserError: it is damaged, too large, encrypted, or holds a link or a path that leads elsewhere.
-    """
-    try:
-        with zipfile.ZipFile(bundle) as archive:
-            members = archive.infolist()
-            for member in members:
-                _refuse_unsafe(bundle, member)
-            size = sum(member.file_size for member in members)
-            room = shutil.disk_usage(folder).free
-            if size > min(LARGEST_BUNDLE, room):
-                raise UserError(
-                    f"{bundle} would unpack to {size:,} bytes; {LARGEST_BUNDLE:,} are allowed and {room:,} are free. "
-                    "Unpack it yourself if you trust it, and name the folder."
-                )
-            for member in members:
-                archive.extract(member, folder)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, OSError) as error:
-        raise UserError(f"{bundle} cannot be unpacked as a bundle (.zip): {error}") from error
-
-
-def _refuse_unsafe(bundle: Path, member: zipfile.ZipInfo) -> None:
-    """Refuse a member that would be written elsewhere, or that is no plain file or folder."""
-    name = member.orig_filename
-    windows, posix = PureWindowsPath(name), PurePosixPath(name.replace("\\", "/"))
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if windows.drive or windows.root or posix.is_absolute() or ".." in posix.parts or "\0" in name:
-        raise UserError(f"{bundle} is not unpacked: its member {name!r} would be written outside of the folder.")
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise UserError(f"{bundle} is not unpacked: its member {name!r} is a link or a device.")
-    if member.flag_bits & 1:
-        raise UserError(f"{bundle} is encrypted. Unpack it yourself, and name the folder.")
 
 
 def finished_runs(folder: Path, origin: Path) -> tuple[list[Run], dict[str, str]]:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from nst import config as configuration
+from nst import trust
 from nst.errors import UserError
 from nst.files import plain, write_atomic
 from nst.transformers.adaptive import AdaptiveTransformer, encoder_without_weights
@@ -149,7 +150,7 @@ def _make(path: Path, node: dict[str, Any], styles: int, tensors: dict[str, torc
     """Make a network of ours that a file describes, after a look at whether it is as large as its weights."""
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     kind = OURS[node["_target_"]]
-    if strange := [key for key, value in arguments.items() if not _is_plain(value)]:
+    if strange := [key for key, value in arguments.items() if not trust.is_plain(value)]:
         raise UserError(
             f"{path} describes its network with an argument that is no plain value, {strange[0]}: somebody has changed "
             "the file."
@@ -165,13 +166,6 @@ def _make(path: Path, node: dict[str, Any], styles: int, tensors: dict[str, torc
         raise UserError(
             f"{path} describes its network with arguments that are not known or not valid: {error}."
         ) from error
-
-
-def _is_plain(value: Any) -> bool:
-    """Tell whether a value is a number, a text, or a list of such: nothing that could be built or looked up."""
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return value is None or (isinstance(value, str | int | float) and "${" not in str(value))
 
 
 def _fit(path: Path, network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,399 @@
+"""What of a stranger's files is believed, by reproduce, resume, report and apply alike; docs/security.md has the rules.
+
+Runs, bundles and networks are passed on. Nothing that they say makes this machine run anything, and nothing outside of
+their folder is read but a file whose SHA-256 they know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import stat
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, BinaryIO
+
+from nst.errors import UserError
+
+LARGEST_RECORD = 64 * 2**20  # bytes of a JSON file
+DEEPEST = 40  # mappings and lists in one another
+LARGEST_BUNDLE = 16 * 2**30  # bytes unpacked
+HARMLESS = re.compile(
+    r"nst\.(backbones\.load|losses\.\w+|initial\.from_\w+|optimize\.(ScipyLBFGSB|KerasAdam)"
+    r"|schedule\.(unchanged|Restart)|evaluator\.(Evaluator|nothing)"
+    r"|transformers\.\w+Transformer|training\.(perceptual\.Perceptual|supervised\.Supervised))"
+    r"|torch\.optim\.(lr_scheduler\.)?\w+"
+)  # what may be built because a record names it; anything else could be any code
+HYDRAS_OWN = re.compile(r"hydra/(launcher|sweeper)=|hydra\.(launcher|sweeper|run|sweep|job|mode|verbose)\b")
+INTERPOLATION = re.compile(
+    r"(?<!\\)(?:\\\\)*\$\{(?!(content|style|backbone|\.+\w+)\})"
+)  # not escaped; of knobs, harmless
+VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_DYNAMIC",
+    "OMP_THREAD_LIMIT",
+    "MKL_NUM_THREADS",
+    "MKL_DYNAMIC",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_DEBUG_CPU_TYPE",
+    "OPENBLAS_NUM_THREADS",
+    "OPENBLAS_CORETYPE",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "CUDA_LAUNCH_BLOCKING",
+    "PYTORCH_ENABLE_MPS_FALLBACK",
+    "PYTHONHASHSEED",
+)  # what can change the order or the kind of additions, and so the last bits
+WORDS = re.compile(r"[A-Za-z0-9_.,:+-]{0,64}")  # what such a variable's value may be
+FORMULA = re.compile(r"[=+\-@\t\r|]")  # what a spreadsheet's cell that computes begins with
+# Control characters, and those that turn the direction of what follows: a text may look like another one.
+UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+# Files
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file for reading that is a file: no link, no pipe, no device, which could hang or lead elsewhere.
+
+    Raises:
+        OSError: it is something else, or cannot be opened.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    number = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError("it is no plain file")
+    return os.fdopen(number, "rb")
+
+
+def is_inside(folder: Path, path: Path) -> bool:
+    """Tell whether a path leads to a plain file in a folder or below it, over no link."""
+    try:
+        return path.is_file() and not path.is_symlink() and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):
+        return False
+
+
+def record(path: Path) -> tuple[dict[str, Any], str | None]:
+    """Return what a JSON file of a run or of a sweep holds, and what is wrong with it, if anything is.
+
+    Entries of another form than a run leaves are left out. A file that is missing is empty, and nothing is wrong.
+    """
+    try:
+        with opened(path) as file:
+            text = file.read(LARGEST_RECORD + 1)
+        if len(text) > LARGEST_RECORD:
+            return {}, f"{path.name} is damaged: it has more than {LARGEST_RECORD:,} bytes."
+        content = json.loads(text.decode("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, None
+    except OSError as error:
+        return {}, f"{path.name} cannot be read: {error.strerror or error}."
+    except (ValueError, RecursionError):
+        return {}, f"{path.name} is damaged: it is not complete JSON."
+    if not isinstance(content, dict):
+        return {}, f"{path.name} is damaged: it holds no mapping."
+    forms = FORMS.get(path.name, {})
+    wrong = [key for key, value in content.items() if not _has_form(value, forms.get(key))]
+    kept = {key: value for key, value in content.items() if key not in wrong}
+    return kept, f"{path.name} is damaged in {', '.join(map(repr, wrong))}, left out." if wrong else None
+
+
+def _has_form(value: Any, form: Callable[[Any], bool] | None) -> bool:
+    return _depth(value) <= DEEPEST and (form is None or form(value))
+
+
+def _depth(value: Any) -> int:
+    deepest, left = 0, [(value, 1)]
+    while left:
+        node, depth = left.pop()
+        deepest = max(deepest, depth)
+        if depth <= DEEPEST and isinstance(node, dict | list):
+            left += [(inner, depth + 1) for inner in (node.values() if isinstance(node, dict) else node)]
+    return deepest
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_name(value: Any) -> bool:
+    """Tell whether a value is the name of something in the same folder."""
+    return isinstance(value, str) and value not in ("", ".", "..") and not re.search(r"[/\\\0]", value)
+
+
+def _is_below(value: Any) -> bool:
+    """Tell whether a value is a path that leads to the folder itself or below it."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    windows, posix = PureWindowsPath(value), PurePosixPath(value.replace("\\", "/"))
+    return not (windows.drive or windows.root or posix.is_absolute() or ".." in posix.parts)
+
+
+def _list_of(form: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(form, value))
+
+
+def _mapping_of(form: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(form, value.values()))
+
+
+def _or_none(form: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or form(value)
+
+
+def _with(**forms: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a form: a mapping that has at least these entries."""
+    return lambda value: isinstance(value, dict) and all(key in value and forms[key](value[key]) for key in forms)
+
+
+_TEXT = _or_none(_is_text)
+_FILE = _with(name=_is_text, file=_is_text, sha256=_is_text)
+_OUTPUT = _with(file=_is_name, sha256=_is_text)
+_BEGUN = {"command": _TEXT, "arguments": _list_of(_is_text), "cwd": _TEXT}
+FORMS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "status.json": {
+        **{"status": _is_text, "started": _is_time, "ended": _is_time, "pid": _is_number, "host": _is_text},
+        **{"reason": _TEXT, "error": _TEXT},
+    },
+    "run.json": {
+        **_BEGUN,
+        **{"config": _is_mapping, "choices": _is_mapping, "overrides": _list_of(_is_text)},
+        **{"config_folders": _list_of(_is_text), "own_code": _mapping_of(_is_text)},
+        **dict.fromkeys(("git", "scores", "memory", "evaluator", "batch", "size"), _or_none(_is_mapping)),
+        **dict.fromkeys(("versions", "machine", "determinism", "final"), _is_mapping),
+        **dict.fromkeys(("content", "style", "init"), _or_none(_FILE)),
+        **dict.fromkeys(("source", "model"), _or_none(_with(file=_is_text, sha256=_is_text))),
+        **{"further_images": _mapping_of(_FILE), "weights": _or_none(_with(name=_is_text))},
+        **{"result": _OUTPUT, "network": _OUTPUT, "outputs": _mapping_of(_is_text)},
+        **{"seconds": _mapping_of(_is_number), "scales": _list_of(_is_mapping), "resumed": _list_of(_is_mapping)},
+        **{"computation": _mapping_of(_is_text), "seed": _is_number, "git_note": _TEXT, "stopped_because": _TEXT},
+    },
+    "sweep.json": {
+        **_BEGUN,
+        **{"started": _is_time, "launcher": _TEXT, "sweeper": _TEXT, "title": _TEXT, "question": _TEXT},
+        **{"swept": _mapping_of(_list_of(_is_text)), "grids": _list_of(_list_of(_is_text))},
+        **{"resumed": _list_of(_is_mapping), "jobs": _list_of(_with(folder=_is_below, overrides=_list_of(_is_text)))},
+    },
+    "stopped.json": {"after": _is_text},
+}
+
+
+# Code
+
+
+def refuse_foreign_code(
+    config: Mapping[str, Any], origin: str, brought: list[Path], own: list[Path], is_trusted: bool = False
+) -> None:
+    """Refuse a record that would have code run, which nobody has looked at.
+
+    Args:
+        config: as recorded.
+        origin: what to call it.
+        brought: folders of code that came with it.
+        own: folders of the user's own code, which may be built beside what this package and torch have.
+        is_trusted: the user has looked at it.
+
+    Raises:
+        UserError: it brings code, names something that could be any code, or hides what it names.
+    """
+    if hidden := next((text for text in _texts(config) if "${" in text), None):
+        raise UserError(
+            f"{origin}: the record has an interpolation, {hidden[:80]!r}, where a run records plain values. "
+            "Somebody has changed it, so that it is not run."
+        )
+    foreign = [name for name in _targets(config) if not HARMLESS.fullmatch(name) and not _is_module_of(own, name)]
+    if (foreign or brought) and not is_trusted:
+        named = ", ".join(dict.fromkeys([*foreign, *map(str, brought)]))
+        raise UserError(
+            f"{origin} uses code of its own, which would be run on this machine: {named}. Read it first; if you "
+            "trust it, add --trust."
+        )
+
+
+def refuse_foreign_words(arguments: list[str], folder: Path) -> None:
+    """Refuse recorded words of a command line that would have code run from elsewhere than the user's own folders.
+
+    Args:
+        arguments: as recorded; those typed anew are not among them.
+        folder: of the run or sweep.
+
+    Raises:
+        UserError: the first of them.
+    """
+    own = [Path(text) for text in _config_dirs(arguments)]
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        key, text = name.lstrip("+~"), value.strip("'\"")
+        is_hydras = key.startswith(("hydra.", "hydra/")) and not HYDRAS_OWN.match(argument.lstrip("+~"))
+        is_target = "_target_" in argument and not (
+            key.endswith("._target_") and (HARMLESS.fullmatch(text) or _is_module_of(own, text))
+        )
+        is_flag = name in ("--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")
+        if is_hydras or is_target or is_flag or INTERPOLATION.search(argument):
+            raise UserError(
+                f"{folder} was begun with {argument!r}, which can have any code run, so that it does not count only "
+                "because a file says so. If you trust it, type it again beside resume=."
+            )
+    for path in own:
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{folder} brings code of its own, in {path}. If you trust it, copy it elsewhere and type --config-dir."
+            )
+
+
+def _config_dirs(arguments: list[str]) -> Iterator[str]:
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--config-dir", "-cd"):
+            yield value if equals else "".join(arguments[place + 1 : place + 2])
+
+
+def _is_module_of(folders: list[Path], target: str) -> bool:
+    """Tell whether something to be built comes from one of these folders."""
+    module = target.partition(".")[0]
+    return any((folder / f"{module}.py").is_file() or (folder / module).is_dir() for folder in folders if module)
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Yield whatever a configuration names to be built."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Yield every text in a configuration, names included."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from (str(name), *_texts(value))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value)
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether a value is a number, a text, or a list of such: nothing that could be built or looked up."""
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return value is None or (isinstance(value, str | int | float) and "${" not in str(value))
+
+
+def safe_variables(recorded: Any) -> tuple[dict[str, str] | None, list[str]]:
+    """Return those recorded environment variables that a new process may be given, and a note of each other one.
+
+    They are the ones that a run records, with values as such variables have them: numbers and words.
+
+    Args:
+        recorded: from ``run.json``; None if there is nothing.
+    """
+    if not isinstance(recorded, Mapping):
+        return None, []
+    safe = {
+        str(name): str(value) for name, value in recorded.items() if name in VARIABLES and WORDS.fullmatch(str(value))
+    }
+    others = [name for name in recorded if name not in safe]
+    return safe, [f"The recorded variable {name} is not set: a run records none like it." for name in others]
+
+
+# Texts
+
+
+def seen(value: Any) -> Any:
+    """Return a value with the characters in its texts that nobody sees, or that turn others round, written out."""
+    if isinstance(value, str):
+        return UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
+    if isinstance(value, dict):
+        return {seen(key): seen(item) for key, item in value.items()}
+    return [seen(item) for item in value] if isinstance(value, list) else value
+
+
+def is_one_command(text: str) -> bool:
+    """Tell whether a shell takes a text as one call of Python with arguments, and nothing beside it."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return False
+    return words[:1] == ["python"] and shlex.join(words) == text and not re.search(r"[\n\r]", text)
+
+
+def cell(text: str) -> str:
+    """Return a cell of a table that no spreadsheet takes for a formula."""
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if FORMULA.match(text) else text
+    return text
+
+
+# Bundles
+
+
+def unpack(bundle: Path, folder: Path) -> None:
+    """Unpack a bundle: nothing is written outside of ``folder``.
+
+    Raises:
+        UserError: it is damaged, too large, encrypted, or holds a link or a path that leads elsewhere.
+    """
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            members = archive.infolist()
+            for member in members:
+                _refuse_unsafe(bundle, member)
+            size = sum(member.file_size for member in members)
+            room = shutil.disk_usage(folder).free
+            if size > min(LARGEST_BUNDLE, room):
+                raise UserError(
+                    f"{bundle} would unpack to {size:,} bytes; {LARGEST_BUNDLE:,} are allowed and {room:,} are free. "
+                    "Unpack it yourself if you trust it, and name the folder."
+                )
+            for member in members:
+                archive.extract(member, folder)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, OSError) as error:
+        raise UserError(f"{bundle} cannot be unpacked as a bundle (.zip): {error}") from error
+
+
+def _refuse_unsafe(bundle: Path, member: zipfile.ZipInfo) -> None:
+    """Refuse a member that would be written elsewhere, or that is no plain file or folder."""
+    name, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
+    if not _is_below(name):
+        raise UserError(f"{bundle} is not unpacked: its member {name!r} would be written outside of the folder.")
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise UserError(f"{bundle} is not unpacked: its member {name!r} is a link or a device.")
+    if member.flag_bits & 1:
+        raise UserError(f"{bundle} is encrypted. Unpack it yourself, and name the folder.")
