@@ -234,8 +234,8 @@ def refuse_foreign_code(
     if (foreign or brought) and not is_trusted:
         named = ", ".join(dict.fromkeys([*foreign, *map(str, brought)]))
         raise UserError(
-            f"{origin} uses code of its own, which would be run on this machine: {named}. Read it first; if you "
-            "trust it, add --trust."
+            f"{origin} uses code of its own, which would be run on this machine: {named}. If that is yours, name its "
+            "folder: --config-dir FOLDER. Else read it first; if you trust it, add --trust."
         )
 
 
