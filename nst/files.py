@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
 
 from nst.errors import UserError
 
@@ -64,7 +65,7 @@ def claim(folder: Path) -> FileLock:
         UserError: another process has it.
         CannotWrite: the lock file cannot be made.
     """
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / LOCK, is_singleton=True)  # who has it may take it again
     with writing(folder / LOCK):
         try:
             lock.acquire(timeout=0)
@@ -84,10 +85,17 @@ def is_claimed(folder: Path) -> bool:
     return False
 
 
+def typed_path(name: str) -> Path:
+    """Return the path that a name means where the command was typed, even if Hydra has gone elsewhere since."""
+    path = Path(name).expanduser()
+    moved = HydraConfig.initialized() and HydraConfig.get().job.chdir and not path.is_absolute()
+    return Path(HydraConfig.get().runtime.cwd) / path if moved else path
+
+
 def existing_file(name: str) -> Path | None:
     """Return the path of a file if there is one of that name; a name that cannot be one counts as none."""
     try:
-        path = Path(name).expanduser()
+        path = typed_path(name)
         return path if path.is_file() else None
     except (OSError, RuntimeError, ValueError):
         return None
@@ -101,7 +109,7 @@ def exists(name: str) -> bool:
 def is_folder(name: str) -> bool:
     """Tell whether there is a folder of that name; a name that cannot be one counts as none."""
     try:
-        return Path(name).expanduser().is_dir()
+        return typed_path(name).is_dir()
     except (OSError, RuntimeError, ValueError):
         return False
 

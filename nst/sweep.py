@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 import shlex
@@ -30,11 +31,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from nst import cli, launchers, resume, tasks
 from nst.errors import ConfigError, UserError
-from nst.files import claim, is_claimed, write_json
+from nst.files import claim, is_claimed, write_json, writing
 
 LONGEST_SLUG = 80
 LONGEST_REASON = 160
@@ -71,15 +72,17 @@ class CheckFirst(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the only job, and that its folder is not taken or holds the same job."""
+        global _claimed
         folder, job = Path(config.hydra.run.dir), _job_config(config)
         try:
-            if job.resume is None:
+            if job.resume is None and _is_named(config, "run"):
                 refuse_used(folder, "a run", "hydra.run.dir")
             _check_or_exit([job])
             if job.resume is not None:
                 resume.refuse_changes(folder, job)
             else:
-                _refuse_idle(job, [_key_of(line) for line in config.hydra.overrides.task], alone=True)
+                _refuse_idle([job], map(_key_of, _lines(config, "task")))
+            _, _claimed = _make_folder(config, "run")  # before Hydra writes anything there
         except Exception as error:
             cli.reject(error)
 
@@ -89,7 +92,7 @@ class CheckFirst(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             launchers.prepare(config)
-            if config.resume is None:
+            if config.resume is None and _is_named(config, "sweep"):
                 refuse_used(folder, "a sweep", "hydra.sweep.dir")
             overrides = _sweep_overrides(config)
             swept = {_key(o): _values(o) for o in overrides if o.is_sweep_override()}
@@ -106,14 +109,14 @@ class CheckFirst(Callback):
                 name = kwargs.get("config_name")
                 jobs = [(own, compose(config_name=name, overrides=own)) for own in map(_own, lines)]
                 _check_or_exit([job for _, job in jobs])
-                for own, job in jobs if config.resume is None else ():
-                    _refuse_idle(job, map(_key_of, own))
+                if config.resume is None and jobs:
+                    _refuse_idle([job for _, job in jobs], map(_key_of, jobs[0][0]))
+            folder, lock = _make_folder(config, "sweep")
             added = resume.read(folder / PLAN).get("swept", {}).keys() - swept.keys()
             swept |= {_key(o): [o.get_value_element_as_str()] for o in overrides if _key(o) in added}
             plan = _plan(folder, config, swept, jobs)
-            folder.mkdir(parents=True, exist_ok=True)
             if _launched is None:  # a sweep that was given further points is carried on with in several calls
-                _launched = Launched(folder, time.time(), bool(config.report), claim(folder))
+                _launched = Launched(folder, time.time(), bool(config.report), lock)
             for path in folder.glob(".*.tmp"):  # left by a process that was killed
                 path.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
@@ -121,6 +124,47 @@ class CheckFirst(Callback):
             write_json(folder / PLAN, plan)
         except Exception as error:
             cli.reject(error)
+
+
+_claimed: FileLock | None = None  # of the folder of a single run
+
+
+def _is_named(config: DictConfig, kind: str) -> bool:
+    """Tell whether somebody has said where a run or sweep shall lie; else its folder is named after the time."""
+    return any(line.startswith(f"hydra.{kind}.dir=") for line in _lines(config, "hydra"))
+
+
+def _lines(config: DictConfig, whose: str) -> list[str]:
+    """Return what was typed, nothing in it resolved: ``hydra``'s own settings, or those of the ``task``."""
+    found: Any = OmegaConf.to_container(config.hydra.overrides[whose], resolve=False)
+    return [str(line) for line in found]
+
+
+def _make_folder(config: DictConfig, kind: str) -> tuple[Path, FileLock]:
+    """Make and claim the folder of a run or sweep; one named after the time is new, whoever begins in that second.
+
+    Args:
+        config: with Hydra's part, which is told the name.
+        kind: ``run`` or ``sweep``.
+
+    Raises:
+        UserError: another process has the folder, or it cannot be made.
+    """
+    folder = first = Path(config.hydra[kind].dir)
+    with writing(folder):
+        if _is_named(config, kind):
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder, claim(folder)
+        first.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(2):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                break
+            folder = first.with_name(f"{first.name}_{number}")
+    with read_write(config), open_dict(config):
+        config.hydra[kind].dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.{kind}.dir={cli.quoted(str(folder))}")
+    return folder, claim(folder)
 
 
 def finish(interrupted: bool) -> bool:
@@ -236,13 +280,13 @@ def _plan(
 
     planned = {job["folder"]: job["overrides"] for job in old.get("jobs", [])}
     number = 1 + max((int(n) for name in planned if (n := re.match(r"\d*", name)[0])), default=-1)  # type: ignore[index]
-    for overrides, job in jobs:
+    for place, (overrides, job) in enumerate(jobs):
         settings = resume.settings(job)
         name = by_config.get(_fingerprint(settings)) or by_overrides.get(_same(overrides))
         if name is None and points:
             name = points.get(_point(keys, settings, _choices(overrides)))
         if name is None:
-            name = f"{number}{slug(overrides, swept)}"
+            name = _own_subdir(config, overrides, place) or f"{number}{slug(overrides, swept)}"
             number += 1
         resume.refuse_changes(folder / name, job)
         planned[name] = _science(overrides)
@@ -270,6 +314,22 @@ def _plan(
         "swept": values,
         "jobs": [{"folder": name, "overrides": overrides} for name, overrides in planned.items()],
     }
+
+
+def _own_subdir(config: DictConfig, overrides: list[str], number: int) -> str | None:
+    """Return the folder that a job gets from a ``hydra.sweep.subdir`` that was typed; None where ours counts."""
+    lines = [*_lines(config, "hydra"), *overrides]
+    if not any(line.startswith("hydra.sweep.subdir=") for line in lines):
+        return None
+    own = compose(config_name=_config_name(), overrides=lines, return_hydra_config=True)
+    hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg
+    with read_write(own), open_dict(own):
+        own.hydra.job.num, own.hydra.job.id = number, str(number)
+    hydra.set_config(own)
+    try:
+        return str(own.hydra.sweep.subdir)
+    finally:
+        hydra.cfg = before
 
 
 def _outcome(folder: Path, since: float) -> tuple[str, float | None, str]:
@@ -360,7 +420,7 @@ def _is_grid(config: DictConfig) -> bool:
 def _sweep_overrides(config: DictConfig) -> list[Override]:
     """Return what the sweeper is given, parsed."""
     lines = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    lines += [str(line) for line in config.hydra.overrides.task]
+    lines += _lines(config, "task")
     loader = GlobalHydra.instance().config_loader()
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(lines)
     return list({override.get_key_element(): override for override in parsed}.values())  # the last of a key counts
@@ -387,17 +447,17 @@ def _check_or_exit(jobs: list[DictConfig]) -> None:
         cli.reject(ConfigError(problem + of.format(count) for problem, count in found.items()))
 
 
-def _refuse_idle(job: DictConfig, typed: Iterable[str], alone: bool = False) -> None:
-    """Refuse what is typed and changes nothing; ``alone``, a run may say its seed all the same.
+def _refuse_idle(jobs: Sequence[DictConfig], typed: Iterable[str]) -> None:
+    """Refuse what is typed and changes nothing in any job; a run alone may say its seed all the same.
 
     Raises:
         UserError: the first such knob, and why.
     """
-    idle = tasks.idle(job)
+    idle = [tasks.idle(job) for job in jobs]
     for key in typed:
-        parents = [key[: len(name)] for name in idle if key == name or key.startswith(f"{name}.")]
-        if parents and not (alone and key == "seed"):
-            raise UserError(f"{key} changes nothing here: {idle[parents[0]]}. Leave it out.")
+        reasons = [next((why for name, why in of.items() if f"{key}.".startswith(f"{name}.")), None) for of in idle]
+        if all(reasons) and reasons and not (len(jobs) == 1 and key == "seed"):
+            raise UserError(f"{key} changes nothing here: {reasons[0]}. Leave it out.")
 
 
 def _key_of(override: str) -> str:

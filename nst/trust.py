@@ -29,10 +29,15 @@ HARMLESS = re.compile(
     r"|transformers\.\w+Transformer|training\.(perceptual\.Perceptual|supervised\.Supervised))"
     r"|torch\.optim\.(lr_scheduler\.)?\w+"
 )  # what may be built because a record names it; anything else could be any code
-HYDRAS_OWN = re.compile(r"hydra/(launcher|sweeper)=|hydra\.(launcher|sweeper|run|sweep|job|mode|verbose)\b")
-INTERPOLATION = re.compile(
-    r"(?<!\\)(?:\\\\)*\$\{(?!(content|style|backbone|\.+\w+)\})"
-)  # not escaped; of knobs, harmless
+HYDRAS_OWN = re.compile(
+    r"hydra/(launcher|sweeper)="
+    r"|hydra\.(run\.dir|sweep\.(dir|subdir)|job\.(name|chdir)|mode|verbose|sweeper\.(params|n_trials|n_jobs|direction"
+    r"|max_batch_size|sampler\.seed)|launcher\.(n_jobs|images|timeout_min|cpus_per_task|gpus_per_node|tasks_per_node"
+    r"|mem_gb|nodes|partition|qos|array_parallelism))\b"
+)  # of Hydra's own settings those that run nothing
+INTERPOLATION = re.compile(  # one that is not escaped, of anything but a knob or what Hydra knows of the job
+    r"(?<!\\)(?:\\\\)*\$\{(?!(?:content|style|backbone|\.+\w+|hydra[.:][\w.]+|now:[^{}']*)\})"
+)
 VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_DYNAMIC",

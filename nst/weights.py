@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nst import pretrained
 from nst.errors import UserError
-from nst.files import sha256
+from nst.files import sha256, typed_path
 
 CAFFE_URL = "https://web.eecs.umich.edu/~justincj/models/"
 CAFFE_FILES = {"vgg16": "vgg16-00b39a1b.pth", "vgg19": "vgg19-d01eb7cb.pth"}
@@ -101,7 +101,7 @@ def load(
     elif weights in ("torchvision", "caffe") or is_url(weights):
         path = _download(architecture, weights, no_download)
     else:
-        path = Path(weights).expanduser()
+        path = typed_path(weights)
     _fill(features, names, _read(path, no_download), path, architecture)
     return Source(weights, str(path.resolve()), sha256(path))
 

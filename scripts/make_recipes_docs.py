@@ -214,7 +214,7 @@ def descent(preset: DictConfig) -> str:
     steps = ", ".join(str(scale.steps) for scale in scales)
     words = [" ".join([name, *settings]), f"{steps} steps"]
     if len(scales) > 1:
-        words[-1] += f" at {', '.join(str(scale.size) for scale in scales)} pixels ({preset.schedule.optimizer})"
+        words[-1] += f" at {', '.join(str(scale.size) for scale in scales)} pixels ({config.between_scales(preset)})"
     words.append(f"clamp {preset.clamp}")
     rates = {key: value for key, value in preset.lr_schedule.items() if not str(key).startswith("_")}
     if rates:

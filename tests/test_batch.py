@@ -590,6 +590,7 @@ def test_a_killed_batch_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
 @posix
 def test_a_killed_batch_of_lbfgs_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
     knobs = ["precision=float64", "size=48", "optimizer=lbfgs", "jitter=0", "schedule=pyramid", "schedule.from=32"]
+    knobs += ["init=noise"]  # so that the seed counts
     assert kill_and_resume.trial(tmp_path, 2, True, "batch", [*knobs, "steps=30"]) == []
 
 

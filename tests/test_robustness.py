@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import TINY, refused, run, start
+from command_line import ROOT, TINY, refused, run, start
+from hydra import compose, initialize_config_dir
 from PIL import Image
+
+from nst import config, sweep
+from nst.files import claim
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
 
@@ -256,3 +260,43 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
     process.stderr.close()
     process.wait(timeout=120)
     assert status(tmp_path / "out") == "done"
+
+
+def test_two_runs_begun_in_one_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config.register()
+    made = []
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        for kind in ("run", "sweep", "run"):
+            one = compose("config", return_hydra_config=True)
+            one.hydra[kind].dir = f"outputs/{kind}/12-00-00"  # the time of all of them
+            folder, lock = sweep._make_folder(one, kind)
+            made.append((str(folder), one.hydra[kind].dir, lock))
+    assert [(name, told) for name, told, _ in made] == [
+        ("outputs/run/12-00-00", "outputs/run/12-00-00"),
+        ("outputs/sweep/12-00-00", "outputs/sweep/12-00-00"),
+        ("outputs/run/12-00-00_2", "outputs/run/12-00-00_2"),
+    ]
+    assert all(lock.is_locked for _, _, lock in made)
+
+
+def test_nothing_is_written_into_a_folder_that_another_run_holds(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    lock = claim(tmp_path / "out")
+    try:
+        assert "in use by another process" in refused(run(*TINY, "hydra.run.dir=out", cwd=tmp_path))
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    finally:
+        lock.release()
+
+
+def test_a_subdir_of_one_s_own_is_planned_told_and_finished(tmp_path: Path) -> None:
+    own = ("-m", "seed=1,2", *TINY, "hydra.sweep.dir=out", "hydra.sweep.subdir=mine_${hydra.job.num}")
+    done = run(*own, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 done" in done.stdout
+    assert "not started" not in done.stdout
+    assert (tmp_path / "out" / "mine_1" / "result.png").is_file()
+    assert "2 done earlier" in run("resume=out", cwd=tmp_path).stdout

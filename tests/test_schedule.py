@@ -300,8 +300,8 @@ def test_killed_at_any_step_of_any_scale_it_carries_on_to_the_same_bytes(
 
 
 def test_killed_in_earnest_and_resumed_it_is_the_same(tmp_path: Path) -> None:
-    knobs = ["schedule=pyramid", "schedule.sizes=[32,48]", "steps=30", "average=0.9", "schedule.optimizer=carry"]
-    assert kill_and_resume.trial(tmp_path, 2, False, None, knobs) == []
+    knobs = ["schedule=pyramid", "schedule.from=32", "schedule.factor=1.5", "steps=30", "average=0.9"]
+    assert kill_and_resume.trial(tmp_path, 2, False, None, [*knobs, "schedule.optimizer=carry"]) == []
 
 
 def test_an_interrupted_scale_leaves_its_picture_and_carries_on(tmp_path: Path) -> None:

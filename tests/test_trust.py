@@ -113,12 +113,17 @@ ATTACKS = (
     "hydra.searchpath=[file:///tmp/x]",
     "hydra/job_logging=evil",
     "--config-name=evil",
+    "hydra.launcher.setup=[touch executed]",
+    "hydra.launcher._target_=os.system",
+    "hydra.run.dir=${oc.env:HOME}",
     "~hydra.callbacks",
 )
 HARMLESS_WORDS = (
     "beta=0.1",
     "content=${style}",
     "hydra.run.dir=outputs/x",
+    "hydra.run.dir=outputs/${now:%Y-%m-%d}",
+    "hydra.sweep.subdir=${hydra:job.num}",
     "hydra/launcher=joblib",
     "hydra.launcher.n_jobs=2",
     "style_loss._target_=nst.losses.MomentsLoss",

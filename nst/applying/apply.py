@@ -27,7 +27,7 @@ from nst.applying.tiles import Painter, Painting
 from nst.check import check
 from nst.errors import ConfigError, UserError
 from nst.evaluator import Evaluator, Scores, recorded_styles
-from nst.files import sha256, writing
+from nst.files import sha256, typed_path, writing
 from nst.record import Job, Record
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ def _picture(work: Work) -> Painted:
 
 def _folder(work: Work) -> Painted:
     """Paint each picture of a folder, but those that an earlier attempt has painted; draw the contact sheet."""
-    folder, root = Path(str(work.config.content)).expanduser(), work.job.folder
+    folder, root = typed_path(str(work.config.content)), work.job.folder
     found = media.pictures_in(folder, leave_out=root)
     names = {path: path.relative_to(folder).as_posix() for path in found}
     for leftover in (root / RESULTS).rglob(".*.tmp"):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nst import decoding, images
 from nst.errors import UserError
+from nst.files import is_folder
 
 KINDS = ("picture", "folder", "animation", "video")
 ANIMATED = ("GIF", "PNG", "WEBP")  # other formats hold several pictures for other reasons: pages, two eyes
@@ -155,9 +156,8 @@ def kind_of(name: str) -> str:
     Raises:
         UserError: there is nothing of that name.
     """
-    with contextlib.suppress(OSError, RuntimeError, ValueError):
-        if Path(name).expanduser().is_dir():
-            return "folder"
+    if is_folder(name):
+        return "folder"
     path = images.locate(name)
     if path.suffix.lower() in VIDEOS:
         return "video"

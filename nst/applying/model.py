@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nst import images, provenance, resume, transformers
 from nst.errors import ConfigError, UserError
-from nst.files import existing_file, sha256
+from nst.files import existing_file, sha256, typed_path
 from nst.samples import FOLDER, samples
 
 FILE = "network.safetensors"  # what task=train leaves in a run's folder
@@ -83,7 +83,7 @@ def find(name: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = Path(name).expanduser()
+    path = typed_path(name)
     if path.is_dir():
         path = path / FILE
     found = existing_file(str(path))

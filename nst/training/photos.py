@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nst import decoding
 from nst.errors import UserError, unknown
+from nst.files import typed_path
 from nst.samples import FOLDER, samples
 
 log = logging.getLogger(__name__)
@@ -322,7 +323,7 @@ def listed(folder: str | None) -> tuple[Path, dict[str, int]]:
         found = [FOLDER / about["file"] for about in samples().values() if about["kind"] == "content"]
         return FOLDER, {path.name: path.stat().st_size for path in sorted(found)}
     try:
-        root = Path(folder).expanduser()
+        root = typed_path(folder)
         if root.is_file():
             raise UserError(f"{folder} is a file; a folder of photographs is needed here.")
         if not root.is_dir():
