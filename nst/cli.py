@@ -80,6 +80,7 @@ def launch(
     except KeyboardInterrupt as stop:
         finish(True)
         number = getattr(stop, "signal_number", 2)
+        print(f"Stopped by {signal.Signals(number).name}.", file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
         finish(False)

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -193,8 +194,12 @@ def _guarded(jobs: Sequence[Job]) -> list[Job]:
         except KeyboardInterrupt as error:
             for job in open_jobs():
                 write_status(job.folder, "interrupted", started, str(error))
+                if job.sweep is None:
+                    log.warning("%s", _how_to_carry_on(job.folder))
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            if isinstance(error, SystemExit):
+                error = UserError(f"Code of your own has called sys.exit({error.code!r}). Raise an exception instead.")
             if len(jobs) == 1:
                 tell(jobs[0], error)
             else:
@@ -203,6 +208,13 @@ def _guarded(jobs: Sequence[Job]) -> list[Job]:
                 raise _Apart(open_jobs(), size, [job for job in jobs if ended.get(job.folder) is False]) from None
         stop.poll()  # a signal that came while a result was being saved still ends the sweep
     return [job for job in jobs if not ended[job.folder]]
+
+
+def _how_to_carry_on(folder: Path) -> str:
+    """Return the command that carries on with a run, and from where."""
+    step = checkpoint.step(folder)
+    where = f"from its checkpoint at step {step}" if step else "from its beginning, since there is no checkpoint yet"
+    return f"Carry on, {where}: {shlex.join(['python', 'run.py', f'resume={folder}'])}"
 
 
 def carry_out(

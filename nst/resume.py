@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,22 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
                 f"(SHA-256 {about['sha256'][:12]}... then, {sha256(path)[:12]}... now). "
                 "Put the old file back, or start a new run in another folder."
             )
+
+
+def changed_inputs(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a note for each input file that runs found with different bytes: it was replaced while a sweep ran."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        named = {kind: record.get(kind) for kind in ("content", "style", "init", "model")}
+        for kind, about in {**named, **(record.get("further_images") or {})}.items():
+            if about and about.get("file"):
+                found.setdefault((kind.partition("[")[0], str(about["file"])), set()).add(str(about.get("sha256")))
+    return [
+        f"the {kind} file {file} was replaced on the way, so that runs differ in it as well (SHA-256 "
+        f"{', '.join(sorted(digest[:12] for digest in digests))})."
+        for (kind, file), digests in found.items()
+        if len(digests) > 1
+    ]
 
 
 def settings(config: DictConfig) -> dict[str, Any]:

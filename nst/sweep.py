@@ -53,12 +53,14 @@ class Launched:
         since: when, in seconds of the epoch.
         report: a report is to be written at its end.
         lock: keeps other processes out.
+        ended: when each job that was done already had ended, as its status says.
     """
 
     folder: Path
     since: float
     report: bool
     lock: FileLock
+    ended: dict[str, str]
 
 
 _launched: Launched | None = None
@@ -116,7 +118,9 @@ class CheckFirst(Callback):
             swept |= {_key(o): [o.get_value_element_as_str()] for o in overrides if _key(o) in added}
             plan = _plan(folder, config, swept, jobs)
             if _launched is None:  # a sweep that was given further points is carried on with in several calls
-                _launched = Launched(folder, time.time(), bool(config.report), lock)
+                statuses = {name: resume.read(folder / name / "status.json") for name in job_folders(folder)}
+                ended = {name: str(one.get("ended")) for name, one in statuses.items() if one.get("status") == "done"}
+                _launched = Launched(folder, time.time(), bool(config.report), lock, ended)
             for path in folder.glob(".*.tmp"):  # left by a process that was killed
                 path.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
@@ -181,13 +185,16 @@ def finish(interrupted: bool) -> bool:
         from nst.report.callback import write_sweep_report  # here, since Hydra calls no callback after an exception
 
         write_sweep_report(folder)
-    rows = [(name, *_outcome(folder / name, _launched.since)) for name in job_folders(folder)]
+    names = job_folders(folder)
+    rows = [(name, *_outcome(folder / name, _launched.ended.get(name))) for name in names]
     counts = Counter(status for _, status, _, _ in rows)
     width = max((len(name) for name, *_ in rows), default=0)
     print(f"\n{folder}: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'no jobs'}")
     for name, status, seconds, reason in rows:
         took = f"{seconds:.0f} s" if seconds is not None else ""
         print(f"  {name:<{width}}  {status:<13} {took:>7}  {reason}".rstrip())
+    for note in resume.changed_inputs(resume.read(folder / name / "run.json") for name in names):
+        print(f"Mind: {note}")
     if any(status in BAD for status in counts):
         print(f"Finish it, when the cause is mended: python run.py resume={shlex.quote(str(folder))}")
     _launched.lock.release()
@@ -332,8 +339,8 @@ def _own_subdir(config: DictConfig, overrides: list[str], number: int) -> str | 
         hydra.cfg = before
 
 
-def _outcome(folder: Path, since: float) -> tuple[str, float | None, str]:
-    """Return (status, seconds, reason) of a job as the table shows them."""
+def _outcome(folder: Path, ended_before: str | None) -> tuple[str, float | None, str]:
+    """Return (status, seconds, reason) of a job as the table shows them; one that died without a word is noted."""
     status = resume.read(folder / "status.json")
     if not status:
         return "not started", None, ""
@@ -342,10 +349,13 @@ def _outcome(folder: Path, since: float) -> tuple[str, float | None, str]:
     word, reason = str(status.get("status")), str(status.get("reason") or "")
     if word == "done":  # all attempts together
         seconds = (resume.read(folder / "run.json").get("seconds") or {}).get("total", seconds)
-    if word == "done" and ended and ended.timestamp() < since - 1:
+    if word == "done" and status.get("ended") == ended_before:
         return "done earlier", seconds, "finished before, not run again"
     if word == "running" and not is_claimed(folder):
-        return "interrupted", None, "it ended without a word: killed by hand or for want of memory, or the disk is full"
+        why = "it ended without a word: killed by hand or for want of memory, or the disk is full"
+        with contextlib.suppress(UserError):
+            write_json(folder / "status.json", status | {"status": "interrupted", "reason": why})
+        return "interrupted", None, why
     return word, seconds, textwrap.shorten(reason, LONGEST_REASON, placeholder=" ... (see run.log)")
 
 

@@ -21,7 +21,7 @@ from torchvision.models.squeezenet import Fire
 
 from nst.backbones import Backbone, ExtendedConv2d, ScaledAvgPool2d, refuse_too_small
 from nst.engines import operators
-from nst.engines.reading import Reading, Shapes, Wanted, Window, each, only, together
+from nst.engines.reading import Reading, Shapes, Wanted, Window, each, only, target_of, together, value_of
 from nst.losses import SummedLoss, functional, is_summed
 from nst.losses.functional import at_least_float32
 
@@ -211,8 +211,8 @@ class Fused:
         """Take the targets of an image; see ``nst.engines.Engine``."""
         maps = {name: activation for name, _, activation, _ in self.run(image) if name is not None}
         return {
-            tag: self._target(together(layer, (maps[name] for name in each(layer))), loss)
-            for tag, (layer, loss) in wanted.items()
+            tag: self._target(together(one.layer, (maps[name] for name in each(one.layer))), one)
+            for tag, one in wanted.items()
         }
 
     def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
@@ -221,7 +221,7 @@ class Fused:
         return {
             tag: cast(SummedLoss, r.loss).value(found[tag], r.target, shapes[only(r.layer)])
             if _sums(r.loss) in KNOWN
-            else r.loss(found[tag], r.target)
+            else value_of(r, found[tag])
             for tag, r in readings.items()
         }
 
@@ -279,15 +279,16 @@ class Fused:
                 raise
             yield self.taps.get(place), link, maps, kept
 
-    def _target(self, maps: Any, loss: Any) -> Any:
+    def _target(self, maps: Any, wanted: Wanted) -> Any:
         """Let a loss take its target; the map itself stays in the type and memory it has here."""
+        loss: Any = wanted.loss
         if isinstance(maps, tuple):
-            return loss.target(tuple(at_least_float32(one.clone()) for one in maps))
+            return target_of(wanted, tuple(at_least_float32(one.clone()) for one in maps))
         if _sums(loss) in KNOWN:
             if loss.target_is_map:
                 return loss.target(maps)
             return loss.target_of_sums(KNOWN[_sums(loss)][0](maps, None)[0], maps.shape[1:])
-        return loss.target(at_least_float32(maps.clone()))  # which may be changed in place
+        return target_of(wanted, at_least_float32(maps.clone()))  # which may be changed in place
 
 
 class Request(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nst.backbones import Backbone
-from nst.engines.reading import Layer, Reading, Shapes, Wanted, Window, each, only, together
+from nst.engines.reading import Layer, Reading, Shapes, Wanted, Window, each, only, target_of, together, value_of
 from nst.errors import UserError
 from nst.losses import SummedLoss
 from nst.losses.functional import at_least_float32
@@ -44,12 +44,12 @@ class Plain:
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
         maps = self._maps(image)
-        return {tag: loss.target(_given(maps, layer, loss)) for tag, (layer, loss) in wanted.items()}
+        return {tag: target_of(one, _given(maps, one.layer, one.loss)) for tag, one in wanted.items()}
 
     def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
         maps = self._maps(image)
-        return {tag: loss(_given(maps, layer, loss), target) for tag, (layer, loss, target) in readings.items()}
+        return {tag: value_of(one, _given(maps, one.layer, one.loss)) for tag, one in readings.items()}
 
     def sums(
         self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]

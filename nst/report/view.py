@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import yaml
 
-from nst import trust
+from nst import resume, trust
 from nst.files import sha256
 from nst.report.axes import MISSING, Axis, canonical, find_axes, find_parameters, short_texts, value_of
 from nst.report.citations import bibtex, networks, sample_file, sample_of
@@ -611,6 +611,7 @@ def _notes(collection: Collection, pictures: Pictures) -> list[str]:
         found = sorted({str(value) for run in runs if (value := run.fact(*keys)) is not None})
         if len(found) > 1:
             notes.append(f"The runs were made with different {what}: {', '.join(found)}.")
+    notes += [f"Mind: {note}" for note in resume.changed_inputs(run.record for run in runs)]
     if any(mapping(look(time, "changed")) for run in runs for time in _list(run.fact("resumed"))):
         notes.append("Some of the runs were carried on with in another environment than they were begun in.")
     if any(run.fact("git", "dirty") for run in runs):
