@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from torch.optim.lr_scheduler import LRScheduler
 
 from nst.errors import UserError
+from nst.losses.functional import sum_of_squares
 from nst.objective import Losses, Roll, Shift
 
 CLAMPS = ("never", "step", "end", "evaluation", "block")
@@ -279,8 +280,8 @@ class Descent:
         """Tell whether a step changed the pictures too little to go on."""
         if not self.stop_change:
             return False
-        change, size = ((picture.detach().flatten(1)).norm(dim=1) for picture in (after - before, after))
-        return bool((change < self.stop_change * size).all())
+        change, size = (sum_of_squares(picture.detach(), picture.dtype) for picture in (after - before, after))
+        return bool((change < self.stop_change**2 * size).all())
 
 
 def split(state: State, image: int) -> State:

@@ -31,6 +31,7 @@ from nst.descent import (
     Step,
     Watch,
 )
+from nst.losses.functional import sum_of_squares
 from nst.objective import Losses, Roll
 
 
@@ -244,7 +245,7 @@ def _minimize_with_torch(
 @torch.no_grad()
 def _clip(gradient: Tensor, most: float) -> None:
     """Shorten the gradient of each image in place to at most so much for each of its numbers."""
-    norm = gradient.flatten(1).norm(dim=1)
+    norm = sum_of_squares(gradient, gradient.dtype).sqrt()
     gradient *= (most * gradient[0].numel() / norm).clamp(max=1).view(-1, 1, 1, 1)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from nst.losses import functional
 from nst.pixels import extended
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ def squared_differences(maps: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of squares of maps - target ``(B,)`` in float32 or more, and the difference itself."""
     difference = maps - target
     dtype = torch.promote_types(maps.dtype, torch.float32)
-    return torch.linalg.vector_norm(difference.flatten(1), dim=1, dtype=dtype).square(), difference
+    return functional.sum_of_squares(difference, dtype), difference
 
 
 def add_squared_differences_backward(accumulated: Tensor | None, gradient: Tensor, difference: Tensor) -> Tensor:
