@@ -15,6 +15,7 @@ The rows of I and Q sum to 0: a grey has no I and Q, and adding the same to R, G
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -54,7 +55,12 @@ def prepare(kind: str, content: Tensor, styles: Sequence[Tensor]) -> tuple[Tenso
 
 def luminance(image: Tensor) -> Tensor:
     """Return Y ``(B, 1, H, W)`` of an image."""
-    return (image * image.new_tensor(LUMINANCE).view(3, 1, 1)).sum(1, keepdim=True)
+    return (image * _weights(image.dtype, image.device)).sum(1, keepdim=True)
+
+
+@functools.lru_cache(maxsize=8)  # no copy to the device in the loop
+def _weights(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(LUMINANCE, dtype=dtype, device=device).view(3, 1, 1)
 
 
 def with_luminance(content: Tensor, luminance_map: Tensor) -> Tensor:

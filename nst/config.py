@@ -93,7 +93,9 @@ class Config:
     precision: str = _knob("auto (bfloat16 where the hardware multiplies it) | float32 | tf32 | bfloat16 | float64")
     engine: str = _knob("auto | plain | fused: what computes losses and gradient; all give the same picture")
     compile: bool = _knob("let torch.compile work on the network; engine=plain (slow to start)")
-    cuda_graph: bool = _knob("on an NVIDIA GPU, record the step once and replay it")
+    cuda_graph: bool = _knob(
+        "on an NVIDIA GPU, record the step once and replay it; slower to start, faster for small pictures"
+    )
     tile: str = _knob(
         "auto (if memory is short) | none | pixels of a tile's side, 64 or more: the same gradient in parts"
     )

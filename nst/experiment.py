@@ -262,6 +262,7 @@ def _optimise(
                 names = [other.job.folder.name for other in parts]
                 part.record.note(batch={"images": len(parts), "index": index, "jobs": names})
             height, width = part.final.content.shape[2:]
+            width, height = part.final.shape or (width, height)  # a squeezed picture is saved at its own shape
             part.record.note(
                 evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None,
                 memory_estimate_bytes=need.total if need else None,

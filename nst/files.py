@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from nst.errors import UserError
 
 LOCK = ".lock"
+ATTEMPTS, PAUSE = (20, 0.05) if sys.platform == "win32" else (0, 0.0)  # seconds
 
 
 class CannotWrite(UserError):
@@ -39,10 +42,20 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            _replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Give a file its final name; on Windows whoever reads the old one at this moment holds that up."""
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(PermissionError):
+            temporary.replace(path)
+            return
+        time.sleep(PAUSE)
+    temporary.replace(path)
 
 
 def remove_leftovers(folder: Path) -> None:

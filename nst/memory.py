@@ -319,7 +319,14 @@ def _says_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    phrases = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "alloc_failed")
+    phrases = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "bad_alloc",
+        "alloc_failed",
+        "could not create a",
+    )
     return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
 
 

@@ -132,7 +132,9 @@ def _load_art_inception() -> Callable[[Tensor], np.ndarray]:
             torch.hub.download_url_to_file(ART_INCEPTION_URL, str(file))
         with torch.random.fork_rng(devices=[]):
             network = package.Inception3()
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), strict=False)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if missing := network.load_state_dict(state, strict=False).missing_keys:
+            raise ValueError(f"the file has no {missing[0]}")
     except Exception as error:  # no network, no room, a broken file: torch raises whatever it meets
         raise UserError(
             f"ArtFID needs the weights of its Inception network, which cannot be had: {error}. Download "

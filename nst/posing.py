@@ -301,11 +301,12 @@ def assemble(
 
     own = Kept(TARGETS_BYTES, _bytes)  # for this run only: a rehearsal, or losses that may draw numbers or remember
     is_shared = device.type != "meta"
+    identity = functools.lru_cache(maxsize=None)(_identity)  # once for each image, not for each shift of it
 
     def targets(kind: str, term: LayerTerm, job: int, image: Tensor, shift: Shift = (0, 0)) -> dict[str, Any]:
         settings = json.dumps([OmegaConf.to_container(config[f"{kind}_loss"], resolve=True), config.pixel_space])
         about = kind, settings, tuple(term.wanted()), config.margin, len(configs), torch.get_num_threads()
-        store, which = (_targets, _identity(image)) if is_shared and is_summed(term.loss) else (own, job)
+        store, which = (_targets, identity(image)) if is_shared and is_summed(term.loss) else (own, job)
         found: dict[str, Any] = store.get((engine, *about, which, shift), lambda: take(image, term, shift))
         return found
 
@@ -356,7 +357,8 @@ def assemble(
         for loss in drawing:
             loss.begin_step(step, config.seed)
 
-    if _is_replayed(config, device, tile) and not (drawing or (has_regions and config.jitter)):
+    waits = any(getattr(one.loss, "waits_for_the_device", False) for one in (content_term, *style_terms))
+    if _is_replayed(config, device, tile) and not (drawing or waits or (has_regions and config.jitter)):
         still = style_readings((0, 0))
         replayed = replay.Replay(
             lambda pixels, roll, content: losses(pixels, roll, content | still), content_readings, config.margin

@@ -254,9 +254,11 @@ def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
     """Return overrides that keep a run, or a sweep, as it was begun when knobs and defaults of today did not exist."""
     folders = [folder / str(job.get("folder")) for job in plan.get("jobs", [])] if plan else [folder]
     records = [one for one in (read(folder / "run.json") for folder in folders) if isinstance(one.get("config"), dict)]
-    if not records or all(name in records[0]["config"] for name in BEFORE):
+    if not records:
         return []
     config = records[0]["config"]
+    if all(name in config for name in BEFORE):
+        return ["cuda_graph=true"] if config["cuda_graph"] is True else []  # what it was by default
     values = {name: OPTIONS_BEFORE.get(name, value) for name, value in BEFORE.items() if name not in config}
     values |= {"precision": config["precision"]} if "precision" in config else {}  # its default is another one now
     of_jobs: list[set[str]] = [set(map(str, job.get("overrides", []))) for job in plan.get("jobs", [])]

@@ -200,6 +200,7 @@ def prepare(device: str, precision: str) -> torch.device:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # whose stream a graph is recorded on
         torch.cuda.reset_peak_memory_stats(chosen)
     else:
         with contextlib.suppress(OSError):  # Linux: from here on VmHWM is the peak of this run, not of earlier ones

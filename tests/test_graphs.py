@@ -40,7 +40,8 @@ def test_a_recorded_function_is_used(monkeypatch, caplog):
     recorded = graphs.record(squares, sample())
     total, _ = recorded(*sample())
     assert total.tolist() == [48.0, 48.0]
-    assert len(calls) == 2  # once to compare
+    assert len(calls) == 2  # once to compare, with other pictures than those that were recorded
+    assert not torch.equal(calls[0][0], calls[1][0])
     assert not caplog.records
 
 
@@ -62,3 +63,21 @@ def test_a_recording_that_gives_other_losses_is_not_used(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", recorder)
     assert graphs.record(squares, sample()) is None
     assert "does not give the same losses" in caplog.text
+
+
+@pytest.mark.parametrize("frozen", ["losses", "gradient"])
+def test_a_recording_that_is_frozen_is_not_used(monkeypatch, caplog, frozen):
+    """It answers what it was recorded with, whatever it is given: right for that, and wrong for anything else."""
+
+    def recorder(function, given):
+        def replayed(*arguments):
+            if frozen == "losses":
+                return tuple(value + 0 * arguments[0].sum() for value in function(*given))
+            total, seen = function(*arguments)
+            return total.detach() + (given[0].detach() * (arguments[0] - arguments[0].detach())).sum((1, 2, 3)), seen
+
+        return replayed
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", recorder)
+    assert graphs.record(squares, sample()) is None
+    assert "does not give the same losses or gradient" in caplog.text

@@ -70,16 +70,30 @@ def record(function: Callable[..., Losses], sample: tuple[Tensor, ...]) -> Calla
         The function, replayed, whose results are overwritten by the next call; or None, with a line in the log, if it
         cannot be recorded or does not give the same.
     """
-    with torch.no_grad():
-        expected = function(*sample)[0]
+    changed = _changed(sample)
+    expected = _with_gradient(function, changed)
     try:
         recorded = cast(Callable[..., Losses], torch.cuda.make_graphed_callables(function, sample))
-        with torch.enable_grad():
-            found = recorded(*sample)[0].detach()
+        found = _with_gradient(recorded, changed)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         log.info("The step is not recorded as a CUDA graph: %s", (str(error) or type(error).__name__).splitlines()[0])
         return None
-    if not torch.allclose(found, expected, rtol=TOLERANCE, equal_nan=True):
-        log.warning("The step recorded as a CUDA graph does not give the same losses, so that it is not used")
+    if not all(torch.allclose(a, b, rtol=TOLERANCE, equal_nan=True) for a, b in zip(found, expected, strict=True)):
+        log.warning("The step recorded as a CUDA graph does not give the same losses or gradient; it is not used")
         return None
     return recorded
+
+
+def _changed(sample: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return other arguments of the same shapes, which a graph that has frozen anything answers as it did the first."""
+    floats = [argument.detach().clone() for argument in sample]
+    other = tuple(one.flip(-1) * 0.9 if one.is_floating_point() else one for one in floats)
+    return other[0].requires_grad_(), *other[1:]
+
+
+def _with_gradient(function: Callable[..., Losses], arguments: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return what a function gives, and the gradient of the first with respect to the first argument."""
+    with torch.enable_grad():
+        given = function(*arguments)
+        (gradient,) = torch.autograd.grad(given[0].sum(), arguments[0])
+    return [*(one.detach().clone() for one in given), gradient]

@@ -50,7 +50,7 @@ class LayerLoss(Protocol):
     What a loss may have beside these: an attribute ``scale`` multiplies the whole term (default 1). One whose
     ``couples_layers`` is true is given pairs of maps, of each layer and the next one listed. ``for_picture(height,
     width)`` returns the loss for a picture of that size. One whose ``summable`` is false is no ``SummedLoss``, whatever
-    methods it has.
+    methods it has. One whose ``waits_for_the_device`` is true is not recorded as a part of a CUDA graph.
     """
 
     def target(self, features: Tensor) -> Any:

@@ -31,6 +31,8 @@ class GaussianWassersteinLoss:
         ValueError: an argument is none of these.
     """
 
+    waits_for_the_device = True  # eigenvalues: the step cannot be recorded as a CUDA graph
+
     def __init__(self, norm: str | float = "relative", ridge: float = 1e-4, scale: float = 1.0) -> None:
         self.norm = check_norm("norm", norm, NORMS)
         self.ridge = check_finite("ridge", ridge)

@@ -123,7 +123,8 @@ def joined(device: str) -> Iterator[Crew]:
                 f"torchrun has begun more processes than there are GPUs ({there}): --nproc_per_node={there}."
             )
         device = f"cuda:{number}"
-        torch.cuda.set_device(number)
+    elif device.startswith("cuda:"):
+        raise UserError(f"device={device}: all processes would share one GPU. Use device=cuda, and each takes its own.")
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
         yield Crew(dist.get_rank(), dist.get_world_size(), device)
