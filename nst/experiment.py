@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import functools
 import logging
 import time
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 
 Ended = Outcome | Exception
+MOVED = 1e-3  # share of the loss by which a descent has moved it at least
 BOUNDED = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "KerasAdam")  # whose steps are not longer than their rate
 
 
@@ -459,6 +461,8 @@ def _finish(
     for name in ("interrupted", "best"):  # what an earlier attempt left
         part.job.picture(name).unlink(missing_ok=True)
     part.close("done")
+    if warning := _has_hardly_moved(part.job.folder / "metrics.csv"):
+        log.warning("%s", warning)
     log.info("%s in %.1f s: %s", outcome.reason, seconds["total"], result)
     part.end(outcome)
 
@@ -537,6 +541,19 @@ def _rate_too_low(config: DictConfig, space: PixelSpace, like: Tensor) -> str | 
     return (
         f"optimizer.lr={rate:g} moves a pixel by {rate * steps / reach:.2g} of the range from black to white at most "
         f"in {steps} steps: raise optimizer.lr or steps, or the picture stays close to its start."
+    )
+
+
+def _has_hardly_moved(metrics: Path) -> str | None:
+    """Return what to tell of a descent that has left the loss where it was, or None."""
+    with metrics.open(newline="", encoding="utf-8") as file:
+        totals = [float(row["loss/total"]) for row in csv.DictReader(file)]
+    if len(totals) < 2 or max(totals) - min(totals) > MOVED * max(totals):
+        return None
+    return (
+        f"The loss has hardly changed, {totals[0]:.6g} at first and {totals[-1]:.6g} in the end: the picture is about "
+        "what it was. Raise optimizer.lr; L-BFGS, whose steps grow with the gradient, wants larger weights instead "
+        "(alpha and beta, both by the same factor)."
     )
 
 

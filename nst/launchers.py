@@ -106,6 +106,10 @@ def prepare(config: DictConfig) -> None:
         number = config.hydra.launcher.get("images", "auto")
         if number != "auto" and not (isinstance(number, int) and 1 <= number <= MOST_IMAGES):
             raise UserError(f"hydra.launcher.images={number} must be auto or a whole number from 1 to {MOST_IMAGES}.")
+    for name in ("n_jobs", "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "nodes"):
+        number = config.hydra.launcher.get(name)
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+            raise UserError(f"hydra.launcher.{name}={number} must be a whole number.")
     at_once = target.endswith("submitit_launcher.LocalLauncher")
     if at_once and "max_batch_size" in sweeper and sweeper.max_batch_size is None:
         sweeper.max_batch_size = jobs_at_once()

@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -609,6 +610,20 @@ def test_the_latex_table_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
 
 def test_a_latex_row_for_each_finished_run_when_there_are_no_seeds(sweep: Path) -> None:
     assert [row[:2] for row in latex_of(view_of(sweep))] == [["$0.001$", "adam"], ["$0.01$", "adam"], ["$0.1$", "adam"]]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
+def test_the_latex_table_fits_an_article(tmp_path: Path) -> None:
+    axes = {"beta": ["0.001", "0.01"], "optimizer": ["adam", "lbfgs"], "init": ["content", "noise"]}
+    folder = make_sweep(tmp_path / "sweep", axes, title="A & B_c: 100 % of {x}", **TINY)
+    table = tables.latex_table(view_of(folder))
+    packages = "".join(f"\\usepackage{{{name}}}\n" for name in ("booktabs", "longtable", "graphicx"))
+    text = f"\\documentclass{{article}}\n{packages}\\begin{{document}}\n{table}\n\\end{{document}}\n"
+    (tmp_path / "a.tex").write_text(text)
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
 
 
 def test_small_numbers_are_powers_of_ten_in_latex(tmp_path: Path) -> None:

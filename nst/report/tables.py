@@ -15,6 +15,9 @@ from nst import trust
 
 LONGEST_REASON = 160  # characters, where there is little room
 LONG_TABLE = 35  # rows; more do not fit on a page
+# Scores that a paper shows; summary.csv has all. A table that is still too wide is scaled to the line.
+FOR_A_PAPER = ("content distance", "style distance", "SSIM")
+NARROWED = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
 LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -91,7 +94,7 @@ def latex_table(view: dict[str, Any]) -> str:
     """
     done = [run for run in view["runs"] if run["status"] == "done"]
     parameters = [column for column in view["columns"] if column["kind"] == "parameter"]
-    scores = [column for column in view["columns"] if column["kind"] == "score"]
+    scores = [column for column in view["columns"] if column["kind"] == "score" and column["label"] in FOR_A_PAPER]
     results = scores or [column for column in view["columns"] if column["kind"] == "loss"]
     results = [*results, *(column for column in view["columns"] if column["key"] == "seconds")]
     over_seeds = any(column["key"] == "seed" for column in parameters) and len(parameters) > 1
@@ -119,8 +122,8 @@ def latex_table(view: dict[str, Any]) -> str:
     if len(lines) > LONG_TABLE:
         top = [f"\\begin{{longtable}}{{{shape}}}", f"{caption} \\\\", "\\toprule", *header, "\\endhead"]
         return "\n".join([*top, *lines, "\\bottomrule", "\\end{longtable}"])
-    top = ["\\begin{table}", "\\centering", caption, f"\\begin{{tabular}}{{{shape}}}", "\\toprule", *header]
-    return "\n".join([*top, *lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"])
+    top = ["\\begin{table}", "\\centering", "\\small", caption, NARROWED, f"\\begin{{tabular}}{{{shape}}}", "\\toprule"]
+    return "\n".join([*top, *header, *lines, "\\bottomrule", "\\end{tabular}}", "\\end{table}"])
 
 
 def brief(value: Any, time: bool = False) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from nst import trust
 from nst.errors import UserError
-from nst.files import write_json
+from nst.files import write_json, writing
 from nst.provenance import DIFF_FILE
 from nst.reproduce.again import Plan, Told, recorded_config, start, without_downloads
 from nst.reproduce.comparison import Reproduction, compare
@@ -70,8 +70,15 @@ def _parser() -> argparse.ArgumentParser:
         "--config-dir", type=Path, nargs="+", default=[], metavar="FOLDER", help="where your own components lie now"
     )
     parser.add_argument("--trust", action="store_true", help="run code of its own that a bundle brings")
-    parser.add_argument("--threads", type=int, default=0, help="instead of as many as were recorded")
+    parser.add_argument("--threads", type=_count, default=0, help="instead of as many as were recorded")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} is no number of threads from 0 to 1024")
+    return number
 
 
 def _terminated(number: int, frame: Any) -> NoReturn:
@@ -188,7 +195,8 @@ def reproduce(run: Run, folder: Path, places: Places, words: list[str], quiet: b
     if places.threads:
         config["threads"] = places.threads
     machine = run.record.get("machine", {})
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     plan = Plan(
         config,
         str(folder),
