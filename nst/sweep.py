@@ -7,6 +7,7 @@ The plan, ``sweep.json``, lies in the sweep's folder: workers of any launcher fi
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import json
@@ -16,7 +17,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,16 +29,18 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from nst import cli, launchers, resume, tasks
 from nst.errors import ConfigError, UserError
 from nst.files import claim, is_claimed, write_json, writing
 
 LONGEST_SLUG = 80
+MANY = 30  # jobs whose check may take a while
 LONGEST_REASON = 160
 PLAN = resume.SWEEP_FILE
 STOPPED = "stopped.json"
@@ -109,7 +112,9 @@ class CheckFirst(Callback):
             if _is_grid(config):
                 (lines,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
                 name = kwargs.get("config_name")
-                jobs = [(own, compose(config_name=name, overrides=own)) for own in map(_own, lines)]
+                if len(lines) > MANY:
+                    print(f"Checking {len(lines)} jobs ...", file=sys.stderr, flush=True)
+                jobs = list(_composed(name, [_own(line) for line in lines]))
                 _check_or_exit([job for _, job in jobs])
                 if config.resume is None and jobs:
                     _refuse_idle([job for _, job in jobs], map(_key_of, jobs[0][0]))
@@ -169,6 +174,26 @@ def _make_folder(config: DictConfig, kind: str) -> tuple[Path, FileLock]:
         config.hydra[kind].dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.{kind}.dir={cli.quoted(str(folder))}")
     return folder, claim(folder)
+
+
+def _composed(name: str | None, lines: Sequence[list[str]]) -> Iterator[tuple[list[str], DictConfig]]:
+    """Yield the words and the configuration of each job; where only values differ, one is composed and they are set."""
+    loader = GlobalHydra.instance().config_loader()
+    parser = OverridesParser.create(config_loader=loader)
+    bases: dict[tuple[str, ...], DictConfig] = {}
+    for own in lines:
+        parsed = parser.parse_overrides(own)
+        values = [o for o in parsed if o.type is OverrideType.CHANGE and not loader.get_group_options(o.key_or_group)]
+        rest = tuple(line for line, o in zip(own, parsed, strict=True) if o not in values)
+        if rest not in bases:
+            bases[rest] = compose(config_name=name, overrides=list(rest))
+        job = copy.deepcopy(bases[rest])
+        try:
+            for override in values:
+                OmegaConf.update(job, override.key_or_group, override.value(), merge=True)  # as Hydra does
+        except OmegaConfBaseException:  # Hydra finds the words for what is wrong
+            job = compose(config_name=name, overrides=own)
+        yield own, job
 
 
 def finish(interrupted: bool) -> bool:
