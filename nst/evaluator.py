@@ -22,8 +22,10 @@ import numpy as np
 import scipy.ndimage
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
 from nst import backbones, decoding, images, perceptual, resume
+from nst import color as color_of_runs
 from nst.errors import ConfigError, UserError, unknown
 from nst.files import sha256
 from nst.losses import functional
@@ -31,7 +33,8 @@ from nst.pretrained import same_numbers
 
 log = logging.getLogger(__name__)
 
-FORMULAS = 1  # raised whenever a formula below changes, so that old and new scores have different names
+REGION_SIDE = 512  # pixels that masks are looked at with
+FORMULAS = 2  # raised whenever a formula below changes, so that old and new scores have different names
 SMALLEST_SIZE, LARGEST_SIZE = 32, 2048
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in the greyscale pictures of Wang 2004
 BINS = 8  # of a colour histogram, for each channel
@@ -109,7 +112,15 @@ class Evaluator:
         self.name = f"{name}-{size}-{digest[:6]}"
         self.lpips = perceptual.load_lpips() if lpips else None
 
-    def scores(self, result: Picture, content: Picture, style: Picture, background: str = "white") -> Scores:
+    def scores(
+        self,
+        result: Picture,
+        content: Picture,
+        style: Picture,
+        background: str = "white",
+        color: str = "style",
+        region: Tensor | None = None,
+    ) -> Scores:
         """Score a picture as it is saved: with 8 bits a channel.
 
         Files give the same scores on every machine, whatever the size of the run. A tensor is rounded to 8 bits first,
@@ -121,6 +132,9 @@ class Evaluator:
             content: its content image.
             style: its style image.
             background: what shows through transparent pixels of a file.
+            color: what the run was asked for, see ``nst.color.prepare``: the style that it is compared with is the one
+                that it was shown, and of ``luminance`` only the luminance counts.
+            region: ``(1, 1, H, W)`` in [0, 1] of any size, where the style was to go; None is everywhere.
 
         Returns:
             ``evaluator`` (its name), ``content_distance``, ``style_distance``, ``ssim``, ``edge_correlation``,
@@ -135,14 +149,19 @@ class Evaluator:
         painted = _stretched(result, shape, background)
         manner = _fitted(style, self.size, background)
         over = _stretched(style, shape, background)
+        in_grey = color == "luminance"
         with _one_thread(), torch.no_grad():
-            distances = self._distances(painted, original, manner, over)
+            seen, (shown, laid) = _as_asked(color, original, manner, over)
+            looked_at = np.repeat(_bytes(_luminance(painted))[..., None], 3, axis=2) if in_grey else painted
+            distances = self._distances(looked_at, seen, shown, laid, region)
             found: dict[str, float | None] = {
                 "content_distance": distances[0],
                 "style_distance": distances[1],
                 "ssim": ssim(painted, original),
                 "edge_correlation": edge_correlation(painted, original),
-                "color_histogram_distance": color_histogram_distance(painted, manner),
+                "color_histogram_distance": None
+                if in_grey
+                else color_histogram_distance(_within(painted, region), shown),
                 "total_variation": float(functional.total_variation(_tensor(painted), "absolute", "mean")),
             }
             if self.lpips is not None:
@@ -150,7 +169,14 @@ class Evaluator:
         return {"evaluator": self.name, **{key: _rounded(value) for key, value in found.items()}}
 
     def scores_of_blend(
-        self, result: Picture, content: Picture, styles: Sequence[tuple[Picture, float]], background: str = "white"
+        self,
+        result: Picture,
+        content: Picture,
+        styles: Sequence[tuple[Picture, float]],
+        background: str = "white",
+        color: str = "style",
+        masks: Sequence[Picture | None] = (),
+        protected: Picture | None = None,
     ) -> Scores:
         """Score a picture that has several styles: against each, the two distances from the style averaged.
 
@@ -159,6 +185,9 @@ class Evaluator:
             content: see ``scores``.
             styles: each style image and its weight.
             background: see ``scores``.
+            color: see ``scores``.
+            masks: of each style where it was to go; None, or none at all, is everywhere.
+            protected: where the content was to stay.
 
         Returns:
             As ``scores``; with a single style the very same. An average is None where one of its distances is.
@@ -166,7 +195,11 @@ class Evaluator:
         Raises:
             UserError: see ``scores``.
         """
-        found = [(self.scores(result, content, style, background), weight) for style, weight in styles]
+        regions = _regions(masks or [None] * len(styles), protected)
+        found = [
+            (self.scores(result, content, style, background, color, region), weight)
+            for (style, weight), region in zip(styles, regions, strict=True)
+        ]
         if len(found) == 1:
             return found[0][0]
         blended: dict[str, float | None] = {}
@@ -178,7 +211,12 @@ class Evaluator:
         return found[0][0] | blended
 
     def _distances(
-        self, painted: np.ndarray, original: np.ndarray, manner: np.ndarray, over: np.ndarray
+        self,
+        painted: np.ndarray,
+        original: np.ndarray,
+        manner: np.ndarray,
+        over: np.ndarray,
+        region: Tensor | None,
     ) -> tuple[float | None, float | None]:
         """Return the content and the style distance."""
         try:
@@ -190,10 +228,12 @@ class Evaluator:
             _relative(
                 [functional.content_loss(result[layer], content[layer], "none") for layer in self.content_layers],
                 [functional.content_loss(baseline[layer], content[layer], "none") for layer in self.content_layers],
+                [content[layer].square().mean() for layer in self.content_layers],
             ),
             _relative(
-                [_gram_error(result[layer], style[layer]) for layer in self.style_layers],
-                [_gram_error(content[layer], style[layer]) for layer in self.style_layers],
+                [_gram_error(result[layer], style[layer], region) for layer in self.style_layers],
+                [_gram_error(content[layer], style[layer], region) for layer in self.style_layers],
+                [functional.gram_matrix(style[layer], "N").square().mean() for layer in self.style_layers],
             ),
         )
 
@@ -334,6 +374,9 @@ class RunPictures:
         content: the content image's file.
         styles: each style image's file, and its weight.
         background: what showed through transparent pixels.
+        color: whose colours were asked for.
+        masks: of each style where it was to go, None for everywhere; none at all where no style has any.
+        protected: where the content was to stay, or None.
     """
 
     folder: Path
@@ -341,6 +384,9 @@ class RunPictures:
     content: Path
     styles: list[tuple[Path, float]]
     background: str
+    color: str = "style"
+    masks: Sequence[Path | None] = ()
+    protected: Path | None = None
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -380,13 +426,27 @@ def run_pictures(folder: Path) -> RunPictures:
                 file = images.locate(fact["name"])
         return _unchanged(folder, kind, file, fact["sha256"])
 
+    protected = (record.get("further_images") or {}).get("content_mask")
     return RunPictures(
         folder,
         _unchanged(folder, "result", folder / result["file"], result["sha256"]),
         find("content", content),
         [(find("style", fact), weight) for fact, weight in styles],
         background,
+        str(record["config"].get("color", "style")),
+        [None if fact is None else find("mask", fact) for fact in recorded_masks(record)],
+        None if protected is None else find("mask", protected),
     )
+
+
+def recorded_masks(record: dict[str, Any]) -> list[dict[str, Any] | None]:
+    """Return what a run's record says of each style's mask, None for a style without; none where no style has any."""
+    further = record.get("further_images") or {}
+    if not any(knob.startswith("style_masks") for knob in further):
+        return []
+    if "style_masks" in further:
+        return [further["style_masks"]]
+    return [further.get(f"style_masks[{place}]") for place in range(len(_recorded_styles(record)))]
 
 
 def recorded_styles(record: dict[str, Any]) -> list[tuple[Picture, float]]:
@@ -424,16 +484,46 @@ def _in_order(layers: Sequence[str], architecture: str) -> list[str]:
     return [layer.name for layer in found]
 
 
-def _gram_error(features: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared difference of two maps' Gram matrices; their sizes may differ."""
-    return functional.gram_loss(features, functional.gram_matrix(target, "N"), "N", "none")
+def _gram_error(features: Tensor, target: Tensor, region: Tensor | None) -> Tensor:
+    """Return the mean squared difference of two maps' Gram matrices, of the first within a region; sizes may differ."""
+    wanted = functional.gram_matrix(target, "N")
+    if region is None:
+        return functional.gram_loss(features, wanted, "N", "none")
+    guide = nnf.interpolate(region, size=features.shape[2:], mode="area")
+    return (functional.channel_products(features, guide=guide) / guide.sum() - wanted).square().mean()
 
 
-def _relative(values: Sequence[Tensor], baselines: Sequence[Tensor]) -> float | None:
-    """Return the mean of values, each divided by its own baseline; None if a baseline is 0."""
+def _relative(values: Sequence[Tensor], baselines: Sequence[Tensor], sizes: Sequence[Tensor]) -> float | None:
+    """Return the mean of values, each divided by its own baseline; by the target's size where style is content."""
+    if all(float(baseline) == 0 for baseline in baselines):
+        baselines = sizes
     if any(float(baseline) == 0 for baseline in baselines):
         return None
     return float(np.mean([float(value / baseline) for value, baseline in zip(values, baselines, strict=True)]))
+
+
+def _as_asked(kind: str, content: np.ndarray, *styles: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return content and styles ``(H, W, 3)`` uint8 as the run was shown them."""
+    if kind == "style":
+        return content, list(styles)
+    seen, prepared = color_of_runs.prepare(kind, _tensor(content), [_tensor(style) for style in styles])
+    return images.to_bytes(seen), [images.to_bytes(style) for style in prepared]
+
+
+def _regions(masks: Sequence[Picture | None], protected: Picture | None) -> list[Tensor | None]:
+    """Return where each style was to go ``(1, 1, H, W)`` in [0, 1]: in its mask, and not where the content stays."""
+    shape = (REGION_SIDE, REGION_SIDE)
+    free = None if protected is None else 1 - images.load_mask(str(protected), shape, shape)
+    regions = [None if mask is None else images.load_mask(str(mask), shape, shape) for mask in masks]
+    return [region if free is None else free if region is None else region * free for region in regions]
+
+
+def _within(picture: np.ndarray, region: Tensor | None) -> np.ndarray:
+    """Return the pixels of ``(H, W, 3)`` that lie in a region, as ``(1, N, 3)``; all where there is none."""
+    if region is None:
+        return picture
+    inside = nnf.interpolate(region, size=picture.shape[:2], mode="area")[0, 0].numpy() > 0.5
+    return picture[inside][None] if inside.any() else picture
 
 
 def _rounded(value: float | None) -> float | None:
@@ -445,6 +535,11 @@ def _luminance(picture: np.ndarray) -> np.ndarray:
     """Return the luminance in [0, 1] of ``(H, W, 3)`` uint8 as ``(H, W)`` float64."""
     red, green, blue = np.moveaxis(picture.astype(np.float64) / 255, -1, 0)
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """Return values in [0, 1] as 8 bits."""
+    return np.rint(values * 255).astype(np.uint8)
 
 
 def _tensor(picture: np.ndarray) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from nst import config as configuration
 from nst import launchers, resume, sweep, tasks
 from nst.errors import UserError
-from nst.evaluator import Evaluator, recorded_styles
+from nst.evaluator import Evaluator, recorded_masks, recorded_styles
 from nst.inputs import Inputs
 from nst.record import Job
 from nst.tracking.frames import Frames
@@ -90,9 +90,21 @@ def hparams(job: Job) -> dict[str, Any]:
 
 def scores(evaluator: Evaluator, result: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     """Score a saved result; an input that has vanished meanwhile does not fail a run that is finished."""
-    content, background = Path(facts["content"]["file"]), facts["config"]["background"]
+    content, config = Path(facts["content"]["file"]), facts["config"]
+    masks = [None if fact is None else Path(fact["file"]) for fact in recorded_masks(facts)]
+    protected = (facts.get("further_images") or {}).get("content_mask")
     try:
-        return dict(evaluator.scores_of_blend(result, content, recorded_styles(facts), background=background))
+        return dict(
+            evaluator.scores_of_blend(
+                result,
+                content,
+                recorded_styles(facts),
+                config["background"],
+                config.get("color", "style"),
+                masks,
+                None if protected is None else Path(protected["file"]),
+            )
+        )
     except UserError as error:
         log.warning("The result is not scored: %s", error)
         return None

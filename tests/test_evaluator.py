@@ -21,7 +21,7 @@ from command_line import ROOT, environment, script
 from omegaconf import OmegaConf
 from PIL import Image
 
-from nst import backbones, config, evaluator, images, pretrained
+from nst import backbones, color, config, evaluator, images, pretrained
 from nst.errors import ConfigError, UserError
 from nst.evaluator import Evaluator
 
@@ -132,13 +132,12 @@ def test_each_layer_counts_alike(coffee: np.ndarray, wave: np.ndarray) -> None:
         assert both[key] == pytest.approx((alone[0][key] + alone[1][key]) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("result", ["coffee", "wave"])
-def test_style_and_content_alike_leave_the_distances_undefined(result: str) -> None:
-    scores = judge().scores(result, "coffee", "coffee")
-    assert scores["content_distance"] is None
-    assert scores["style_distance"] is None
-    assert scores["ssim"] is not None
-    json.dumps(scores, allow_nan=False)
+def test_style_and_content_alike_are_scored_by_their_own_size() -> None:
+    same, far = (judge().scores(result, "coffee", "coffee") for result in ("coffee", "wave"))
+    assert (same["content_distance"], same["style_distance"]) == (0, 0)
+    for score in ("content_distance", "style_distance"):
+        assert far[score] > 0.1  # type: ignore[operator]
+    json.dumps(far, allow_nan=False)
 
 
 # --- scores without a network -----------------------------------------------------------------------------------------
@@ -604,3 +603,54 @@ def test_the_script_tells_a_mistake_in_one_message(arguments: tuple[str, ...], p
     assert piece in done.stderr
     assert done.stderr.startswith("Error: ")
     assert "Traceback" not in done.stderr
+
+
+# --- what a run was asked for -----------------------------------------------------------------------------------------
+
+
+def squares(*names: str) -> list[torch.Tensor]:
+    """Return samples squeezed to the evaluator's size, as 8-bit pictures hold them."""
+    return [(images.load(name, 256, fit="square") * 255).round() / 255 for name in names]
+
+
+@pytest.fixture(scope="module")
+def real() -> Evaluator:
+    """The evaluator of ``conf/evaluator/squeezenet.yaml``."""
+    made: Evaluator = config.build(OmegaConf.load(ROOT / "conf" / "evaluator" / "squeezenet.yaml"))
+    return made
+
+
+def two(scores: evaluator.Scores) -> list[float]:
+    return [float(scores[name]) for name in ("style_distance", "color_histogram_distance")]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["luminance", "match_pca", "match_cholesky", "match_histogram"])
+def test_a_run_is_compared_with_the_style_that_it_was_shown(real: Evaluator, kind: str) -> None:
+    content, style = squares("chelsea", "wave")
+    _, (shown,) = color.prepare(kind, content, [style])
+    perfect = color.with_luminance(content, shown[:, :1]).clamp(0, 1) if kind == "luminance" else shown
+    asked, plain = (real.scores(perfect, content, style, color=one) for one in (kind, "style"))
+    assert asked["style_distance"] < 0.001 < 0.4 < plain["style_distance"]  # type: ignore[operator]
+    assert asked["color_histogram_distance"] == (None if kind == "luminance" else 0)
+    assert plain["color_histogram_distance"] > 0.9  # type: ignore[operator]
+    untouched = real.scores(content, content, style, color=kind)
+    assert untouched["style_distance"] == pytest.approx(1, abs=0.02)
+
+
+def test_a_perfect_composite_of_two_styles_is_scored_within_their_masks(real: Evaluator, tmp_path: Path) -> None:
+    content, *samples = squares("chelsea", "wave", "mosaic")
+    left, right = (sample[..., :64, :64].repeat(1, 1, 4, 4) for sample in samples)  # alike in every part
+    half = torch.zeros(1, 3, 256, 256)
+    half[..., :128] = 1
+    masks = [tmp_path / "left.png", tmp_path / "right.png"]
+    for path, mask in zip(masks, (half, 1 - half), strict=True):
+        images.save(path, images.encode(mask))
+    result = half * left + (1 - half) * right
+    styles = [(left, 1.0), (right, 1.0)]
+    style, colours = two(real.scores_of_blend(result, content, styles, masks=masks))
+    assert (style < 0.15, colours) == (True, 0)
+    assert min(two(real.scores_of_blend(result, content, styles))) > 0.5
+    partly = half * left + (1 - half) * content
+    style, colours = two(real.scores_of_blend(partly, content, styles[:1], protected=masks[1]))
+    assert (style < 0.1, colours) == (True, 0)
+    assert min(two(real.scores_of_blend(partly, content, styles[:1]))) > 0.25
