@@ -285,6 +285,19 @@ def no_download(architecture: str, layers: Iterable[str]) -> str:
     return f"use weights that need no download, and their layers: {weight_sources.BUNDLED_VGG} layers=vgg16."
 
 
+@functools.lru_cache
+def fits(architecture: str, layers: tuple[str, ...], height: int, width: int) -> bool:
+    """Tell whether an image is large enough for the deepest of some layers, without computing anything."""
+    deepest = max(resolve(name, architecture).index for name in layers)
+    maps = torch.empty(1, 3, height, width, device="meta")
+    try:
+        for _, module in _skeleton(architecture)[: deepest + 1]:
+            maps = module.eval()(maps)
+    except RuntimeError:
+        return False
+    return min(maps.shape[2:]) > 0
+
+
 def chosen_preprocessing(weights: str, preprocessing: str) -> str:
     """Return the name of the preprocessing that ``auto`` stands for."""
     return weight_sources.PREPROCESSING_OF[weights] if preprocessing == "auto" else preprocessing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -89,6 +90,8 @@ def check(config: DictConfig) -> None:
         problems += applying.problems(config)
     if not problems and config.task != "apply":
         problems = _try_lr_schedule(config)
+    if not problems and config.task == "optimize":
+        problems = _check_shapes(config)
     if problems:
         raise ConfigError(problems)
 
@@ -195,7 +198,7 @@ def _check_component(group: str, node: Any, tiled: bool = False) -> list[str]:
         reason = str(error.__cause__ or error).splitlines()[0]
         return [f"{group}._target_={node['_target_']} cannot be imported: {reason}"]
     arguments = {name: value for name, value in node.items() if not str(name).startswith("_")}
-    if problem := _bind(group, target, arguments):
+    if problem := _bind(group, target, arguments) or _no_number(group, target, arguments):
         return [problem]
     try:
         if group in ("content_loss", "style_loss"):
@@ -264,6 +267,20 @@ def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
     needed = [n for n in names if signature.parameters[n].default is inspect.Parameter.empty and n not in arguments]
     if needed:
         return f"{group}: {target.__qualname__} needs the argument {needed[0]}: {group}.{needed[0]}=VALUE."
+    return None
+
+
+def _no_number(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
+    """Return what is wrong with an argument that is a text where the component has a number by default, or None."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return None
+    for name, value in arguments.items():
+        default = parameters[name].default if name in parameters else None
+        is_number = isinstance(default, int | float) and not isinstance(default, bool)
+        if is_number and isinstance(value, str) and "str" not in str(parameters[name].annotation):
+            return f"{group}.{name}={value}: a number is needed, such as {default:g}."
     return None
 
 
@@ -348,6 +365,36 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
             f"jitter={config.jitter} changes the loss at every step, which L-BFGS cannot bear. Use jitter=0, or "
             "optimizer=adam."
         )
+    return found
+
+
+def _check_shapes(config: DictConfig) -> list[str]:
+    """Check that something is left of each image, at the smallest scale, at the deepest layer that is looked at."""
+    architecture = config.backbone.get("architecture")
+    if architecture not in backbones.ARCHITECTURES:
+        return []
+    smallest = schedule.at(config, 0)
+    sizes = {"content": (config.content, smallest.size, config.fit)}
+    for one in styles(smallest) if config.style_fit != "content" else ():
+        sizes["style"] = (one.image, one.size, config.style_fit or config.fit)
+    found = []
+    for kind, (name, size, fit) in sizes.items():
+        shape = decoding.upright_size(images.locate(name))
+        seen = ("style",) if kind == "style" else ("content", "style")  # the picture, which all layers see
+        layers = tuple(dict.fromkeys(layer for one in seen for layer in layer_weights(config, one)))
+        if shape is None or not layers:
+            continue  # what cannot be read is told when it is
+        try:
+            width, height = images.fitted(*shape, size, fit, Path(name))
+        except UserError as error:
+            found.append(str(error))
+            continue
+        framed = [side + 2 * min(config.margin, side - 1) for side in (height, width)]
+        if not backbones.fits(architecture, layers, *framed):
+            found.append(
+                f"{kind}={name} becomes {width} x {height} pixels, too small for the layers {', '.join(layers)}. "
+                "Raise size, or choose shallower layers."
+            )
     return found
 
 

@@ -167,6 +167,8 @@ def _unidentified(path: Path) -> str:
             return f"{path} is not an image that can be read (the file is empty). {WAYS}."
         if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
             return f"{path} is a HEIC picture, which cannot be read. Save it as JPEG or PNG: {WAYS}."
+        if head[4:8] == b"ftyp" or head[:4] in (b"\x1aE\xdf\xa3", b"FLV\x01") or head[8:12] == b"AVI ":
+            return f"{path} is a video. task=apply paints one, with a network that has been trained."
         if head[:4] in (b"II*\0", b"MM\0*"):
             with contextlib.suppress(Exception):
                 file.seek(0)

@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from nst.errors import UserError
 
 LOCK = ".lock"
+SUFFIXES = frozenset((".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 ATTEMPTS, PAUSE = (20, 0.05) if sys.platform == "win32" else (0, 0.0)  # seconds
 
 
@@ -125,6 +126,43 @@ def is_folder(name: str) -> bool:
         return typed_path(name).is_dir()
     except (OSError, RuntimeError, ValueError):
         return False
+
+
+def pictures_below(root: Path, leave_out: Path | None = None) -> tuple[dict[str, int], int]:
+    """Find the pictures in a folder and below it, over links, but never in a circle.
+
+    Args:
+        root: the folder.
+        leave_out: a folder that is not looked in.
+
+    Returns:
+        Size in bytes of each, by its path from the folder with forward slashes, and how many other files there are.
+        Hidden files and folders do not count, nor does whatever has not the suffix of a picture.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found: dict[str, int] = {}
+    others, left, seen = 0, [("", root)], set()
+    if leave_out is not None and leave_out.is_dir():
+        seen.add((leave_out.stat().st_dev, leave_out.stat().st_ino))
+    while left:
+        prefix, folder = left.pop()
+        about = folder.stat()
+        if (about.st_dev, about.st_ino) in seen:
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    left.append((f"{prefix}{entry.name}/", Path(entry.path)))
+                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():  # noqa: PTH122 - of 100,000s
+                    found[f"{prefix}{entry.name}"] = entry.stat().st_size
+                else:
+                    others += 1
+    return found, others
 
 
 @contextlib.contextmanager

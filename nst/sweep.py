@@ -488,7 +488,12 @@ def _refuse_idle(jobs: Sequence[DictConfig], typed: Iterable[str]) -> None:
     Raises:
         UserError: the first such knob, and why.
     """
-    idle = [tasks.idle(job) for job in jobs]
+    typed, idle = list(typed), [tasks.idle(job) for job in jobs]
+    if "style" in typed and jobs[0].task == "apply":
+        from nst.applying import model  # here, since it needs torch, as the check before has done
+
+        if hasattr(model.load(jobs[0]).network, "take_styles"):  # one that paints in any style
+            typed.remove("style")
     for key in typed:
         reasons = [next((why for name, why in of.items() if f"{key}.".startswith(f"{name}.")), None) for of in idle]
         if all(reasons) and reasons and not (len(jobs) == 1 and key == "seed"):

@@ -92,9 +92,7 @@ def idle(config: Mapping[Any, Any]) -> dict[str, str]:
     found = dict.fromkeys((*IDLE_GROUPS[task], *SILENT[task]), reason)
     found = {name: why for name, why in found.items() if name not in SAID_ELSEWHERE}
     if task == "apply":
-        return found | {
-            "style": "the network paints in what it was trained for; of several styles, style_weights chooses"
-        }
+        return found | {"style": STYLE_OF_NETWORK}
     if config["output_format"] != "jpeg":
         found["jpeg_quality"] = "output_format is not jpeg"
     if not config["tv"]:
@@ -114,6 +112,7 @@ def idle(config: Mapping[Any, Any]) -> dict[str, str]:
     return found
 
 
+STYLE_OF_NETWORK = "the network paints in what it was trained for; of several styles, style_weights chooses"
 # Knobs of SILENT and IDLE_GROUPS that come with the machine, or are told with more words.
 SAID_ELSEWHERE = ("cuda_graph", "tile", "optimizer_units", "engine", "compile")
 _FIXED_STARTS = ("content", "style", "recolored", "file", "style_color")

@@ -252,7 +252,8 @@ def test_the_style_images_are_found_where_they_are(tmp_path: Path) -> None:
     styles = [{"label": "swirls", "file": "gone.jpg", **_digest("swirls")}]
     styles += [{"label": "painting", "file": "painting.png", "sha256": provenance.file(mine)["sha256"]}]
     transformers.save(trained / "network.safetensors", network(2), {"styles": styles})
-    (trained / "run.json").write_text(json.dumps({"style": None, "further_images": {"style[1]": {"file": str(mine)}}}))
+    about = {"name": "painting.png", **provenance.file(mine)}
+    (trained / "run.json").write_text(json.dumps({"style": None, "further_images": {"style[1]": about}}))
     made = model.load(job(tmp_path / "job", f"model={trained}").config)
     found = made.style_files()
     assert [(one["name"], Path(one["file"]).name, one["found"]) for one in found] == [

@@ -1,16 +1,19 @@
 """What can be painted: kinds, sizes, folders, and animations, read and written."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from nst import images
 from nst.applying import media
 from nst.applying.animation import Animation
 from nst.errors import UserError
+from nst.files import pictures_below
+from nst.training import photos
 
 WHITE = (255, 255, 255)
 
@@ -178,3 +181,53 @@ def test_a_truncated_animation_keeps_what_can_be_read(tmp_path: Path) -> None:
     path.write_bytes(data[:200])
     with pytest.raises(UserError, match="Is the file complete"):
         list(Animation(path, WHITE).read())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_applying_and_training_find_the_same_pictures_over_links_but_not_in_a_circle(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    (folder / "sub").mkdir(parents=True)
+    elsewhere.mkdir()
+    for path in (
+        folder / "a.jpg",
+        folder / "sub" / "b.PNG",
+        elsewhere / "c.webp",
+        folder / "notes.txt",
+        folder / ".d.jpg",
+    ):
+        path.touch()
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    expected = {"a.jpg", "sub/b.PNG", "linked/c.webp"}
+    found, others = pictures_below(folder)
+    assert (set(found), others) == (expected, 1)
+    assert {path.relative_to(folder).as_posix() for path in media.pictures_in(folder)} == expected
+    assert set(photos.listed(str(folder))[1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "plays", "repeats"), [("png", 3, 2), ("webp", 3, 2), ("png", 1, None), ("webp", 0, 0)]
+)
+def test_how_often_an_animation_is_shown_stays_the_same_in_a_gif(
+    tmp_path: Path, kind: str, plays: int, repeats: int | None
+) -> None:
+    first, second = (Image.fromarray(ramp(24, 20, blue)) for blue in (0, 200))
+    first.save(tmp_path / f"a.{kind}", save_all=True, append_images=[second], duration=50, loop=plays)
+    clip = Animation(tmp_path / f"a.{kind}", WHITE)
+    painted_in_parts(clip, tmp_path, tmp_path / "b.gif")
+    with Image.open(tmp_path / "b.gif") as file:
+        assert file.info.get("loop") == repeats
+
+
+def test_no_frame_of_a_gif_is_so_short_that_browsers_slow_it_down(tmp_path: Path) -> None:
+    frames = [Image.fromarray(ramp(24, 20, 20 * number)) for number in range(8)]
+    frames[0].save(
+        tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=[16] * 4 + [50] * 4, lossless=True
+    )
+    clip = Animation(tmp_path / "a.webp", WHITE)
+    painted_in_parts(clip, tmp_path, tmp_path / "b.gif")
+    with Image.open(tmp_path / "b.gif") as file:
+        shown = [frame.info["duration"] for frame in ImageSequence.Iterator(file)]
+    assert min(shown) == 20
+    assert sum(shown) == pytest.approx(4 * 16 + 4 * 50, abs=10)  # what the first were too long, the others are shorter
+    assert "Frames shorter than 20 ms" in clip.notes[0]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from test_media import painted_in_parts, ramp
 
+from nst import images
 from nst.applying import media
 from nst.errors import UserError
 
@@ -333,3 +334,28 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
             part.add(np.asarray(frame.picture))
         part.keep(folder / "000000.mp4")
     assert not (folder / "000000.mp4").exists()
+
+
+@pytest.mark.parametrize("suffix", [".nut", ".f4v", ".bin", ".jpg"])
+def test_a_video_is_told_by_what_is_in_it(tmp_path: Path, suffix: str) -> None:
+    film(tmp_path / "a.mp4")
+    path = (tmp_path / "a.mp4").rename(tmp_path / f"a{suffix}")
+    assert media.kind_of(str(path)) == "video"
+    with pytest.raises(UserError, match="task=apply paints one"):
+        images.load(str(path), 32)
+
+
+def test_what_is_transparent_in_a_video_shows_the_background(tmp_path: Path) -> None:
+    path = tmp_path / "a.mov"
+    layers = np.zeros((48, 64, 4), np.uint8)
+    layers[:, :32] = (200, 30, 30, 255)  # the other half is clear, with a colour that is hidden
+    layers[:, 32:] = (0, 255, 0, 0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgba"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(layers, format="rgba")))
+        container.mux(stream.encode())
+    (frame,) = media.open_clip(str(path), "blue").read()
+    pixels = np.asarray(frame.picture)
+    assert np.abs(pixels[:, :31].astype(int) - [200, 30, 30]).max() <= 3
+    assert np.abs(pixels[:, 33:].astype(int) - [0, 0, 255]).max() <= 3

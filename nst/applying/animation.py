@@ -19,6 +19,8 @@ from nst.files import write_atomic
 
 log = logging.getLogger(__name__)
 TICK = 10  # milliseconds: what a GIF counts time in
+SHORTEST = 20  # milliseconds; browsers show shorter frames for 100
+PLAYS = ("PNG", "WEBP")  # formats that say how often they are shown in all
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Animation:
         try:
             with decoding.opened(self.path) as file:
                 self.frames, self.loop = getattr(file, "n_frames", 1), file.info.get("loop")
+                if file.format in PLAYS and self.loop:  # a GIF says how often it is repeated after the first time
+                    self.loop = self.loop - 1 or None
                 width, height = file.size
                 self.facts = {"format": file.format, "frames": self.frames, "loop": self.loop}
         except Exception as error:  # decoders raise whatever a broken file drives them to
@@ -86,6 +90,8 @@ class Animation:
 
         Pillow writes frames that are equal to the one before as a longer duration of that one.
         """
+        if any(0 < duration < SHORTEST for duration in self.durations):
+            self.notes.append(f"Frames shorter than {SHORTEST} ms are shown for {SHORTEST}: a GIF has no shorter ones.")
         pictures = _opened(parts)
         options: dict[str, Any] = {"duration": _in_ticks(self.durations[: len(parts)])}
         options |= {} if self.loop is None else {"loop": self.loop}
@@ -122,6 +128,10 @@ def _opened(paths: Sequence[Path]) -> Iterator[Image.Image]:
 
 
 def _in_ticks(durations: Sequence[int]) -> list[int]:
-    """Round durations in milliseconds to what a GIF can hold, so that no error adds up."""
-    ends = [round(sum(durations[: place + 1]) / TICK) * TICK for place in range(len(durations))]
-    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    """Round durations in milliseconds to what a GIF can hold and browsers show, so that as little as can be adds up."""
+    made, behind = [], 0.0
+    for duration in durations:
+        shown = max(round((duration + behind) / TICK) * TICK, SHORTEST)
+        behind += duration - shown
+        made.append(shown)
+    return made

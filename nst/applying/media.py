@@ -7,7 +7,7 @@ that a run that was killed goes on after the last of them. When all are there, t
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nst import decoding, images
 from nst.errors import UserError
-from nst.files import is_folder
+from nst.files import SUFFIXES, is_folder, pictures_below
 
 KINDS = ("picture", "folder", "animation", "video")
 ANIMATED = ("GIF", "PNG", "WEBP")  # other formats hold several pictures for other reasons: pages, two eyes
@@ -29,8 +29,7 @@ VIDEOS = (
     *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
     *(".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )  # suffixes of files that are not even tried as pictures
-# Suffixes that count in a folder.
-PICTURES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+log = logging.getLogger(__name__)
 SMALLEST_SIDE = 16  # pixels that a network needs at least
 
 
@@ -161,10 +160,24 @@ def kind_of(name: str) -> str:
     path = images.locate(name)
     if path.suffix.lower() in VIDEOS:
         return "video"
-    with contextlib.suppress(Exception), decoding.opened(path) as file:  # what is wrong is told by whoever reads it
-        if file.format in ANIMATED and getattr(file, "is_animated", False):
-            return "animation"
-    return "picture"
+    try:
+        with decoding.opened(path) as file:
+            return "animation" if file.format in ANIMATED and getattr(file, "is_animated", False) else "picture"
+    except Exception:  # what is wrong is told by whoever reads it
+        return "video" if _is_video(path) else "picture"
+
+
+def _is_video(path: Path) -> bool:
+    """Tell whether FFmpeg finds moving pictures in a file, whatever its name."""
+    with contextlib.suppress(Exception):
+        import av  # an extra package
+
+        av.logging.set_level(av.logging.PANIC)
+        with av.open(str(path)) as container:
+            if re.search(r"image2|_pipe|jpeg|gif|png|webp", container.format.name):  # a picture that is broken
+                return False
+            return any(stream.codec_context is not None for stream in container.streams.video)
+    return False
 
 
 def open_clip(name: str, background: str) -> Clip:
@@ -180,7 +193,7 @@ def open_clip(name: str, background: str) -> Clip:
         return Animation(path, decoding.parse_color(background))
     from nst.applying.video import Video
 
-    return Video(path)
+    return Video(path, decoding.parse_color(background))
 
 
 def pictures_in(folder: Path, leave_out: Path | None = None) -> dict[Path, str]:
@@ -198,18 +211,15 @@ def pictures_in(folder: Path, leave_out: Path | None = None) -> dict[Path, str]:
     Raises:
         UserError: there is no picture, or a folder cannot be read.
     """
-    found: list[Path] = []
-    outside = leave_out.resolve() if leave_out is not None else None
-
-    def refuse(error: OSError) -> None:
+    try:
+        below, left_out = pictures_below(folder, leave_out)
+    except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror or error}.") from error
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if name[0] != "." and (Path(place) / name).resolve() != outside]
-        found += [Path(place) / name for name in files if name[0] != "." and Path(name).suffix.lower() in PICTURES]
-    if not found:
-        raise UserError(f"There is no picture in {folder}: no file that ends in {', '.join(sorted(PICTURES))}.")
-    found.sort(key=lambda path: (_natural(path.relative_to(folder).as_posix()), path.as_posix()))
+    if not below:
+        raise UserError(f"There is no picture in {folder}: no file that ends in {', '.join(sorted(SUFFIXES))}.")
+    if left_out:
+        log.info("%d files in %s have not the suffix of a picture, and are left out", left_out, folder)
+    found = [folder / name for name in sorted(below, key=lambda name: (_natural(name), name))]
     return dict(zip(found, _names([path.relative_to(folder) for path in found]), strict=True))
 
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from nst import decoding
 from nst.applying.media import Frame
 from nst.errors import UserError
 from nst.files import write_atomic, writing
@@ -33,6 +34,7 @@ HD_LINES = (
     576  # beyond as many, colours that do not say how they are coded are coded as ITU-R BT.709 has it, else BT.601
 )
 BT709, BT601, UNSPECIFIED = 1, 6, 2  # colour matrices, by their numbers in ITU-T H.273
+WITH_ALPHA = ("pal8",)  # whose palette may have some
 STUDIO_RANGE = 1  # black is 16 and white 235
 HDR = {16: "PQ", 18: "HLG"}  # transfer functions, likewise
 
@@ -59,12 +61,14 @@ class Video:
     """A video; see ``nst.applying.media.Clip``.
 
     Attributes:
+        background: what shows through transparent pixels.
         rate: frames a second, on average.
         time_base: seconds of a tick.
         times: of the frames that have been read, in ticks from the beginning of the file.
     """
 
     path: Path
+    background: tuple[int, int, int] = (255, 255, 255)
     per_part: int = PER_PART
     suffix: str = ".mp4"
     part_suffix: str = ".mp4"
@@ -108,6 +112,7 @@ class Video:
             if hdr := HDR.get(int(context.color_trc)):
                 self.notes.append(f"{self.path} is HDR ({hdr}): its colours look pale. Convert it to SDR first.")
         self.turn = 0
+        self.is_squeezed = False
 
     def read(self) -> Iterator[Frame]:
         """Read the frames in order; see ``Clip``."""
@@ -248,7 +253,17 @@ class Video:
 
     def _upright(self, frame: Any) -> Image.Image:
         """Return a decoded frame as RGB, turned as its file asks for."""
-        array = frame.to_ndarray(format="rgb24", src_colorspace=self.matrix)
+        if any(part.is_alpha for part in frame.format.components) or frame.format.name in WITH_ALPHA:
+            layers = frame.to_ndarray(format="rgba", src_colorspace=self.matrix)
+            array = np.asarray(decoding.flattened(Image.fromarray(layers), self.background))
+        else:
+            array = frame.to_ndarray(format="rgb24", src_colorspace=self.matrix)
+        if array.shape[:2] != (self.facts["height"], self.facts["width"]) and not self.is_squeezed:
+            self.is_squeezed = True
+            size = f"{array.shape[1]} x {array.shape[0]}"
+            self.notes.append(
+                f"{self.path} changes its size on the way, to {size}: it is squeezed into the first size."
+            )
         self.turn = round(frame.rotation / 90) % 4  # counterclockwise
         return Image.fromarray(np.ascontiguousarray(np.rot90(array, self.turn)))
 

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import logging
 import math
-import os
 import threading
 import warnings
 from collections import deque
@@ -22,13 +21,12 @@ from torch import Tensor
 
 from nst import decoding
 from nst.errors import UserError, unknown
-from nst.files import typed_path
+from nst.files import SUFFIXES, pictures_below, typed_path
 from nst.samples import FOLDER, samples
 
 log = logging.getLogger(__name__)
 # What decoders have to say of malformed metadata; once and for all, since switching filters is not for several threads.
 warnings.filterwarnings("ignore", module=r"PIL\b")
-READABLE = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp"))
 SMALLEST_CROP, LARGEST_CROP = 16, 2048
 FITS = ("crop", "natural", "squeeze")  # how a photograph becomes as large as a crop
 CACHE_BYTES = 2**28  # of decoded photographs that are kept
@@ -328,34 +326,18 @@ def listed(folder: str | None) -> tuple[Path, dict[str, int]]:
             raise UserError(f"{folder} is a file; a folder of photographs is needed here.")
         if not root.is_dir():
             raise UserError(f"There is no folder '{folder}' (looked in {Path.cwd()}).")
-        sizes = dict(sorted(_walk(root)))
+        below, left_out = pictures_below(root)
+        sizes = dict(sorted(below.items()))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"The folder '{folder}' cannot be read: {error}") from error
     if not sizes:
         raise UserError(
             f"There is no photograph in {folder} or the folders below it. Files that end in "
-            f"{', '.join(sorted(READABLE))} are looked for."
+            f"{', '.join(sorted(SUFFIXES))} are looked for."
         )
+    if left_out:
+        log.info("%d files in %s have not the suffix of a picture, and are left out", left_out, folder)
     return root, sizes
-
-
-def _walk(root: Path) -> Iterator[tuple[str, int]]:
-    """Find the image files in a folder and below, with their sizes; links are followed, but never in a circle."""
-    left, seen = [("", root)], set()
-    while left:
-        prefix, folder = left.pop()
-        about = folder.stat()
-        if (about.st_dev, about.st_ino) in seen:
-            continue
-        seen.add((about.st_dev, about.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    left.append((f"{prefix}{entry.name}/", Path(entry.path)))
-                elif os.path.splitext(entry.name)[1].lower() in READABLE and entry.is_file():  # noqa: PTH122 - of 100,000s
-                    yield f"{prefix}{entry.name}", entry.stat().st_size
 
 
 def as_bytes(picture: Image.Image) -> Tensor:
