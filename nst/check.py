@@ -198,7 +198,7 @@ def _check_component(group: str, node: Any, tiled: bool = False) -> list[str]:
         reason = str(error.__cause__ or error).splitlines()[0]
         return [f"{group}._target_={node['_target_']} cannot be imported: {reason}"]
     arguments = {name: value for name, value in node.items() if not str(name).startswith("_")}
-    if problem := _bind(group, target, arguments) or _no_number(group, target, arguments):
+    if problem := _bind(group, target, arguments) or (group != "backbone" and _no_number(group, target, arguments)):
         return [problem]
     try:
         if group in ("content_loss", "style_loss"):

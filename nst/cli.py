@@ -241,6 +241,11 @@ def _of_grammar(text: str) -> str | None:
         return f"{found[1]} has a value already, which is replaced without a +: {found[1]}={found[2]}."
     if found := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
         return f"{found[1]} names several values, which is a sweep: put -m in front."
+    if found := re.search(r"Ambiguous value for argument '((\S+?)=(.*?))'\s", text):
+        return (
+            f"{found[1]} names several values. A sweep over them has -m in front; a list has brackets: "
+            f"{found[2]}=[{found[3]}]; a text with a comma has quotes within quotes."
+        )
     if found := re.search(r"does not support sweep type : (\w+)_SWEEP", text):
         return (
             f"{found[1].lower()}(...) draws values, which needs a sampler: hydra/sweeper=optuna. A grid has them "
@@ -300,6 +305,8 @@ def _quoted_paths(text: str) -> str:
     """Return a value of a knob that takes paths, one, several or a list of them, with those quoted that need it."""
     if exists(text):
         return text if _is_read_as(text, text) else quoted(text)
+    if re.search("[\"']", text) and _is_read_as(text):
+        return text  # what needs quotes has them
     parts = _files_in(text)
     if len(parts) > 1:
         return ",".join(map(_quoted_paths, parts))

@@ -165,7 +165,7 @@ def test_the_notebook_squeezes_but_gives_the_contents_shape_back(tmp_path: Path)
     )
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["size"] == {"width": 32, "height": 32}
+    assert record["size"] == {"width": 32, "height": 21}
     for name in ("result.png", "frames/000002.png"):
         with Image.open(tmp_path / "out" / name) as picture:
             assert picture.size == (32, 21)
