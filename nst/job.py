@@ -9,11 +9,12 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from nst import checkpoint, experiment, joblog, launchers, memory, resume, runtime, sweep
 from nst.cli import describe
@@ -51,7 +52,8 @@ def this_job(config: DictConfig) -> Job:
     """Return the job that Hydra is at."""
     hydra = HydraConfig.get()
     choices = {str(k): str(v) for k, v in hydra.runtime.choices.items() if not str(k).startswith("hydra")}
-    overrides = resume.without_resume(list(hydra.overrides.task))
+    typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an escaped ${ stays escaped
+    overrides = resume.without_resume([str(line) for line in typed])
     folder = Path(hydra.sweep.dir) if hydra.mode != RunMode.RUN else None
     return Job(config, Path(hydra.runtime.output_dir), choices, overrides, folder)
 

@@ -233,12 +233,12 @@ def test_a_picture_of_any_name_is_found_as_typed(tmp_path: Path) -> None:
         ]
         done = script(ROOT / "run.py", *typed, cwd=tmp_path)
         assert done.returncode == 0, (name, done.stderr)
-    for name in ("0_seed=0,b=1", "Bob's.jpg", "a${b}.jpg"):
-        done = run(f"content={name}", f"style=[{name},coffee]", *TINY, f"hydra.run.dir=o{len(name)}", cwd=tmp_path)
+    for number, name in enumerate(("0_seed=0,b=1", "Bob's.jpg", "a${b}.jpg")):
+        done = run(f"content={name}", f"style=[{name},coffee]", *TINY, f"hydra.run.dir=o{number}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        record = json.loads((tmp_path / f"o{len(name)}" / "run.json").read_text())
+        record = json.loads((tmp_path / f"o{number}" / "run.json").read_text())
         assert record["content"]["file"] == str(tmp_path / name)
-        again = run(f"resume=o{len(name)}", cwd=tmp_path)
+        again = run(f"resume=o{number}", cwd=tmp_path)
         assert "is finished already" in again.stderr
     swept = run("-m", "content=été.jpg,a,b.jpg,photo (1).jpg", *TINY, "hydra.sweep.dir=sw", cwd=tmp_path)
     assert "3 done" in swept.stdout, swept.stderr
