@@ -2,13 +2,17 @@
 
 import dataclasses
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from nst import config, images
+from nst import cli, config, images, sweep
 from nst.samples import samples
 
 ROOT = Path(__file__).parent.parent
@@ -80,3 +84,28 @@ def test_every_sample_is_there_with_its_author_and_licence() -> None:
     kinds = [about["kind"] for about in samples().values()]
     assert kinds.count("content") >= 3
     assert kinds.count("style") >= 4
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the words of each ``python run.py ...`` in a page, without flags and Hydra's own settings."""
+    found = []
+    for line in re.findall(r"python run\.py([^\n`|]*)", text.replace("\\\n", " ")):
+        typed = line.split("   #")[0]
+        if "..." in typed or "resume=" in typed or "hydra/sweeper" in typed or "--config-dir" in typed:
+            continue
+        words = [cli.as_typed(word) for word in shlex.split(typed, comments=True)]
+        own = [word for word in words if ("=" in word or word.startswith("~")) and not word.startswith("hydra")]
+        if own and own not in found:
+            found.append(own)
+    return found
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_no_command_of_a_page_holds_a_word_that_changes_nothing(page: str) -> None:
+    config.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        for words in commands((ROOT / page).read_text(encoding="utf-8")):
+            parsed = OverridesParser.create().parse_overrides(words)
+            (lines,) = BasicSweeper.split_arguments(parsed, None)
+            jobs = [compose("config", line) for line in lines[:4]]
+            sweep._refuse_idle(jobs, [word.partition("=")[0].lstrip("+~") for word in words])
