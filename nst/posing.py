@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from nst import backbones, engines, memory, replay, runtime
 from nst import config as configuration
-from nst import engines, memory, replay, runtime
 from nst.backbones import Backbone
 from nst.canvas import Canvas
 from nst.descent import Evaluate
@@ -179,7 +179,15 @@ def _network(config: DictConfig, layers: list[str], device: torch.device) -> Bac
     dtype = runtime.pixel_dtype(config.precision)
 
     def build() -> Backbone:
-        backbone: Backbone = configuration.build(config.backbone, layers=layers, pooling=config.pooling)
+        try:
+            backbone: Backbone = configuration.build(config.backbone, layers=layers, pooling=config.pooling)
+        except UserError as error:
+            has_other_units = config.backbone.get("weights") == "torchvision" and config.pixel_space == "network"
+            if not has_other_units or config.clamp_range is None:
+                raise
+            bundled = backbones.no_download(str(config.backbone.get("architecture")), layers)
+            other = "take another recipe: rate and limits of this one are in units of these weights' preprocessing."
+            raise UserError(str(error).replace(bundled, other)) from error
         backbone = backbone.to(device, dtype)
         runtime.keep_freed_memory()
         return backbone

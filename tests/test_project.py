@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -107,5 +107,5 @@ def test_no_command_of_a_page_holds_a_word_that_changes_nothing(page: str) -> No
         for words in commands((ROOT / page).read_text(encoding="utf-8")):
             parsed = OverridesParser.create().parse_overrides(words)
             (lines,) = BasicSweeper.split_arguments(parsed, None)
-            jobs = [compose("config", line) for line in lines[:4]]
+            jobs = [job for _, job in sweep._composed("config", lines[:2])]
             sweep._refuse_idle(jobs, [word.partition("=")[0].lstrip("+~") for word in words])
