@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 
 Ended = Outcome | Exception
+LARGE = 2048  # pixels from which on it takes a while until the first step
 MOVED = 1e-3  # share of the loss by which a descent has moved it at least
 BOUNDED = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "KerasAdam")  # whose steps are not longer than their rate
 
@@ -164,6 +165,8 @@ def run_together(
     goers = _going(parts)
     if len({part.saved["step"] if part.saved else 0 for part in goers}) > 1:
         raise Apart("They stand at different steps.")
+    if (side := schedule.scales(common)[-1].size) >= LARGE:
+        log.info("Reading images of %d pixels and their targets; that takes a while ...", side)
     threads = common.threads or next((recorded_threads(part.job) for part in goers if part.saved), 0)
     with runtime.own_device(common.device) as device_name, runtime.threads(threads):
         device = runtime.prepare(device_name, common.precision)

@@ -92,10 +92,12 @@ def is_claimed(folder: Path) -> bool:
     """Tell whether a process works in a folder at this moment."""
     if not (folder / LOCK).exists():
         return False
+    lock = FileLock(folder / LOCK)  # not the one that this process may hold
     try:
-        claim(folder).release()
-    except UserError:
+        lock.acquire(timeout=0)
+    except Timeout:
         return True
+    lock.release()
     return False
 
 

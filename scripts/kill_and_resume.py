@@ -3,6 +3,7 @@
     python scripts/kill_and_resume.py --kills 30                          a single run
     python scripts/kill_and_resume.py --kills 30 --sweep                  a sweep of three jobs
     python scripts/kill_and_resume.py --kills 30 --sweep --launcher joblib
+    python scripts/kill_and_resume.py --flips 200                         single bits flipped in what a killed run left
 
 Each time the whole family of processes gets SIGKILL. After the resume the picture must have the same bytes, metrics.csv
 the same rows (but for the seconds), TensorBoard the same curves, and every job must be done, once.
@@ -14,6 +15,8 @@ import argparse
 import contextlib
 import csv
 import os
+import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -113,14 +116,56 @@ def main() -> None:
     """Kill, resume, compare; exit with 1 if anything differs."""
     parser = argparse.ArgumentParser(description="Kill runs or sweeps, resume them, compare with one left alone.")
     parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--flips", type=int, default=0, help="flip single bits in a killed run's files instead")
     parser.add_argument("--sweep", action="store_true", help="three jobs instead of one")
     parser.add_argument("--launcher", help="hydra/launcher of the sweep, such as joblib")
     parser.add_argument("knobs", nargs="*", help="further overrides, such as optimizer=lbfgs")
     chosen = parser.parse_args()
+    if chosen.flips:
+        with tempfile.TemporaryDirectory() as name:
+            silent = flips(Path(name), chosen.flips, chosen.knobs)
+        print(f"{chosen.flips} flips: {len(silent)} silently wrong")
+        sys.exit(1 if silent else 0)
     with tempfile.TemporaryDirectory() as name:
         wrong = trial(Path(name), chosen.kills, chosen.sweep, chosen.launcher, chosen.knobs)
     print(f"{chosen.kills} kills: {len(wrong)} with differences")
     sys.exit(1 if wrong else 0)
+
+
+def flips(where: Path, count: int, knobs: Sequence[str]) -> list[str]:
+    """Flip single bits in the files of a killed run, each file alike, and resume; return those that nobody was told of.
+
+    A run may come out the same, be refused, or be begun anew with a word; it may not come out otherwise in silence.
+    """
+    arguments = [*KNOBS, *knobs]
+    assert begin([*arguments, "hydra.run.dir=whole"], where).wait() == 0, (where / "output.txt").read_text()
+    process = begin([*arguments, "hydra.run.dir=killed"], where)
+    while not (where / "killed" / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.05)
+    kill(process)
+    files = sorted(path.relative_to(where / "killed") for path in (where / "killed").rglob("*") if path.is_file())
+    files = [name for name in files if (where / "killed" / name).stat().st_size]
+    chance, silent = random.Random(0), []
+    for number in range(count):
+        folder, name = where / f"flipped{number}", chance.choice(files)
+        shutil.copytree(where / "killed", folder)
+        data = bytearray((folder / name).read_bytes())
+        bit = chance.randrange(8 * len(data))
+        data[bit // 8] ^= 1 << bit % 8
+        (folder / name).write_bytes(data)
+        (where / "output.txt").write_text("")
+        code = begin([f"resume={folder.name}"], where).wait()
+        text = (where / "output.txt").read_text(errors="replace")
+        found = differences(where / "whole", folder) if (folder / "status.json").exists() and not code else ["refused"]
+        told = code != 0 or "starts again" in text or "damaged" in text or "the bytes may differ" in text
+        outcome = "identical" if not found else "told" if told else "SILENT"
+        print(f"flip {number}, bit {bit} of {name}: {outcome} {'' if outcome == 'identical' else found}", flush=True)
+        silent += [str(name)] if outcome == "SILENT" else []
+        if "Traceback" in text:
+            silent.append(f"{name}: traceback")
+            print(text[-1500:])
+        shutil.rmtree(folder)
+    return silent
 
 
 def trial(where: Path, kills: int, sweep: bool, launcher: str | None, knobs: Sequence[str]) -> list[str]:

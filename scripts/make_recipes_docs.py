@@ -33,8 +33,10 @@ multiplied as they stand for a sum, and divided by their sum for a mean. Rates, 
 the space that the pixels are optimised in: network space is the network's own input. Alpha and beta of different
 recipes cannot be compared.
 
-A picture stands where the weights were at hand when this page was made; where it says "none", they have to be
-downloaded first, which the preset does by itself.
+The pictures are chelsea in the manner of swirls (textures: swirls alone), small and cut short, so that a CPU makes them
+in minutes: 160 to 256 pixels, at most 1000 steps, and **the bundled VGG-16 in place of VGG-19**, with the layers that
+it has ([exactly](images/README.md)). They show what a recipe is like, not how well it does at its own size. Where it
+says "none", the recipe's units belong to weights that were not at hand; the preset downloads them by itself.
 
 This file is written by `python scripts/make_recipes_docs.py`.
 """
@@ -167,7 +169,7 @@ def row(name: str, preset: DictConfig) -> tuple[str, ...]:
 def picture(name: str) -> str:
     """Return the thumbnail of a preset, if there is one."""
     file = DOCS / "images" / "recipes" / f"{name}.jpg"
-    return f'<img src="images/recipes/{name}.jpg" width="160">' if file.is_file() else "none: weights not at hand"
+    return f'<img src="images/recipes/{name}.jpg" width="160">' if file.is_file() else "none"
 
 
 def term(preset: DictConfig, kind: str) -> str:

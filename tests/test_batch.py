@@ -425,7 +425,7 @@ def test_an_interrupted_batch_is_gathered_by_its_checkpoints(tmp_path: Path) -> 
         checkpoint.save(tmp_path / str(number), {"step": step})
     assert planned(tmp_path, jobs).batches == [[0, 1], [2, 4], [3]]
     (tmp_path / "1" / "status.json").write_text('{"status": "done"}')
-    (tmp_path / "1" / "run.json").write_text('{"result": {}}')
+    (tmp_path / "1" / "run.json").write_text('{"result": {"file": "result.png", "sha256": "0"}}')
     plan = planned(tmp_path, jobs)
     assert plan.batches == [[0], [1], [2, 4], [3]]
     assert plan.alone[1] == "finished already"
