@@ -183,7 +183,10 @@ def _lengths(content: dict[str, Any]) -> dict[str, int]:
 
 def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
     """Tell whether the files that the trackers go on with begin as they did when the checkpoint was saved."""
-    lengths, sums = _lengths(saved), saved.get("files", {})
+    lengths, sums = _lengths(saved), dict(saved.get("files", {}))
+    for pictures in (saved["trackers"].get(name) for name in ("frames", "previews")):
+        sums |= pictures or {}  # whole files
+        lengths |= {name: _size(folder / name) for name in pictures or {}}
     short = [name for name, size in lengths.items() if not _is_as_long(folder / name, size)]
     changed = [
         n for n, size in lengths.items() if n in sums and n not in short and _sha256(folder / n, size) != sums[n]
@@ -192,6 +195,10 @@ def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
         if names:
             log.warning("%s of %s: %s, so the run starts again from its beginning.", " and ".join(names), folder, what)
     return not short and not changed
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 1
 
 
 def _is_as_long(path: Path, size: int) -> bool:

@@ -192,18 +192,20 @@ def _without_its_end(path: Path, image: Image.Image) -> Image.Image:
     """
     if "progressive" in image.info:
         raise OSError("image file is truncated")
-    data = path.read_bytes()
+    data, factor = path.read_bytes(), 1
     pictures = []
     for more in (b"", GUARD):  # what lies behind the last pixel changes nothing; what stands for missing ones does
         with Image.open(io.BytesIO(data + more + b"\xff\xd9"), formats=("JPEG",)) as again:
             if image.size != again.size:
+                factor = round(again.height / image.height)
                 again.draft(None, image.size)
             again.load()
             pictures.append(again.copy())
             pictures[-1].info = dict(again.info)
             pictures[-1].getexif().update(again.getexif())
     different = np.argwhere(np.any(np.atleast_3d(np.asarray(pictures[0]) != np.asarray(pictures[1])), axis=(1, 2)))
-    if len(different) and different[0, 0] < pictures[0].height - 32:
+    height = pictures[0].height
+    if len(different) and different[0, 0] < height - min(32 // factor, height // 8):
         raise OSError("image file is truncated")
     log.warning("%s lacks its end, but hardly a pixel: it is read as it is", path)
     return pictures[0]

@@ -158,11 +158,15 @@ def pictures_below(root: Path, leave_out: Path | None = None) -> tuple[dict[str,
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    left.append((f"{prefix}{entry.name}/", Path(entry.path)))
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():  # noqa: PTH122 - of 100,000s
-                    found[f"{prefix}{entry.name}"] = entry.stat().st_size
-                else:
+                is_picture = os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122 - of 100,000s
+                try:
+                    if entry.is_dir():
+                        left.append((f"{prefix}{entry.name}/", Path(entry.path)))
+                    elif is_picture and entry.is_file():
+                        found[f"{prefix}{entry.name}"] = entry.stat().st_size
+                    else:
+                        others += 1
+                except OSError:  # a link to itself
                     others += 1
     return found, others
 

@@ -207,7 +207,7 @@ def command_lines(typed: list[str]) -> list[list[str]]:
         raise UserError("resume= needs the folder of a run or of a sweep.")
     folder = Path(re.sub(r"^(['\"])(.*)\1$", r"\2", found[-1]["folder"])).expanduser()
     rest = [argument for argument in typed if not _RESUME.fullmatch(argument)]
-    if any(argument.startswith(_FOLDERS) for argument in rest):
+    if any(argument.lstrip("+").startswith(_FOLDERS) for argument in rest):
         raise UserError("resume=FOLDER says already where to write; leave out hydra.run.dir and hydra.sweep.dir.")
     plan = read(folder / SWEEP_FILE)
     plan = plan if isinstance(plan.get("grids"), list) else {}
@@ -226,9 +226,11 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
     recorded = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
     recorded = [_typed_today(arguments) for arguments in recorded]
+    if any(argument.partition("=")[0] in trust.CONFIG_DIR for argument in rest):
+        recorded = [trust.without_config_dir(arguments) for arguments in recorded]
     for arguments in recorded:
         kept = [a for a in arguments if not (_is_override(a) and is_replaced(_key(a)))]
-        trust.refuse_foreign_words(kept, folder)
+        trust.refuse_foreign_words(kept, folder, (plan or read(folder / "run.json")).get("cwd") == str(Path.cwd()))
     return [
         [
             *(["--multirun"] if plan else []),
@@ -294,7 +296,7 @@ def _typed(value: Any) -> str:
 
 def without_resume(arguments: list[str]) -> list[str]:
     """Return a command line without where it writes and what it carries on with."""
-    return [a for a in arguments if not _RESUME.fullmatch(a) and not a.startswith(_FOLDERS)]
+    return [a for a in arguments if not _RESUME.fullmatch(a) and not a.lstrip("+").startswith(_FOLDERS)]
 
 
 def _recorded(folder: Path) -> list[str]:

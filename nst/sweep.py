@@ -140,7 +140,7 @@ _claimed: FileLock | None = None  # of the folder of a single run
 
 def _is_named(config: DictConfig, kind: str) -> bool:
     """Tell whether somebody has said where a run or sweep shall lie; else its folder is named after the time."""
-    return any(line.startswith(f"hydra.{kind}.dir=") for line in _lines(config, "hydra"))
+    return any(line.lstrip("+").startswith(f"hydra.{kind}.dir=") for line in _lines(config, "hydra"))
 
 
 def _lines(config: DictConfig, whose: str) -> list[str]:
@@ -351,7 +351,7 @@ def _plan(
 def _own_subdir(config: DictConfig, overrides: list[str], number: int) -> str | None:
     """Return the folder that a job gets from a ``hydra.sweep.subdir`` that was typed; None where ours counts."""
     lines = [*_lines(config, "hydra"), *overrides]
-    if not any(line.startswith("hydra.sweep.subdir=") for line in lines):
+    if not any(line.lstrip("+").startswith("hydra.sweep.subdir=") for line in lines):
         return None
     own = compose(config_name=_config_name(), overrides=lines, return_hydra_config=True)
     hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg

@@ -105,8 +105,11 @@ def idle(config: Mapping[Any, Any]) -> dict[str, str]:
         if schedule.get("sizes") is not None:
             names = ("size", "schedule.from", "schedule.to", "schedule.factor")
             found |= dict.fromkeys(names, "schedule.sizes says every size")
-        elif schedule.get("from") is None:
-            found["schedule.factor"] = "there is one scale"
+        else:
+            if schedule.get("from") is None:
+                found["schedule.factor"] = "there is one scale"
+            if schedule.get("to") is not None:
+                found["size"] = "schedule.to says the last size"
         if not _draws(config):
             found["seed"] = "nothing is drawn at random: no noise at the start, no jitter, no loss that draws"
     return found
@@ -126,4 +129,6 @@ def _draws(config: Mapping[Any, Any]) -> bool:
     losses = [str(config[f"{kind}_loss"].get("_target_")) for kind in ("content", "style")]
     amplitude = config["init"].get("amplitude", 0) if start.endswith("style_color") else 0
     is_fixed = start in fixed and not amplitude and all(loss.rpartition(".")[2] in _FIXED_LOSSES for loss in losses)
-    return bool(config["jitter"]) or not (is_fixed and all(loss.startswith("nst.") for loss in losses))
+    parts = [*losses, *(str(config[group].get("_target_")) for group in ("backbone", "optimizer", "lr_schedule"))]
+    is_ours = all(part.startswith(("nst.", "torch.optim.")) for part in parts)
+    return bool(config["jitter"]) or not (is_fixed and is_ours)

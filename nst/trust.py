@@ -12,11 +12,16 @@ import re
 import shlex
 import shutil
 import stat
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from nst.errors import UserError
 
@@ -31,13 +36,14 @@ HARMLESS = re.compile(
 )  # what may be built because a record names it; anything else could be any code
 HYDRAS_OWN = re.compile(
     r"hydra/(launcher|sweeper)="
-    r"|hydra\.(run\.dir|sweep\.(dir|subdir)|job\.(name|chdir)|mode|verbose|sweeper\.(params|n_trials|n_jobs|direction"
+    r"|hydra\.(run\.dir|sweep\.(dir|subdir)|job\.(name|chdir)|mode|verbose|sweeper\.(n_trials|n_jobs|direction"
     r"|max_batch_size|sampler\.seed)|launcher\.(n_jobs|images|timeout_min|cpus_per_task|gpus_per_node|tasks_per_node"
     r"|mem_gb|nodes|partition|qos|array_parallelism))\b"
 )  # of Hydra's own settings those that run nothing
 INTERPOLATION = re.compile(  # one that is not escaped, of anything but a knob or what Hydra knows of the job
     r"(?<!\\)(?:\\\\)*\$\{(?!(?:content|style|backbone|\.+\w+|hydra[.:][\w.]+|now:[^{}']*)\})"
 )
+CONFIG_DIR = ("--config-dir", "-cd")
 VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_DYNAMIC",
@@ -244,48 +250,70 @@ def refuse_foreign_code(
         )
 
 
-def refuse_foreign_words(arguments: list[str], folder: Path) -> None:
-    """Refuse recorded words of a command line that would have code run from elsewhere than the user's own folders.
+def refuse_foreign_words(arguments: list[str], folder: Path, is_at_home: bool = True) -> None:
+    """Refuse recorded words of a command line that would have code run, or something looked up.
 
     Args:
         arguments: as recorded; those typed anew are not among them.
         folder: of the run or sweep.
+        is_at_home: it was begun where it is resumed, so that its folders of own code are the user's.
 
     Raises:
         UserError: the first of them.
     """
-    own = [Path(text) for text in _config_dirs(arguments)]
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        key, text = name.lstrip("+~"), value.strip("'\"")
-        is_hydras = key.startswith(("hydra.", "hydra/")) and not HYDRAS_OWN.match(argument.lstrip("+~"))
-        is_target = "_target_" in argument and not (
-            key.endswith("._target_") and (HARMLESS.fullmatch(text) or _is_module_of(own, text))
-        )
-        is_flag = name in ("--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")
-        if is_hydras or is_target or is_flag or INTERPOLATION.search(argument):
+    parser, words = OverridesParser.create(), iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in CONFIG_DIR:
+            own = Path(value if equals else next(words, ""))
+            if not is_at_home or own.resolve().is_relative_to(folder.resolve()):
+                raise UserError(
+                    f"{folder} uses code of its own, in {own}. If that is yours, or you trust it, type --config-dir "
+                    "again beside resume=."
+                )
+        elif not (word in ("-m", "--multirun") or (not word.startswith("-") and _is_harmless(parser, word))):
             raise UserError(
-                f"{folder} was begun with {argument!r}, which can have any code run, so that it does not count only "
+                f"{folder} was begun with {word!r}, which can have any code run, so that it does not count only "
                 "because a file says so. If you trust it, type it again beside resume=."
             )
-    for path in own:
-        if path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(
-                f"{folder} brings code of its own, in {path}. If you trust it, copy it elsewhere and type --config-dir."
-            )
 
 
-def _config_dirs(arguments: list[str]) -> Iterator[str]:
-    for place, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in ("--config-dir", "-cd"):
-            yield value if equals else "".join(arguments[place + 1 : place + 2])
+def without_config_dir(arguments: list[str]) -> list[str]:
+    """Return words of a command line without the folders of own code."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in CONFIG_DIR:
+            kept.append(word)
+        elif not equals:
+            next(words, None)
+    return kept
+
+
+def _is_harmless(parser: OverridesParser, word: str) -> bool:
+    """Tell whether an override sets plain values of knobs, or one of Hydra's own settings that run nothing."""
+    try:
+        override = parser.parse_override(word)
+        texts = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+        values = [parser.parse_override(f"key={text}").value() for text in texts] or [override.value()]
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return False
+    key = str(override.get_key_element()).lstrip("+~")
+    is_hydras = re.match(r"hydra($|[./@:])", key) or "@" in key
+    leads_out = key.endswith("subdir") and not _is_below(str(values[0]))
+    if is_hydras and (leads_out or not HYDRAS_OWN.match(word.lstrip("+~"))):
+        return False
+    named = [str(value) for value in values] if key.endswith("_target_") else []
+    targets = [*named, *(target for value in values for target in _targets(value))]
+    hidden = any(INTERPOLATION.search(text) or "_target_" in text for value in values for text in _texts(value))
+    return not hidden and not INTERPOLATION.search(word) and all(HARMLESS.fullmatch(target) for target in targets)
 
 
 def _is_module_of(folders: list[Path], target: str) -> bool:
-    """Tell whether something to be built comes from one of these folders."""
+    """Tell whether something to be built comes from one of these folders, and is none of Python's own modules."""
     module = target.partition(".")[0]
-    return any((folder / f"{module}.py").is_file() or (folder / module).is_dir() for folder in folders if module)
+    own = module and module not in sys.stdlib_module_names
+    return bool(own) and any((one / f"{module}.py").is_file() or (one / module).is_dir() for one in folders)
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -62,8 +62,8 @@ def of_any_task(
     return {
         "metrics": MetricsFile(job.folder / "metrics.csv", positions.get("metrics")),
         "tensorboard": board,
-        "frames": Frames(job.folder / "frames", job.config.save_every, inputs.shape),
-        "previews": Previews(job.folder / "previews", steps, inputs.shape),
+        "frames": Frames(job.folder / "frames", job.config.save_every, inputs.shape, positions.get("frames")),
+        "previews": Previews(job.folder / "previews", steps, inputs.shape, positions.get("previews")),
         "progress": progress(steps, begin, alone=not launchers.in_worker()) if in_turn else ProgressLines(steps, begin),
     }
 

@@ -164,7 +164,7 @@ def test_own_components_jpeg_and_a_record_of_an_older_version(
 
     with (own / "channel_moments.py").open("a") as file:
         file.write("# a remark\n")
-    assert reproduce.main([str(folder), "--out", str(tmp_path / "again")]) == 0
+    assert reproduce.main([str(folder), "--out", str(tmp_path / "again"), "--config-dir", str(own)]) == 0
     reproduction = read(tmp_path / "again", "reproduction.json")
     assert (tmp_path / "again" / "result.jpg").read_bytes() == (folder / "result.jpg").read_bytes()
     assert list(facts(reproduction)) == ["own_code.channel_moments.py"]

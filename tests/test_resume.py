@@ -452,7 +452,7 @@ def test_any_folder_name_survives_hydras_grammar(tmp_path: Path, name: str) -> N
 
 def test_what_is_typed_beside_resume_wins_over_what_was_typed_then(tmp_path: Path) -> None:
     grids = [["--multirun", "beta=1,2", "steps=5", "--config-dir", "own"], ["--multirun", "beta=3", "steps=5"]]
-    (tmp_path / "sweep.json").write_text(json.dumps({"grids": grids}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"grids": grids, "cwd": str(Path.cwd())}))
     where = [f'resume="{tmp_path}"', f'hydra.sweep.dir="{tmp_path}"']
     assert resume.command_lines([f"resume={tmp_path}"]) == [
         ["--multirun", "beta=1,2", "steps=5", "--config-dir", "own", *where],
@@ -462,6 +462,9 @@ def test_what_is_typed_beside_resume_wins_over_what_was_typed_then(tmp_path: Pat
         ["--multirun", "steps=5", "--config-dir", "own", "beta=4", *where]
     ]
     assert len(resume.command_lines([f"resume={tmp_path}", "report=false"])) == 2
+    assert resume.command_lines([f"resume={tmp_path}", "--config-dir=mine"])[0] == [
+        *("--multirun", "beta=1,2", "steps=5", "--config-dir=mine"), *where
+    ]  # fmt: skip
     with pytest.raises(UserError, match=r"leave out hydra\.run\.dir"):
         resume.command_lines([f"resume={tmp_path}", "hydra.run.dir=x"])
     assert resume.command_lines(["size=3"]) == [["size=3"]]

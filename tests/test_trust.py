@@ -76,9 +76,12 @@ def test_a_record_names_no_code_but_ours(tmp_path: Path, target: str, harmless: 
         with pytest.raises(UserError, match=target):
             trust.refuse_foreign_code(config, "bundle.zip", [], [])
     trust.refuse_foreign_code(config, "bundle.zip", [], [], is_trusted=True)
-    (tmp_path / "os.py").touch()  # a module of one's own, in a folder of one's own
-    if target == "os.system":
-        trust.refuse_foreign_code(config, "a run", [], [tmp_path])
+    (tmp_path / "os.py").touch()
+    if target == "os.system":  # which a module of that name in a folder of one's own does not make one's own
+        with pytest.raises(UserError, match=target):
+            trust.refuse_foreign_code(config, "a run", [], [tmp_path])
+    (tmp_path / "mine.py").touch()
+    trust.refuse_foreign_code({"style_loss": {"_target_": "mine.Loss"}}, "a run", [], [tmp_path])
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,15 @@ ATTACKS = (
     "hydra.searchpath=[file:///tmp/x]",
     "hydra/job_logging=evil",
     "--config-name=evil",
+    "--config-na=evil",
+    "--config-di=evil",
+    "style_loss._target_=imaplib.IMAP4_stream",
+    "+hydra={job:{env_set:{LD_PRELOAD:x}}}",
+    "+hydra.sweeper.params.x=1",
+    "hydra.sweep.subdir=../../x",
+    "optimizer@hydra.launcher=adam",
+    "title=$\\{oc.env:HOME\\}",
+    "title=\\{_tar$\\{question\\}: x\\}",
     "hydra.launcher.setup=[touch executed]",
     "hydra.launcher._target_=os.system",
     "hydra.run.dir=${oc.env:HOME}",
@@ -153,15 +165,15 @@ def test_what_is_typed_again_counts(tmp_path: Path) -> None:
     assert own in words
 
 
-def test_code_that_lies_in_the_folder_itself_is_refused_and_code_elsewhere_is_the_user_s_own(tmp_path: Path) -> None:
+def test_code_is_the_users_own_only_where_a_run_was_begun_and_outside_of_its_folder(tmp_path: Path) -> None:
     folder, mine = tmp_path / "run", tmp_path / "mine"
     for place in (folder, mine):
         place.mkdir()
         (place / "own.py").touch()
-    line = "style_loss._target_=own.Loss"
-    trust.refuse_foreign_words(["--config-dir", str(mine), line], folder)
-    with pytest.raises(UserError, match="brings code of its own"):
-        trust.refuse_foreign_words([f"--config-dir={folder}", line], folder)
+    trust.refuse_foreign_words(["--config-dir", str(mine), "style_loss=own"], folder)
+    for words, is_at_home in (([f"--config-dir={folder}"], True), (["--config-dir", str(mine)], False)):
+        with pytest.raises(UserError, match="uses code of its own"):
+            trust.refuse_foreign_words(words, folder, is_at_home)
 
 
 def test_a_hundred_mutated_attacks_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

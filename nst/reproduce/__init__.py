@@ -184,10 +184,7 @@ def reproduce(run: Run, folder: Path, places: Places, words: list[str], quiet: b
     """
     config, notes = recorded_config(run.record)
     folders, brought = find_config_folders(run, places)
-    beside = run.folder.resolve()
-    elsewhere = [Path(name) for name in folders if not Path(name).resolve().is_relative_to(beside)]
-    own = places.config_folders or ([] if run.unpacked else elsewhere)
-    trust.refuse_foreign_code(config, run.origin, brought, own, places.trust)
+    trust.refuse_foreign_code(config, run.origin, brought, places.config_folders, places.trust)
     notes += [f"Your own components are taken from {found}." for found in brought]
     notes += find_inputs(run, config, places)
     notes += find_weights(run, config, places)

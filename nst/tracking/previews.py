@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -23,12 +24,16 @@ class Previews:
         folder: made when the first picture comes.
         steps: how many there will be, to spread the pictures over.
         shape: (width, height) of the result, if not the picture's own.
+        written: what ``position`` returned, of a run that is carried on.
     """
 
-    def __init__(self, folder: Path, steps: int, shape: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, folder: Path, steps: int, shape: tuple[int, int] | None = None, written: dict[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self.turns = {0} | picture_steps(steps)
         self.shape = shape
+        self.written = dict(written or {})
 
     def step(self, snapshot: Snapshot) -> None:
         """Save the picture if its turn has come, or if it is the last.
@@ -41,10 +46,12 @@ class Previews:
             with writing(self.folder):
                 self.folder.mkdir(exist_ok=True)
             picture = Image.fromarray(images.to_bytes(snapshot.image[:1], self.shape))
-            images.save(self.folder / f"{index:06d}.jpg", encode(picture))
+            images.save(path := self.folder / f"{index:06d}.jpg", data := encode(picture))
+            self.written[f"{self.folder.name}/{path.name}"] = hashlib.sha256(data).hexdigest()
 
-    def position(self) -> None:
-        """Return nothing: a picture that is saved again is the same."""
+    def position(self) -> dict[str, str]:
+        """Return the SHA-256 of each picture saved so far, by its path in the run's folder."""
+        return dict(self.written)
 
     def close(self, status: str) -> None:
         """Do nothing: every picture is complete on disk."""
