@@ -9,7 +9,7 @@ from command_line import sketch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from nst import config, sweep
+from nst import config, sweep, tasks
 from nst.check import check
 from nst.errors import ConfigError
 
@@ -253,3 +253,50 @@ def test_a_folder_name_is_safe_whatever_the_override() -> None:
         assert re.fullmatch(r"[A-Za-z0-9.,=+_-]*", name)
         assert not name.endswith((".", " "))
     assert sweep.slug(["x=" + "a" * 500]) != sweep.slug(["x=" + "a" * 499 + "b"])
+
+
+# What changes nothing
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "is_idle"),
+    [
+        (("jitter=0", "init=recolored"), "seed", True),
+        (("init=noise",), "seed", False),
+        (("optimizer=adam",), "seed", False),  # which jitters
+        (("style_loss=sliced_wasserstein",), "seed", False),
+        (("jitter=0", "backbone._target_=mine.Net"), "seed", False),  # whatever it does
+        ((), "size", False),
+        (("schedule.sizes=[32,48]",), "size", True),
+        (("schedule=pyramid", "schedule.to=256"), "size", True),
+        (("schedule=single",), "schedule.factor", True),
+        ((), "jpeg_quality", True),
+        (("output_format=jpeg",), "jpeg_quality", False),
+        ((), "tv_kind", True),
+        (("tv=1",), "tv_kind", False),
+        (("layers.style=[]", "tv=1"), "beta", True),
+        ((), "training", True),
+        (("task=train",), "training", False),
+        (("task=train",), "init", True),
+        (("task=apply", "model=x"), "style", True),
+        (("task=apply", "model=x"), "style_weights", False),
+    ],
+)
+def test_what_changes_nothing_is_known(overrides: tuple[str, ...], key: str, is_idle: bool) -> None:
+    assert (key in tasks.idle(composed(*overrides))) == is_idle
+
+
+def test_the_jobs_of_a_sweep_are_those_that_hydra_composes() -> None:
+    lines = [
+        [f"beta={beta}", f"optimizer={optimizer}", "layers.style=[relu1_1:2]", *more]
+        for beta in (0.1, 1)
+        for optimizer in ("adam", "lbfgs")
+        for more in ([], ["style=[wave,mosaic]"], ["~optimizer.lr", "+optimizer.lr=0.5"], ["experiment=keras"])
+    ]
+    config.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        jobs = list(sweep._composed("config", lines))
+        assert [own for own, _ in jobs] == lines
+        assert all(job == compose("config", own) for own, job in jobs)
+        with pytest.raises(Exception, match="oops"):
+            list(sweep._composed("config", [["beta=oops"]]))

@@ -231,3 +231,10 @@ def test_no_frame_of_a_gif_is_so_short_that_browsers_slow_it_down(tmp_path: Path
     assert min(shown) == 20
     assert sum(shown) == pytest.approx(4 * 16 + 4 * 50, abs=10)  # what the first were too long, the others are shorter
     assert "Frames shorter than 20 ms" in clip.notes[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_to_itself_does_not_stop_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    assert pictures_below(tmp_path) == ({"a.jpg": 0}, 1)
