@@ -22,6 +22,8 @@ FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
 PIXELS = 2**20 * 171  # at most, as Pillow has it: a small file may claim any size
 WAYS = "JPEG, PNG, WebP, TIFF and BMP work"
 SRGB_GAMMA = 0.45455
+SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # white, red, green, blue: x and y each
+INTEROPERABILITY = 0xA005  # part of EXIF data
 NEW_SUBFILE_TYPE, PHOTOMETRIC, PLANAR, BITS, SAMPLE_FORMAT = 254, 262, 284, 258, 339  # tags of TIFF
 REDUCED = 1  # bit of a TIFF's page that is a small copy of another
 FULL = 1.05  # floats up to here count as [0, 1], a few of them above white
@@ -241,6 +243,8 @@ def _srgb(image: Image.Image, background: tuple[int, int, int], path: Path | Non
         image = image.convert("RGBA" if image.mode.startswith("RGB") else "LA")
         alpha = image.getchannel("A")
         image = image.convert("RGB") if image.mode == "RGBA" else image.getchannel("L")
+    if path is not None and not profile and (other := _other_primaries(image.info)):
+        log.warning("%s says that its colours are %s, which are taken as sRGB. Convert it first.", path, other)
     if profile:
         image = _apply_profile(image, profile)
     else:
@@ -248,6 +252,19 @@ def _srgb(image: Image.Image, background: tuple[int, int, int], path: Path | Non
     if alpha is not None:
         image = Image.composite(image, Image.new("RGB", image.size, background), alpha)
     return image
+
+
+def _other_primaries(info: dict[Any, Any]) -> str | None:
+    """Return what a file without a profile says of its colours, if they are not sRGB's."""
+    stated = info.get("chromaticity")
+    if stated and "srgb" not in info and any(abs(a - b) > 0.005 for a, b in zip(stated, SRGB_PRIMARIES, strict=False)):
+        return f"of the primaries {', '.join(f'{number:g}' for number in stated)}"
+    with contextlib.suppress(Exception):  # EXIF data are often malformed
+        exif = Image.Exif()
+        exif.load(info.get("exif", b""))
+        if exif.get_ifd(INTEROPERABILITY).get(1) == "R03":
+            return "Adobe RGB"
+    return None
 
 
 def _eight_bit(image: Any, path: Path | None) -> Image.Image:

@@ -467,6 +467,8 @@ def _finish(
     if warning := _has_hardly_moved(part.job.folder / "metrics.csv"):
         log.warning("%s", warning)
     log.info("%s in %.1f s: %s", outcome.reason, seconds["total"], result)
+    if part.job.sweep is None:
+        log.info("Go on from this picture: init=file init.path=%s", result)
     part.end(outcome)
 
 

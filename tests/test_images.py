@@ -963,3 +963,20 @@ def test_other_formats_are_not_opened_whatever_their_name(tmp_path: Path) -> Non
         decoding.read(tmp_path / "a.jpg", (0, 0, 0))
     with pytest.raises(UserError, match="is an address"):
         images.locate("https://example.com/a.jpg")
+
+
+def test_primaries_other_than_those_of_srgb_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.new("RGB", (4, 4), "teal").save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+
+    def stating(*numbers: float) -> None:
+        block = b"cHRM" + struct.pack(">8I", *(round(number * 100_000) for number in numbers))
+        chunk = struct.pack(">I", 32) + block + struct.pack(">I", zlib.crc32(block))
+        (tmp_path / "b.png").write_bytes(data[:33] + chunk + data[33:])
+        caplog.clear()
+        decoding.read(tmp_path / "b.png", (0, 0, 0))
+
+    stating(0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+    assert not caplog.messages
+    stating(0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)  # Adobe RGB's green
+    assert "says that its colours are of the primaries" in caplog.text
