@@ -198,6 +198,7 @@ def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
 
 
 def _size(path: Path) -> int:
+    """Return how long a file is; one that is gone has at least a byte too few."""
     return path.stat().st_size if path.is_file() else 1
 
 

@@ -216,7 +216,7 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     name = quoted(str(folder))
     # a study would make a sweep of its single jobs, too
     where = [f"resume={name}", *([f"hydra.sweep.dir={name}"] if plan else [f"hydra.run.dir={name}", "hydra.mode=RUN"])]
-    anew = {_key(argument) for argument in rest if _is_override(argument)}
+    anew = {key_of(argument) for argument in rest if _is_override(argument)}
     chosen = tuple(f"{group.replace('/', '.')}." for group in ("hydra/launcher", "hydra/sweeper") if group in anew)
     rest = [argument for argument in rest if argument not in _MULTIRUN]
 
@@ -229,13 +229,13 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     if any(argument.partition("=")[0] in trust.CONFIG_DIR for argument in rest):
         recorded = [trust.without_config_dir(arguments) for arguments in recorded]
     for arguments in recorded:
-        kept = [a for a in arguments if not (_is_override(a) and is_replaced(_key(a)))]
+        kept = [a for a in arguments if not (_is_override(a) and is_replaced(key_of(a)))]
         trust.refuse_foreign_words(kept, folder, (plan or read(folder / "run.json")).get("cwd") == str(Path.cwd()))
     return [
         [
             *(["--multirun"] if plan else []),
-            *(a for a in arguments if a not in _MULTIRUN and not (_is_override(a) and is_replaced(_key(a)))),
-            *(line for line in _as_before(folder, plan) if _key(line) not in {*anew, *map(_key, arguments)}),
+            *(a for a in arguments if a not in _MULTIRUN and not (_is_override(a) and is_replaced(key_of(a)))),
+            *(line for line in _as_before(folder, plan) if key_of(line) not in {*anew, *map(key_of, arguments)}),
             *rest,
             *where,
         ]
@@ -264,7 +264,7 @@ def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
     values = {name: OPTIONS_BEFORE.get(name, value) for name, value in BEFORE.items() if name not in config}
     values |= {"precision": config["precision"]} if "precision" in config else {}  # its default is another one now
     of_jobs: list[set[str]] = [set(map(str, job.get("overrides", []))) for job in plan.get("jobs", [])]
-    swept = {_key(line) for own in of_jobs for line in own - of_jobs[0].intersection(*of_jobs)}
+    swept = {key_of(line) for own in of_jobs for line in own - of_jobs[0].intersection(*of_jobs)}
     if "optimizer_units" not in config:
         for name in GROUPS_CHANGED:
             chosen = {str((record.get("choices") or {}).get(name)) for record in records}
@@ -325,7 +325,8 @@ def _is_override(argument: str) -> bool:
     return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """Return the knob or group that an override names."""
     return override.partition("=")[0].lstrip("+~")
 
 

@@ -86,7 +86,7 @@ class CheckFirst(Callback):
             if job.resume is not None:
                 resume.refuse_changes(folder, job)
             else:
-                _refuse_idle([job], map(_key_of, _lines(config, "task")))
+                _refuse_idle([job], map(resume.key_of, _lines(config, "task")))
             _, _claimed = _make_folder(config, "run")  # before Hydra writes anything there
         except Exception as error:
             cli.reject(error)
@@ -117,7 +117,7 @@ class CheckFirst(Callback):
                 jobs = list(_composed(name, [_own(line) for line in lines]))
                 _check_or_exit([job for _, job in jobs])
                 if config.resume is None and jobs:
-                    _refuse_idle([job for _, job in jobs], map(_key_of, jobs[0][0]))
+                    _refuse_idle([job for _, job in jobs], map(resume.key_of, jobs[0][0]))
             folder, lock = _make_folder(config, "sweep")
             added = resume.read(folder / PLAN).get("swept", {}).keys() - swept.keys()
             swept |= {_key(o): [o.get_value_element_as_str()] for o in overrides if _key(o) in added}
@@ -498,10 +498,6 @@ def _refuse_idle(jobs: Sequence[DictConfig], typed: Iterable[str]) -> None:
         reasons = [next((why for name, why in of.items() if f"{key}.".startswith(f"{name}.")), None) for of in idle]
         if all(reasons) and reasons and not (len(jobs) == 1 and key == "seed"):
             raise UserError(f"{key} changes nothing here: {reasons[0]}. Leave it out.")
-
-
-def _key_of(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
 
 
 def single_layers(architecture: str) -> str:

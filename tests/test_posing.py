@@ -205,3 +205,20 @@ def test_a_replayed_step_is_the_step(recorder, monkeypatch):
         for tag, number in expected.items():
             torch.testing.assert_close(found.named()[tag], number, rtol=1e-10, atol=1e-14)
     assert len(calls) == (3 if recorder == "as it is" else 0)
+
+
+def test_an_image_is_told_from_others_once_whatever_the_shifts(monkeypatch):
+    asked = count(monkeypatch, posing, "_identity")
+    problem = posing.pose(composed(), CPU)
+    for shift in ((0, 0), (1, 2), (3, 1), (7, 7), (5, 0)):
+        value(problem, shift)
+    assert len(asked) == 2  # content and style
+
+
+def test_a_loss_that_waits_for_the_device_is_not_recorded(monkeypatch):
+    monkeypatch.setattr(posing, "_is_replayed", lambda config, device, tile: device.type != "meta")
+    made = count(monkeypatch, replay, "Replay")
+    posing.pose(composed("style_loss=gaussian_wasserstein"), CPU)
+    assert not made
+    posing.pose(composed(), CPU)
+    assert made

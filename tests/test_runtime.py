@@ -1,9 +1,13 @@
 """What the machine is asked: precision by hardware, and memory that is kept or given back."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from nst import memory, runtime
+from nst import files, memory, resume, runtime, sweep
+from nst.errors import UserError
+from nst.training import parallel
 
 CPU = torch.device("cpu")
 
@@ -54,3 +58,56 @@ def test_freed_memory_is_kept_until_it_is_given_back():
     del large
     runtime.give_back_freed_memory()
     assert memory.held_bytes(CPU) - before < 100 * 2**20
+
+
+def test_all_processes_on_one_gpu_are_refused(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="all processes would share one GPU"), parallel.joined("cuda:0"):
+        pass
+
+
+def test_the_device_that_is_chosen_is_the_current_one(monkeypatch):
+    made_current = []
+    monkeypatch.setattr(runtime, "choose_device", lambda name: torch.device("cuda", 1))
+    monkeypatch.setattr(runtime, "precision_problem", lambda precision, device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    assert runtime.prepare("cuda:1", "float32") == torch.device("cuda", 1)
+    assert made_current == [torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize(("held", "attempts", "is_written"), [(3, 20, True), (30, 5, False)])
+def test_a_file_that_somebody_reads_is_replaced_when_he_lets_go(tmp_path, monkeypatch, held, attempts, is_written):
+    monkeypatch.setattr(files, "ATTEMPTS", attempts)
+    monkeypatch.setattr(files, "PAUSE", 0.0)
+    replace, tried = Path.replace, []
+
+    def refused_at_first(self, target):
+        tried.append(target)
+        if len(tried) <= held:
+            raise PermissionError(13, "in use")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused_at_first)
+    (tmp_path / "a.txt").write_text("old")
+    if is_written:
+        files.write_atomic(tmp_path / "a.txt", lambda file: file.write(b"new"))
+    else:
+        with pytest.raises(files.CannotWrite):
+            files.write_atomic(tmp_path / "a.txt", lambda file: file.write(b"new"))
+    assert (tmp_path / "a.txt").read_text() == ("new" if is_written else "old")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_job_that_died_without_a_word_does_not_stay_running(tmp_path):
+    files.write_json(tmp_path / "status.json", {"status": "running", "started": "2026-01-01T00:00:00+00:00"})
+    word, _, reason = sweep._outcome(tmp_path, None)
+    assert word == "interrupted"
+    assert "without a word" in reason
+    assert resume.read(tmp_path / "status.json")["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("text", ["could not create a primitive", "could not create a memory object"])
+def test_onednn_says_in_its_own_words_that_memory_ran_out(text):
+    assert memory.is_out_of_memory(RuntimeError(text))
