@@ -1,6 +1,7 @@
 """Killed, interrupted and failed runs and sweeps, carried on with: the same bytes as if nothing had happened."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -108,13 +109,16 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, caplog: pytest.LogC
     assert all("starts again from its beginning" in message for message in caplog.messages)
 
 
-@pytest.mark.parametrize("damaged", [checkpoint.FILE, "metrics.csv", "events.out.tfevents.1"])
+@pytest.mark.parametrize("damaged", [checkpoint.FILE, "metrics.csv", "events.out.tfevents.1", "previews/000001.jpg"])
 def test_no_bit_of_what_is_carried_on_from_can_flip_unseen(tmp_path: Path, damaged: str) -> None:
     rng = np.random.default_rng(0)
     write_json(tmp_path / "run.json", {"machine": {}})
     for name in ("metrics.csv", "events.out.tfevents.1"):
         (tmp_path / name).write_bytes(rng.bytes(400))
+    (tmp_path / "previews").mkdir()
+    (tmp_path / "previews" / "000001.jpg").write_bytes(preview := rng.bytes(300))
     positions = {"metrics": 380, "tensorboard": {"files": {"events.out.tfevents.1": 400}}}
+    positions |= {"frames": {}, "previews": {"previews/000001.jpg": hashlib.sha256(preview).hexdigest()}}
     state = {
         "pixels": torch.rand(1, 3, 8, 8),
         "moments": [torch.rand(5, dtype=torch.float64)],
