@@ -87,6 +87,16 @@ def test_missing_weights_of_art_fid_are_told_with_what_to_do(tmp_path: Path, mon
         perceptual._load_art_inception()
 
 
+def test_weights_of_art_fid_that_are_not_all_there_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "art_fid", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "art_fid.inception", SimpleNamespace(Inception3=lambda: torch.nn.Linear(2, 3)))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"weight": torch.zeros(3, 2)}, tmp_path / "checkpoints" / "art_inception.pth")
+    with pytest.raises(UserError, match="the file has no bias.*put it at"):
+        perceptual._load_art_inception()
+
+
 def test_missing_weights_of_lpips_are_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=offline))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))

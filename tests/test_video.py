@@ -359,3 +359,20 @@ def test_what_is_transparent_in_a_video_shows_the_background(tmp_path: Path) -> 
     pixels = np.asarray(frame.picture)
     assert np.abs(pixels[:, :31].astype(int) - [200, 30, 30]).max() <= 3
     assert np.abs(pixels[:, 33:].astype(int) - [0, 0, 255]).max() <= 3
+
+
+def test_a_change_of_size_within_a_stream_is_told(tmp_path: Path) -> None:
+    for name, size in (("wide", (64, 48)), ("small", (48, 32))):
+        with av.open(str(tmp_path / f"{name}.ts"), "w", format="mpegts") as container:
+            stream = container.add_stream("mpeg2video", rate=25)
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            for number in range(4):
+                shade = np.full((size[1], size[0], 3), 60 * number, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(shade, format="rgb24")))
+            container.mux(stream.encode())
+    path = tmp_path / "both.ts"
+    path.write_bytes((tmp_path / "wide.ts").read_bytes() + (tmp_path / "small.ts").read_bytes())
+    clip = video(path)
+    painted_in_parts(clip, tmp_path, target := tmp_path / "painted.mp4")
+    assert {frame.shape for frame in decoded(target)[0]} == {(48, 64, 3)}
+    assert len([note for note in clip.notes if "size" in note]) == 1
