@@ -3,9 +3,10 @@
 import hydra
 from omegaconf import DictConfig
 
-from nst import cli, config, resume, sweep
+from nst import cli, configuration
+from nst.runs import resume, sweep
 
-config.register()
+configuration.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -35,7 +35,7 @@ class BatchLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; return what each returned, in their order."""
-        from nst import batch  # here, since it needs torch
+        from nst.batching import grouping  # here, since it needs torch
 
         setup_globals()
         self._log_as_hydra()
@@ -43,7 +43,7 @@ class BatchLauncher(Launcher):
         configs = {
             number: self._composed(number, overrides) for number, overrides in enumerate(job_overrides, initial_job_idx)
         }
-        plan = batch.plan([_candidate(number, config) for number, config in configs.items()], self.images)
+        plan = grouping.plan([_candidate(number, config) for number, config in configs.items()], self.images)
         log.info("%s", plan)
         returns: dict[int, JobReturn] = {}
         for numbers in plan.batches:
@@ -72,9 +72,9 @@ class BatchLauncher(Launcher):
 
     def _run_together(self, configs: dict[int, DictConfig]) -> dict[int, JobReturn]:
         """Run several jobs as one batch: Hydra begins one inside the other, and the last one runs them all."""
-        from nst import joblog, resume
         from nst.job import objectives, run_in_sweep, this_job
-        from nst.record import Job
+        from nst.runs import logs, resume
+        from nst.runs.record import Job
 
         jobs: list[Job] = []
         files: list[tuple[Path, logging.Handler]] = []
@@ -84,11 +84,11 @@ class BatchLauncher(Launcher):
         def task(config: DictConfig) -> tuple[float, ...] | None:
             job = this_job(config)
             jobs.append(job)
-            files.extend((job.folder, handler) for handler in joblog.own_files())
+            files.extend((job.folder, handler) for handler in logs.own_files())
             if waiting:
                 begin(waiting.pop(0))
             else:
-                with joblog.shared(files):
+                with logs.shared(files):
                     run_in_sweep(jobs)
             return objectives(resume.past(job.folder))
 
@@ -104,7 +104,7 @@ class BatchLauncher(Launcher):
 
 def _candidate(number: int, config: DictConfig) -> Any:
     """Return what the plan needs to know of a job; its folder is named by a resolver that asks for Hydra's part."""
-    from nst.batch import Candidate
+    from nst.batching.grouping import Candidate
 
     before = HydraConfig.instance().cfg
     try:

@@ -16,11 +16,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from nst import checkpoint, experiment, joblog, launchers, memory, resume, runtime, sweep
+from nst import runtime
 from nst.cli import describe
 from nst.errors import UserError
 from nst.files import claim, remove_leftovers
-from nst.record import Job, timestamp, write_status
+from nst.runs import checkpoint, launchers, logs, resume, sweep
+from nst.runs.record import Job, timestamp, write_status
+from nst.runtime import memory
+from nst.stylization import stylize
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +124,7 @@ def _is_wanted(job: Job) -> bool:
 
 
 def _is_to_run_in_sweep(job: Job, claims: contextlib.ExitStack) -> bool:
-    with joblog.speaking_for(job.folder):
+    with logs.speaking_for(job.folder):
         try:
             return _is_to_run(job, True, claims)  # whatever is there is of this sweep: a cluster may begin a job twice
         except UserError as error:  # the folder cannot be used; what is in it stays as it is
@@ -181,7 +184,7 @@ def _guarded(jobs: Sequence[Job]) -> list[Job]:
             checkpoint.remove(job.folder)
             return
         message, memory_ran_out = describe(end), memory.is_out_of_memory(end)  # seen through what it was raised from
-        with joblog.speaking_for(job.folder):
+        with logs.speaking_for(job.folder):
             log.error("%s%s", f"{job.folder.name}: " if len(jobs) > 1 else "", message, exc_info=end)
         write_status(job.folder, "out_of_memory" if memory_ran_out else "failed", started, message)
 
@@ -235,7 +238,7 @@ def carry_out(
         Exception: whatever goes wrong for all of them.
     """
     if jobs[0].config.task == "optimize":
-        experiment.run_together(jobs, stop, tell)
+        stylize.run_together(jobs, stop, tell)
     else:
         (job,) = jobs
         tell(job, run_alone(job, stop))
@@ -256,7 +259,7 @@ def run_alone(job: Job, stop: runtime.PoliteStop) -> object:
         from nst import applying
 
         return applying.run(job, stop)
-    return experiment.run(job, stop)
+    return stylize.run(job, stop)
 
 
 def _advice(error: Exception, size: int) -> str:

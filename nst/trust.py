@@ -29,11 +29,20 @@ LARGEST_RECORD = 64 * 2**20  # bytes of a JSON file
 DEEPEST = 40  # mappings and lists in one another
 LARGEST_BUNDLE = 16 * 2**30  # bytes unpacked
 HARMLESS = re.compile(
-    r"nst\.(backbones\.load|losses\.\w+|initial\.from_\w+|optimize\.(ScipyLBFGSB|KerasAdam)"
-    r"|schedule\.(unchanged|Restart)|evaluator\.(Evaluator|nothing)"
+    r"nst\.(networks\.backbones\.load|losses\.\w+|optimization\.initial\.from_\w+"
+    r"|optimization\.(loop\.(ScipyLBFGSB|KerasAdam)|schedule\.(unchanged|Restart))"
+    r"|evaluation\.evaluator\.(Evaluator|nothing)"
     r"|transformers\.\w+Transformer|training\.(perceptual\.Perceptual|supervised\.Supervised))"
     r"|torch\.optim\.(lr_scheduler\.)?\w+"
 )  # what may be built because a record names it; anything else could be any code
+MOVED = {
+    "backbones": "networks.backbones",
+    "evaluator": "evaluation.evaluator",
+    "initial": "optimization.initial",
+    "optimize": "optimization.loop",
+    "schedule": "optimization.schedule",
+}  # modules of ours that older records name
+OLD_TARGET = re.compile(rf'(_target_(?:": "|=)nst\.)({"|".join(MOVED)})(?=\.)')
 HYDRAS_OWN = re.compile(
     r"hydra/(launcher|sweeper)="
     r"|hydra\.(run\.dir|sweep\.(dir|subdir)|job\.(name|chdir)|mode|verbose|sweeper\.(n_trials|n_jobs|direction"
@@ -108,7 +117,8 @@ def record(path: Path) -> tuple[dict[str, Any], str | None]:
             text = file.read(LARGEST_RECORD + 1)
         if len(text) > LARGEST_RECORD:
             return {}, f"{path.name} is damaged: it has more than {LARGEST_RECORD:,} bytes."
-        content = json.loads(text.decode("utf-8"))
+        current = OLD_TARGET.sub(lambda found: found[1] + MOVED[found[2]], text.decode("utf-8"))
+        content = json.loads(current)
     except (FileNotFoundError, NotADirectoryError):
         return {}, None
     except OSError as error:

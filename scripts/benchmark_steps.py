@@ -22,13 +22,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from nst import backbones, config, engines, images, runtime
-from nst.backbones import Backbone
+from nst import configuration, engines, runtime
 from nst.engines import graphs
 from nst.errors import UserError
+from nst.images import rgb
+from nst.images.pixels import PixelSpace, with_margin
 from nst.losses import TotalVariation
-from nst.objective import LayerTerm, Objective
-from nst.pixels import PixelSpace, with_margin
+from nst.losses.objective import LayerTerm, Objective
+from nst.networks import backbones
+from nst.networks.backbones import Backbone
 from nst.samples import samples
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -128,7 +130,7 @@ def contestants(case: Case, names: Sequence[str], precisions: Sequence[str]) -> 
 
 def settings(case: Case) -> DictConfig:
     """Return the case's recipe, as a run would be configured; VGG with random weights, whose values change no time."""
-    config.register()
+    configuration.register()
     chosen = ["experiment=notebook" if case.recipe == "notebook" else "experiment=sketch"]
     chosen.append(f"backbone={case.backbone}")
     if case.backbone != "squeezenet":
@@ -139,7 +141,7 @@ def settings(case: Case) -> DictConfig:
 
 def layers(case: Case, recipe: DictConfig) -> dict[str, dict[str, float]]:
     """Return ``{layer: weight}`` of the content and of the style term."""
-    weights = {kind: config.layer_weights(recipe, kind) for kind in KINDS}
+    weights = {kind: configuration.layer_weights(recipe, kind) for kind in KINDS}
     depths = {
         layer: backbones.resolve(layer, recipe.backbone.architecture).index for kind in KINDS for layer in weights[kind]
     }
@@ -150,14 +152,14 @@ def layers(case: Case, recipe: DictConfig) -> dict[str, dict[str, float]]:
 def network(recipe: DictConfig, weights: Mapping[str, Mapping[str, float]]) -> Backbone:
     """Return the backbone, cut after the deepest layer."""
     wanted = list(dict.fromkeys(layer for kind in KINDS for layer in weights[kind]))
-    built: Backbone = config.build(recipe.backbone, layers=wanted, pooling=recipe.pooling)
+    built: Backbone = configuration.build(recipe.backbone, layers=wanted, pooling=recipe.pooling)
     return built
 
 
 def pictures(case: Case, kind: str) -> Tensor:
     """Return the bundled samples of a kind, in turn, squeezed to a square: ``(B, 3, size, size)`` RGB in [0, 1]."""
     names = [name for name, about in samples().items() if about["kind"] == kind]
-    return torch.cat([images.load(names[i % len(names)], case.size, "square") for i in range(case.batch)])
+    return torch.cat([rgb.load(names[i % len(names)], case.size, "square") for i in range(case.batch)])
 
 
 def build(case: Case, name: str, device: torch.device) -> Contestant:
@@ -167,7 +169,7 @@ def build(case: Case, name: str, device: torch.device) -> Contestant:
     backbone = network(recipe, weights).to(device)
     space = PixelSpace(recipe.pixel_space, backbone.preprocessing)
     content, style = (space.encode(pictures(case, kind).to(device)) for kind in KINDS)
-    make_optimizer = config.build(recipe.optimizer)
+    make_optimizer = configuration.build(recipe.optimizer)
 
     def part(start: Tensor, loss: Loss) -> Part:
         pixels = start.clone().requires_grad_(True)
@@ -236,7 +238,7 @@ def engine_loss(
     space = PixelSpace(recipe.pixel_space, backbone.preprocessing)
     combine = recipe.layers.get("combine", "mean")
     content_term, style_term = (
-        LayerTerm(kind, config.build(recipe[f"{kind}_loss"]), weights[kind], combine) for kind in KINDS
+        LayerTerm(kind, configuration.build(recipe[f"{kind}_loss"]), weights[kind], combine) for kind in KINDS
     )
 
     def seen(pixels: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from nst.evaluator import Evaluator
+from nst.evaluation.evaluator import Evaluator
 from nst.runtime import device_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,12 +34,12 @@ def judges() -> dict[str, Evaluator]:
     """Return both evaluators, as conf/evaluator has them."""
     from hydra import compose, initialize_config_dir
 
-    from nst import config
+    from nst import configuration
 
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         nodes = {name: compose("config", [f"evaluator={name}"]).evaluator for name in ("vgg16", "squeezenet")}
-    return {name: config.build(node) for name, node in nodes.items()}
+    return {name: configuration.build(node) for name, node in nodes.items()}
 
 
 def sweep(folder: Path, overrides: list[str]) -> list[Path]:

@@ -18,9 +18,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from nst import cli, config, evaluator, perceptual, resume
+from nst import cli, configuration
 from nst.errors import UserError, unknown
+from nst.evaluation import evaluator, learned
 from nst.files import write_json
+from nst.runs import resume
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "evaluator"
 
@@ -40,7 +42,7 @@ def make_evaluator(name: str, overrides: list[str]) -> evaluator.Evaluator:
     typed = OmegaConf.from_dotlist([override.removeprefix("evaluator.") for override in overrides])
     if strange := [key for key in typed if key not in node]:
         raise UserError(unknown(f"setting of evaluator={name}", strange[0], [key for key in node if key != "_target_"]))
-    made: evaluator.Evaluator = config.build(OmegaConf.merge(node, typed))
+    made: evaluator.Evaluator = configuration.build(OmegaConf.merge(node, typed))
     return made
 
 
@@ -73,7 +75,7 @@ def main() -> int:
         if arguments.art_fid:
             runs = [evaluator.run_pictures(folder) for folder in folders]
             pictures = ([getattr(run, kind) for run in runs] for kind in ("result", "content", "style"))
-            print(f"pictures,art_fid\n{len(runs)},{perceptual.art_fid(*pictures):.6g}")
+            print(f"pictures,art_fid\n{len(runs)},{learned.art_fid(*pictures):.6g}")
             return 0
     elif len(what) == 3 and not (arguments.write or arguments.art_fid):
         folders = []

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from nst import images
+from nst.images import rgb
 
 GAP = 12
 CAPTION = 44
@@ -32,7 +32,7 @@ def read(folder: Path) -> tuple[Image.Image, dict[str, Any]]:
 
 def open_input(name: str) -> Image.Image:
     """Open a content or style image by its path or the name of a sample."""
-    return Image.open(images.locate(name)).convert("RGB")
+    return Image.open(rgb.locate(name)).convert("RGB")
 
 
 def with_inset(picture: Image.Image, style: Image.Image) -> Image.Image:

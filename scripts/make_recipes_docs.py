@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from nst import backbones, config, schedule  # noqa: E402
+from nst import configuration  # noqa: E402
+from nst.networks import backbones  # noqa: E402
+from nst.optimization import schedule  # noqa: E402
 
 CONF, DOCS = ROOT / "conf", ROOT / "docs"
 TABLE = DOCS / "recipes.md"
@@ -113,7 +115,7 @@ def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def composed(name: str) -> DictConfig:
     """Return the configuration of a preset."""
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", [f"experiment={name}"])
 
@@ -174,7 +176,7 @@ def picture(name: str) -> str:
 
 def term(preset: DictConfig, kind: str) -> str:
     """Return the layers of a term with their weights, and its loss."""
-    found = config.layer_weights(preset, kind)
+    found = configuration.layer_weights(preset, kind)
     if not found:
         return "none"
     alike = set(found.values()) == {1.0}
@@ -216,7 +218,9 @@ def descent(preset: DictConfig) -> str:
     steps = ", ".join(str(scale.steps) for scale in scales)
     words = [" ".join([name, *settings]), f"{steps} steps"]
     if len(scales) > 1:
-        words[-1] += f" at {', '.join(str(scale.size) for scale in scales)} pixels ({config.between_scales(preset)})"
+        words[-1] += (
+            f" at {', '.join(str(scale.size) for scale in scales)} pixels ({configuration.between_scales(preset)})"
+        )
     words.append(f"clamp {preset.clamp}")
     rates = {key: value for key, value in preset.lr_schedule.items() if not str(key).startswith("_")}
     if rates:

@@ -26,9 +26,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nst import backbones, images
 from nst.files import write_atomic
+from nst.images import rgb
 from nst.losses import functional
+from nst.networks import backbones
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = ("coffee,wave", "astronaut,swirls", "chelsea,mosaic")
@@ -97,7 +98,7 @@ class Judge:
     @torch.no_grad()
     def maps(self, name: str) -> dict[str, Tensor]:
         """Return the maps of an image."""
-        found: dict[str, Tensor] = self.network(self.network.preprocessing(images.load(name, SIZE)))
+        found: dict[str, Tensor] = self.network(self.network.preprocessing(rgb.load(name, SIZE)))
         return found
 
     def __call__(self, result: Path, pair: str) -> tuple[float, float]:

@@ -34,7 +34,12 @@ SCORES = (
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "backbone": {
         name: {
-            "backbone": {"_target_": "nst.backbones.load", "architecture": architecture, "weights": weights, "seed": 0},
+            "backbone": {
+                "_target_": "nst.networks.backbones.load",
+                "architecture": architecture,
+                "weights": weights,
+                "seed": 0,
+            },
             "layers": {"content": content, "style": style, "combine": "mean"},
         }
         for name, architecture, weights, content, style in (
@@ -49,8 +54,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "gram_raw": {"style_loss": {"_target_": "nst.losses.GramLoss", "gram_norm": "none", "scale": 1.0}},
     },
     "init": {
-        "content": {"init": {"_target_": "nst.initial.from_content", "_partial_": True}},
-        "noise": {"init": {"_target_": "nst.initial.from_noise", "_partial_": True, "amplitude": 0.5}},
+        "content": {"init": {"_target_": "nst.optimization.initial.from_content", "_partial_": True}},
+        "noise": {"init": {"_target_": "nst.optimization.initial.from_noise", "_partial_": True, "amplitude": 0.5}},
     },
     "optimizer": {
         "adam": {

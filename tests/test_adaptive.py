@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from nst import backbones, transformers
+from nst import transformers
 from nst.errors import ConfigError, UserError
+from nst.networks import backbones
 from nst.transformers.layers import given, measured
 
 ADAIN: dict[str, Any] = {

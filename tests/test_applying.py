@@ -21,14 +21,19 @@ from PIL import Image
 from test_media import ramp
 from torch import Tensor, nn
 
-from nst import applying, config, evaluator, images, memory, provenance, reproduce, resume, runtime, transformers
+from nst import applying, configuration, reproduce, runtime, transformers
 from nst.applying import model, sheet
 from nst.applying.ledger import Ledger, Line
 from nst.applying.tiles import Painter, reach
-from nst.check import check
 from nst.errors import ConfigError, UserError
-from nst.record import Job, write_status
+from nst.evaluation import evaluator
+from nst.images import rgb
 from nst.report.write import write_report
+from nst.runs import provenance, resume
+from nst.runs.record import Job, write_status
+from nst.runtime import memory
+from nst.setup import estimate
+from nst.setup.check import check
 from nst.transformers.layers import given
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -75,7 +80,7 @@ def photo(path: Path, width: int = 48, height: int = 32, seed: int = 0) -> Path:
 
 def job(folder: Path, *overrides: str) -> Job:
     """Return a job that paints; nothing is scored unless asked for."""
-    config.register()
+    configuration.register()
     lines = ["task=apply", "evaluator=none", *overrides]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         composed = compose("config", sketch(*lines))
@@ -185,7 +190,7 @@ def test_a_row_of_tiles_is_narrower_than_the_halo(monkeypatch: pytest.MonkeyPatc
 def test_tiles_are_chosen_by_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     painter = Painter(network(), None, CPU, torch.float32)
     shape = (1200, 1600)
-    need = memory.forward_bytes(painter.network, shape, torch.float32, CPU)
+    need = estimate.forward_bytes(painter.network, shape, torch.float32, CPU)
     assert need is not None and need > 1200 * 1600 * 4 * 4  # maps of the first convolution alone
     for free, most in ((need * 2, None), (need // 2, 1200), (need // 20, 512)):
         monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
@@ -197,10 +202,10 @@ def test_tiles_are_chosen_by_the_free_memory(monkeypatch: pytest.MonkeyPatch) ->
         assert side is not None and 0 < side <= most
         halo = painter.reach.halo
         within = min(side + 2 * halo, 1200), side + 2 * halo
-        assert (memory.forward_bytes(painter.network, within, torch.float32, CPU) or 0) <= free
+        assert (estimate.forward_bytes(painter.network, within, torch.float32, CPU) or 0) <= free
         at = painter.measurable(shape)
         assert at[0] < 1200 and abs(at[1] / at[0] - 4 / 3) < 0.02
-        assert (memory.forward_bytes(painter.network, at, torch.float32, CPU) or 0) <= free
+        assert (estimate.forward_bytes(painter.network, at, torch.float32, CPU) or 0) <= free
     assert Painter(painter.network, None, CPU, torch.float32, "none").choose(shape) is None
     assert Painter(painter.network, None, CPU, torch.float32, "256").choose(shape) == 256
     assert Painter(painter.network, None, CPU, torch.float32, "2048").choose(shape) is None
@@ -272,7 +277,7 @@ def test_a_network_for_any_style_takes_those_that_are_named(tmp_path: Path) -> N
     record = paint(tmp_path / "one", *overrides, "style=mosaic")
     assert record["style"]["sha256"] == _digest("mosaic")["sha256"]
     net = transformers.build(node, 1, 0).eval()
-    net.take_styles([images.load(name, 512) for name in ("mosaic", "wave")])  # type: ignore[operator]
+    net.take_styles([rgb.load(name, 512) for name in ("mosaic", "wave")])  # type: ignore[operator]
     assert close(np.asarray(Image.open(tmp_path / "one/result.png")), directly(content, [1.0, 0.0], net))
     paint(tmp_path / "two", *overrides, "style=[mosaic,wave]", "style_weights=[1,3]")
     assert close(np.asarray(Image.open(tmp_path / "two/result.png")), directly(content, [0.25, 0.75], net))
@@ -305,7 +310,7 @@ def test_size_fit_format_and_background_are_those_of_other_tasks(tmp_path: Path)
     clear[:, :20, 3] = 0
     content = tmp_path / "clear.png"
     Image.fromarray(clear, "RGBA").save(content)
-    seen = images.load(str(content), 48, "square", "bicubic", "red")
+    seen = rgb.load(str(content), 48, "square", "bicubic", "red")
     with torch.no_grad():
         painted = network()(seen)
     record = paint(
@@ -315,7 +320,7 @@ def test_size_fit_format_and_background_are_those_of_other_tasks(tmp_path: Path)
     with Image.open(tmp_path / "out/result.jpg") as file:
         assert file.format == "JPEG"
         assert file.size == (48, 32)
-        assert np.abs(np.asarray(file).astype(int) - images.to_bytes(painted, (48, 32)).astype(int)).mean() < 2
+        assert np.abs(np.asarray(file).astype(int) - rgb.to_bytes(painted, (48, 32)).astype(int)).mean() < 2
     assert record["size"] == {"width": 48, "height": 32}
 
 
@@ -330,7 +335,7 @@ def test_tiles_make_the_same_picture(tmp_path: Path) -> None:
 def test_scores_are_those_of_the_evaluator(tmp_path: Path) -> None:
     path, content = saved(tmp_path / "net.safetensors", "swirls"), photo(tmp_path / "photo.png", 64, 64)
     record = paint(tmp_path / "out", f"model={path}", f"content={content}", "evaluator=squeezenet", "evaluator.size=64")
-    judge = config.build(job(tmp_path / "x", "evaluator=squeezenet", "evaluator.size=64").config.evaluator)
+    judge = configuration.build(job(tmp_path / "x", "evaluator=squeezenet", "evaluator.size=64").config.evaluator)
     assert record["scores"] == judge.scores(tmp_path / "out/result.png", content, "swirls")
     styles = [{"label": "mine", "file": "mine.png", "sha256": "0" * 64}]
     transformers.save(path, network(), {"styles": styles})

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import get_model, squeezenet1_1, vgg
 
-from nst import backbones, images
 from nst.errors import ConfigError, UserError
+from nst.images import rgb
+from nst.networks import backbones
 
 CAFFE_VGG16 = Path(__file__).parents[1] / ".." / "shared" / "weights" / "vgg16_caffe_features.safetensors"
 
@@ -602,7 +603,7 @@ def classify(cat: Path, preprocessing: str) -> list[int]:
     with (folder / "example_models" / "weights" / "squeezenet_weights.pkl").open("rb") as file:
         weight, bias = pickle.load(file, encoding="latin1")["conv10"]
     net = backbones.load("squeezenet1_1", "bundled", ["fire9"], preprocessing=preprocessing)
-    features = net(net.preprocessing(images.load(str(cat), 227, "square", "bilinear")))["fire9"][0].numpy()
+    features = net(net.preprocessing(rgb.load(str(cat), 227, "square", "bilinear")))["fire9"][0].numpy()
     scores = np.einsum("chw,ck->khw", features, weight[0, 0]) + bias[:, None, None]
     return np.maximum(scores, 0).mean(axis=(1, 2)).argsort()[::-1][:3].tolist()
 
@@ -610,7 +611,7 @@ def classify(cat: Path, preprocessing: str) -> list[int]:
 @pytest.fixture
 def cat(tmp_path: Path) -> Path:
     path = tmp_path / "cat.png"
-    with Image.open(images.locate("chelsea")) as image:
+    with Image.open(rgb.locate("chelsea")) as image:
         image.crop((60, 0, 360, 300)).save(path)
     return path
 
@@ -630,7 +631,7 @@ def test_squeezenet_with_the_wrong_preprocessing_sees_none(cat: Path, wrong: str
 def test_vgg16_with_caffe_weights_sees_a_picture() -> None:
     layers = [f"relu{block}_1" for block in range(1, 6)]
     net = backbones.load("vgg16", str(CAFFE_VGG16), layers, preprocessing="caffe")
-    picture = net.preprocessing(images.load("chelsea", 64))
+    picture = net.preprocessing(rgb.load("chelsea", 64))
     maps = net(picture)
     grey = net(net.preprocessing(torch.full((1, 3, 64, 64), 0.5)))
     for name in layers:

@@ -19,10 +19,11 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from test_robustness import own_loss, wait_for_steps
 
-from nst import batch, checkpoint, config, experiment, images, launchers, memory, posing, runtime
-from nst.batch import Candidate
-from nst.descent import Diverged, State, Step, join, split
+from nst import configuration, runtime
+from nst.batching import grouping
+from nst.batching.grouping import Candidate
 from nst.errors import UserError
+from nst.images import rgb
 from nst.losses import (
     GramLoss,
     HistogramLoss,
@@ -33,9 +34,13 @@ from nst.losses import (
     SlicedWassersteinLoss,
     SumLoss,
 )
-from nst.objective import LayerTerm, Losses
-from nst.optimize import optimize
-from nst.record import Job
+from nst.losses.objective import LayerTerm, Losses
+from nst.optimization.loop import optimize
+from nst.optimization.state import Diverged, State, Step, join, split
+from nst.runs import checkpoint, launchers
+from nst.runs.record import Job
+from nst.setup import estimate, posing
+from nst.stylization import stylize
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 CONF = Path(__file__).parent.parent / "conf"
@@ -60,7 +65,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def composed(*overrides: str) -> Any:
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", sketch(*overrides))
 
@@ -70,9 +75,9 @@ def job(folder: Path, *overrides: str) -> Job:
     return Job(composed(*overrides), folder, {}, list(overrides))
 
 
-def together(folder: Path, *jobs: tuple[str, ...]) -> list[experiment.Ended]:
+def together(folder: Path, *jobs: tuple[str, ...]) -> list[stylize.Ended]:
     made = [job(folder / str(number), *overrides) for number, overrides in enumerate(jobs)]
-    return experiment.run_together(made, runtime.PoliteStop())
+    return stylize.run_together(made, runtime.PoliteStop())
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -110,7 +115,7 @@ def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, photo: Path, 
     assert not any(isinstance(end, Exception) for end in together(tmp_path / "batch", *jobs))
     pictures = set()
     for number, overrides in enumerate(jobs):
-        experiment.run(job(tmp_path / f"alone{number}", *overrides), runtime.PoliteStop())
+        stylize.run(job(tmp_path / f"alone{number}", *overrides), runtime.PoliteStop())
         ours, alone = tmp_path / "batch" / str(number), tmp_path / f"alone{number}"
         assert len(rows(ours)) == len(rows(alone)) == 5
         for row, expected in zip(rows(ours), rows(alone), strict=True):
@@ -156,7 +161,7 @@ def test_in_float32_the_losses_of_a_picture_are_those_alone_to_rounding(photo: P
 def test_a_picture_that_is_at_its_target_stays_there(tmp_path: Path, precision: str) -> None:
     common = (*COMMON, f"precision={precision}", "evaluator=none")
     together(tmp_path, *((*common, f"beta={beta}", f"seed={seed}") for beta, seed in ((0, 1), (0.1, 2), (0, 3))))
-    expected = images.to_bytes(images.load("coffee", 40))
+    expected = rgb.to_bytes(rgb.load("coffee", 40))
     for number, still in enumerate((True, False, True)):
         with Image.open(tmp_path / str(number) / "result.png") as picture:
             assert np.array_equal(np.asarray(picture), expected) is still
@@ -231,7 +236,7 @@ def test_a_job_that_cannot_begin_fails_alone(tmp_path: Path) -> None:
     ends = together(tmp_path / "out", (*common, "seed=1"), broken, (*common, "seed=2"))
     assert "not an image" in str(ends[1])
     alone = job(tmp_path / "alone", *common, "seed=2")
-    experiment.run(alone, runtime.PoliteStop())
+    stylize.run(alone, runtime.PoliteStop())
     assert (tmp_path / "out" / "2" / "result.png").read_bytes() == (tmp_path / "alone" / "result.png").read_bytes()
 
 
@@ -303,9 +308,9 @@ def test_a_state_of_an_earlier_version_is_carried_on_with() -> None:
 # ---------------------------------------------------------------- the plan
 
 
-def planned(folder: Path, jobs: list[tuple[str, ...]], at_once: int | None = 99) -> batch.Plan:
+def planned(folder: Path, jobs: list[tuple[str, ...]], at_once: int | None = 99) -> grouping.Plan:
     found = [Candidate(i, composed("size=32", *own), folder / str(i)) for i, own in enumerate(jobs)]
-    return batch.plan(found, at_once)
+    return grouping.plan(found, at_once)
 
 
 def test_what_may_differ_in_a_batch_and_what_not(tmp_path: Path, photo: Path) -> None:
@@ -345,7 +350,7 @@ def test_jobs_with_a_loss_of_maps_are_those_run_alone(tmp_path: Path, loss: str)
     jobs = [(*common, "beta=0.01"), (*common, "beta=1", "style=mosaic"), (*common, "alpha=2", "init=noise")]
     assert not any(isinstance(end, Exception) for end in together(tmp_path / "batch", *jobs))
     for number, overrides in enumerate(jobs):
-        experiment.run(job(tmp_path / f"alone{number}", *overrides), runtime.PoliteStop())
+        stylize.run(job(tmp_path / f"alone{number}", *overrides), runtime.PoliteStop())
         ours, alone = tmp_path / "batch" / str(number), tmp_path / f"alone{number}"
         for row, expected in zip(rows(ours), rows(alone), strict=True):
             assert row == pytest.approx(expected, rel=1e-9, abs=1e-15)
@@ -390,7 +395,7 @@ def test_a_setting_cuts_batches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", ["0", "-1", "many", "1.5", "1000", "null"])
 def test_a_setting_that_is_none_is_refused(number: str) -> None:
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         overrides = ["hydra/launcher=batch", f"hydra.launcher.images={number}"]
         chosen = compose("config", sketch(*overrides), return_hydra_config=True)
@@ -398,12 +403,12 @@ def test_a_setting_that_is_none_is_refused(number: str) -> None:
         launchers.prepare(chosen)
 
 
-@pytest.mark.parametrize(("free", "images"), [(1000, 8), (1112, 9), (250, 1), (0, 1), (10**6, batch.MOST)])
+@pytest.mark.parametrize(("free", "images"), [(1000, 8), (1112, 9), (250, 1), (0, 1), (10**6, grouping.MOST)])
 def test_a_batch_is_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch, free: int, images: int) -> None:
-    need = memory.Need(total=300, fixed=200, held=100)  # 100 for each image; 100 more than is held for the first
-    monkeypatch.setattr("nst.posing.estimate_memory", lambda *rest: need)
-    monkeypatch.setattr("nst.memory.free_bytes", lambda device: free)
-    assert batch.room(composed("size=32", "device=cpu")) == images
+    need = estimate.Need(total=300, fixed=200, held=100)  # 100 for each image; 100 more than is held for the first
+    monkeypatch.setattr("nst.setup.posing.estimate_memory", lambda *rest: need)
+    monkeypatch.setattr("nst.runtime.memory.free_bytes", lambda device: free)
+    assert grouping.room(composed("size=32", "device=cpu")) == images
     whole = posing.of_images(need, images)
     assert whole is not None
     assert whole.further <= free or images == 1
@@ -476,7 +481,7 @@ class Fine(Mixes):
 )  # fmt: skip
 def test_a_loss_is_tried_on_two_images(loss: Any, fits: bool) -> None:
     before = torch.get_rng_state()
-    assert batch.is_per_image(loss) is fits
+    assert grouping.is_per_image(loss) is fits
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -531,7 +536,7 @@ def test_scipys_lbfgs_runs_in_turn_and_the_command_says_why(tmp_path: Path) -> N
     result = run(*BATCH, "optimizer=lbfgsb,adam", "seed=0,1", "init=noise", *SMALL, "hydra.launcher.images=2",
                  "hydra.sweep.dir=out", cwd=tmp_path)  # fmt: skip
     assert result.returncode == 0, result.stderr
-    said = "2 in one batch (2 images); in turn #0, #1: nst.optimize.ScipyLBFGSB does not treat each image by itself"
+    said = "2 in one batch (2 images); in turn #0, #1: nst.optimization.loop.ScipyLBFGSB does not treat each"
     assert said in result.stdout + result.stderr
     batches = {path.parent.name: record(path.parent).get("batch") for path in tmp_path.glob("out/*/run.json")}
     assert [bool(batches[name]) for name in sorted(batches)] == [False, False, True, True]

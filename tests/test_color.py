@@ -9,7 +9,7 @@ import skimage.exposure
 import torch
 from torch import Tensor
 
-from nst import color, images
+from nst.images import color, rgb
 
 MATCHES = (color.match_pca, color.match_cholesky, color.match_histogram)
 LINEAR = (color.match_pca, color.match_cholesky)
@@ -210,7 +210,7 @@ def test_luminance_of_a_batch_is_that_of_each_image() -> None:
 
 @pytest.mark.parametrize("match", MATCHES)
 def test_real_pictures_keep_their_range_but_for_a_little(match: Match) -> None:
-    style, content = images.load("swirls", 64), images.load("coffee", 64)
+    style, content = rgb.load("swirls", 64), rgb.load("coffee", 64)
     matched = match(style, content)
     assert bool(matched.isfinite().all())
     outside = (matched < 0) | (matched > 1)

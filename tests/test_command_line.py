@@ -11,7 +11,8 @@ import torch
 from command_line import ROOT, TINY, refused, run
 from PIL import Image
 
-from nst import images, pretrained, runtime
+from nst import pretrained, runtime
+from nst.images import rgb
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_the_result_has_the_contents_shape_and_is_not_the_content(single: Path) 
     with Image.open(single / "result.png") as picture:
         assert picture.size == (32, 21)  # coffee is 600 x 400
         pixels = np.asarray(picture, dtype=float) / 255
-    content = images.load("coffee", 32)[0].permute(1, 2, 0).numpy()
+    content = rgb.load("coffee", 32)[0].permute(1, 2, 0).numpy()
     assert 0.005 < np.abs(pixels - content).mean() < 0.3
 
 

@@ -9,16 +9,18 @@ from command_line import sketch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from nst import config, sweep, tasks
-from nst.check import check
+from nst import configuration
+from nst.configuration import tasks
 from nst.errors import ConfigError
+from nst.runs import sweep
+from nst.setup.check import check
 
 CONF = Path(__file__).parent.parent / "conf"
 RANDOM = "backbone.weights=random"
 
 
 def composed(*overrides: str) -> DictConfig:
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", sketch(*overrides))
 
@@ -40,7 +42,8 @@ def test_the_defaults_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    "choice", [f"{g}={o}" for g in config.GROUPS if g not in ("layers", "backbone") for o in options(g) if o != "file"]
+    "choice",
+    [f"{g}={o}" for g in configuration.GROUPS if g not in ("layers", "backbone") for o in options(g) if o != "file"],
 )
 def test_every_option_of_every_group_passes(choice: str) -> None:
     assert mistakes(choice) == []
@@ -65,7 +68,7 @@ def test_every_experiment_passes_and_opens_with_its_command_expectation_and_sour
 def test_what_is_typed_beats_an_experiment() -> None:
     job = composed("experiment=notebook", "beta=5", "optimizer.lr=0.5", "backbone=vgg16", "layers.style=[conv1_2]")
     assert (job.beta, job.optimizer.lr, job.backbone.architecture) == (5, 0.5, "vgg16")
-    assert config.layer_weights(job, "style") == {"conv1_2": 1.0}
+    assert configuration.layer_weights(job, "style") == {"conv1_2": 1.0}
 
 
 @pytest.mark.parametrize("choice", ["optimizer=lbfgs", "optimizer=lbfgsb", "style_loss=gram", "content_loss=mse"])
@@ -204,12 +207,12 @@ def test_a_missing_value_is_named() -> None:
 
 def test_layers_are_a_list_or_weights_by_name_under_any_alias() -> None:
     vgg = ("backbone=vgg19", RANDOM)
-    assert config.layer_weights(composed(*vgg, "layers.content=[features.21,conv4_3]"), "content") == {
+    assert configuration.layer_weights(composed(*vgg, "layers.content=[features.21,conv4_3]"), "content") == {
         "conv4_2": 1.0,
         "conv4_3": 1.0,
     }
     job = composed(*vgg, "layers.style=[features.19:0.5,{relu1_1:2}]")
-    assert config.layer_weights(job, "style") == {"conv4_1": 0.5, "relu1_1": 2.0}
+    assert configuration.layer_weights(job, "style") == {"conv4_1": 0.5, "relu1_1": 2.0}
 
 
 def test_a_term_can_be_left_out() -> None:
@@ -218,13 +221,13 @@ def test_a_term_can_be_left_out() -> None:
 
 def test_every_knob_has_a_default_and_a_line_of_help() -> None:
     job = composed()
-    for knob in dataclasses.fields(config.Config):
+    for knob in dataclasses.fields(configuration.Config):
         assert knob.name in job
         assert knob.metadata["help"]
     scalars = set(OmegaConf.load(CONF / "config.yaml")) - {"defaults", "hydra"}
-    known = {knob.name for knob in dataclasses.fields(config.Config)}
+    known = {knob.name for knob in dataclasses.fields(configuration.Config)}
     with_the_optimizer = {"clamp", "clamp_range", "clamp_until", "clip_gradient", "jitter", "optimizer_units"}
-    assert scalars == known - set(config.GROUPS) - with_the_optimizer - {"task"}
+    assert scalars == known - set(configuration.GROUPS) - with_the_optimizer - {"task"}
 
 
 @pytest.mark.parametrize(
@@ -293,7 +296,7 @@ def test_the_jobs_of_a_sweep_are_those_that_hydra_composes() -> None:
         for optimizer in ("adam", "lbfgs")
         for more in ([], ["style=[wave,mosaic]"], ["~optimizer.lr", "+optimizer.lr=0.5"], ["experiment=keras"])
     ]
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         jobs = list(sweep._composed("config", lines))
         assert [own for own, _ in jobs] == lines

@@ -10,11 +10,14 @@ from command_line import ROOT, refused, run, script, sketch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from nst import color, config, images, optimize, posing
-from nst.check import check
+from nst import configuration
 from nst.errors import ConfigError, UserError
+from nst.images import color, rgb
 from nst.losses import GramLoss, Guided, MSELoss, is_guidable
 from nst.losses.guided import guide_of
+from nst.optimization import loop
+from nst.setup import posing
+from nst.setup.check import check
 
 CPU = torch.device("cpu")
 PLAIN = ("size=48", "steps=2", "precision=float64", "margin=0", "jitter=0", "engine=plain", "evaluator=none")
@@ -40,7 +43,7 @@ def masks(tmp_path: Path) -> list[str]:
 
 
 def composed(*overrides):
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         job = compose("config", sketch(*PLAIN, *overrides))
     check(job)
@@ -190,11 +193,11 @@ def test_a_loss_that_knows_no_region_is_told_apart():
 
 
 def test_what_is_protected_stays_the_content_to_the_byte(tmp_path, masks):
-    left = images.load_mask(masks[0], (48, 32))
+    left = rgb.load_mask(masks[0], (48, 32))
     problem = posed(f"content_mask={masks[0]}", "init=noise", "steps=5")
     canvas = problem.canvases[0]
     job = composed("steps=5")
-    outcome = optimize.optimize(
+    outcome = loop.optimize(
         problem.start,
         problem.evaluate,
         lambda pixels: torch.optim.Adam(pixels, lr=0.1),
@@ -227,7 +230,7 @@ def test_luminance_only_keeps_the_colours_of_the_content_and_hides_them_from_the
     inputs = problem.inputs[0]
     for image in (inputs.content, *inputs.styles):
         assert torch.equal(image[:, :1].expand(-1, 3, -1, -1), image)
-    grey, original = inputs.style[0, 0], images.load("coffee", 48).double()
+    grey, original = inputs.style[0, 0], rgb.load("coffee", 48).double()
     assert grey.mean().item() == pytest.approx(color.luminance(original).mean().item(), abs=0.02)
     painted = problem.canvases[0].decode(noisy(problem))
     chroma = torch.tensor([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], dtype=torch.float64)  # I and Q of YIQ
@@ -291,7 +294,7 @@ def test_a_mask_with_nowhere_to_go_is_refused(tmp_path, masks):
 
 def test_a_mask_of_another_shape_is_stretched_with_a_warning(tmp_path, caplog):
     Image.new("L", (20, 20), 200).save(tmp_path / "square.png")
-    mask = images.load_mask(str(tmp_path / "square.png"), (48, 32))
+    mask = rgb.load_mask(str(tmp_path / "square.png"), (48, 32))
     assert mask.shape == (1, 1, 32, 48)
     assert torch.allclose(mask, torch.tensor(200 / 255, dtype=torch.float64))
     assert "20 x 20 pixels and is stretched to the content's 48 x 32" in caplog.text
@@ -362,7 +365,7 @@ def test_a_small_white_spot_is_not_rounded_away(tmp_path):
     mask = np.zeros((640, 960), np.uint8)
     mask[100, 100] = 255
     Image.fromarray(mask).save(tmp_path / "spot.png")
-    found = images.load_mask(str(tmp_path / "spot.png"), (48, 32))
+    found = rgb.load_mask(str(tmp_path / "spot.png"), (48, 32))
     assert found[0, 0, 5, 5].item() == pytest.approx(1 / 400)
     assert torch.count_nonzero(found) == 1
 
@@ -378,7 +381,7 @@ def test_inspect_is_shown_what_the_network_sees():
 @pytest.mark.parametrize("value", [0.0, 0.3])
 def test_a_style_map_without_variety_divides_by_no_rounding(loss, value):
     job = composed(f"style_loss={loss}")
-    made = config.build(job.style_loss)
+    made = configuration.build(job.style_loss)
     generator = torch.Generator().manual_seed(0)
     features = torch.rand(1, 8, 6, 5, generator=generator)
     found = made(features, made.target(torch.full((1, 8, 6, 5), value))).item()

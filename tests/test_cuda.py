@@ -9,18 +9,20 @@ from command_line import sketch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from nst import config, experiment, posing, runtime
-from nst.descent import Diverged
+from nst import configuration, runtime
+from nst.optimization.state import Diverged
+from nst.setup import posing
+from nst.stylization import stylize
 
 CONF = Path(__file__).parent.parent / "conf"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-def job(folder: Path, *overrides: str) -> experiment.Job:
-    config.register()
+def job(folder: Path, *overrides: str) -> stylize.Job:
+    configuration.register()
     folder.mkdir(exist_ok=True)
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return experiment.Job(compose("config", sketch(*overrides)), folder, {}, list(overrides))
+        return stylize.Job(compose("config", sketch(*overrides)), folder, {}, list(overrides))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_the_same_bytes_twice(tmp_path: Path, optimizer: str) -> None:
     pictures = []
     for name in ("first", "second"):
         task = job(tmp_path / name, f"optimizer={optimizer}", "size=96", "steps=20", "device=cuda")
-        experiment.run(task, runtime.PoliteStop())
+        stylize.run(task, runtime.PoliteStop())
         pictures.append((tmp_path / name / "result.png").read_bytes())
     assert pictures[0] == pictures[1]
 
@@ -61,7 +63,7 @@ def test_a_bad_loss_is_noticed_at_the_next_logged_step_and_the_best_picture_is_k
         tmp_path / "run", "size=64", "steps=40", "optimizer=sgd", "optimizer.lr=1e30", "clamp=never", "device=cuda"
     )
     with pytest.raises(Diverged, match="at step 10"):
-        experiment.run(task, runtime.PoliteStop())
+        stylize.run(task, runtime.PoliteStop())
     assert np.asarray(Image.open(tmp_path / "run" / "best.png")).std() > 10
 
 
@@ -80,8 +82,8 @@ def test_no_waiting_for_the_device_between_logged_steps(tmp_path: Path, together
         seen.append(step.index)
 
     try:
-        experiment.optimize(
-            problem.start, problem.evaluate, config.build(settings[0].optimizer), 10, watch, lambda index: False,
+        stylize.optimize(
+            problem.start, problem.evaluate, configuration.build(settings[0].optimizer), 10, watch, lambda index: False,
             problem.space.bounds(problem.start), settings[0].clamp, 0, [one.seed for one in settings],
             lost=lambda image, error: None,
         )  # fmt: skip
@@ -93,10 +95,10 @@ def test_no_waiting_for_the_device_between_logged_steps(tmp_path: Path, together
 def test_a_batch_is_its_jobs_run_alone_to_rounding(tmp_path: Path) -> None:
     knobs = ("size=64", "steps=6", "log_every=1", "device=cuda", "precision=float32")
     jobs = [job(tmp_path / str(i), *knobs, f"beta={0.1 * (i + 1)}", f"seed={i}") for i in range(3)]
-    ends = experiment.run_together(jobs, runtime.PoliteStop())
+    ends = stylize.run_together(jobs, runtime.PoliteStop())
     for i, end in enumerate(ends):
-        assert isinstance(end, experiment.Outcome)
-        alone = experiment.run(
+        assert isinstance(end, stylize.Outcome)
+        alone = stylize.run(
             job(tmp_path / f"alone{i}", *knobs, f"beta={0.1 * (i + 1)}", f"seed={i}"), runtime.PoliteStop()
         )
         assert float(end.last.losses.total) == pytest.approx(float(alone.last.losses.total), rel=1e-3)

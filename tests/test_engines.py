@@ -8,17 +8,18 @@ import torch
 from torch import nn
 from torch.nn import functional as nnf
 
-from nst import backbones, engines
-from nst.backbones import Backbone
+from nst import engines
 from nst.engines import operators, tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
 from nst.engines.reading import Reading, Wanted
 from nst.engines.tiles import Tiled
 from nst.errors import UserError
+from nst.images.pixels import PREPROCESSINGS
 from nst.losses import GramLoss, MSELoss, functional
-from nst.pixels import PREPROCESSINGS
-from nst.weights import Source
+from nst.networks import backbones
+from nst.networks.backbones import Backbone
+from nst.networks.weights import Source
 
 SQUEEZE = ("conv1", "relu1", "pool1", "fire3", "fire4")
 VGG = ("relu1_1", "conv2_1", "pool2", "relu3_1", "conv4_2", "relu4_2")

@@ -21,9 +21,12 @@ from command_line import ROOT, environment, script
 from omegaconf import OmegaConf
 from PIL import Image
 
-from nst import backbones, color, config, evaluator, images, pretrained
+from nst import configuration, pretrained
 from nst.errors import ConfigError, UserError
-from nst.evaluator import Evaluator
+from nst.evaluation import evaluator
+from nst.evaluation.evaluator import Evaluator
+from nst.images import color, rgb
+from nst.networks import backbones
 
 CONF = ROOT / "conf"
 SETTINGS: dict[str, Any] = {
@@ -41,7 +44,7 @@ def judge(**changed: Any) -> Evaluator:
 
 
 def to_bytes(name: str, size: int = 64) -> np.ndarray:
-    return images.to_bytes(images.load(name, size))
+    return rgb.to_bytes(rgb.load(name, size))
 
 
 def tensor(picture: np.ndarray) -> torch.Tensor:
@@ -71,7 +74,7 @@ def test_the_distances_are_what_numpy_makes_of_the_feature_maps(
     coffee: np.ndarray, wave: np.ndarray, pooling: str
 ) -> None:
     result = noisy(coffee, 30)
-    over = images.to_bytes(tensor(wave), (coffee.shape[1], coffee.shape[0]))
+    over = rgb.to_bytes(tensor(wave), (coffee.shape[1], coffee.shape[0]))
     layers = [*SETTINGS["content_layers"], *SETTINGS["style_layers"]]
     network = backbones.load("squeezenet1_1", "bundled", layers, pooling).double()
 
@@ -115,7 +118,7 @@ def test_the_ends_of_the_scales() -> None:
 
 
 def test_a_picture_between_the_two_scores_between_them(coffee: np.ndarray, wave: np.ndarray) -> None:
-    over = images.to_bytes(tensor(wave), (coffee.shape[1], coffee.shape[0]))
+    over = rgb.to_bytes(tensor(wave), (coffee.shape[1], coffee.shape[0]))
     blends = [np.rint((1 - share) * coffee + share * over).astype(np.uint8) for share in (0, 0.25, 0.5, 0.75, 1)]
     scores = [judge().scores(tensor(blend), tensor(coffee), tensor(wave)) for blend in blends]
     for key, direction in {"content_distance": 1, "style_distance": -1, "ssim": -1, "edge_correlation": -1}.items():
@@ -224,8 +227,8 @@ def test_a_strip_too_narrow_for_the_network_and_the_window_keeps_its_other_score
 
 
 def test_a_tensor_scores_as_the_picture_that_is_saved(tmp_path: Path) -> None:
-    picture = images.load("coffee", 64) + 0.1 * torch.randn(1, 3, 43, 64, generator=torch.Generator().manual_seed(0))
-    images.save(tmp_path / "result.png", images.encode(picture))
+    picture = rgb.load("coffee", 64) + 0.1 * torch.randn(1, 3, 43, 64, generator=torch.Generator().manual_seed(0))
+    rgb.save(tmp_path / "result.png", rgb.encode(picture))
     scored = judge()
     saved = scored.scores(tmp_path / "result.png", "coffee", "wave")
     assert scored.scores(picture, "coffee", "wave") == saved
@@ -245,7 +248,7 @@ def test_a_result_of_another_size_is_scaled_once_to_the_contents_shape(tmp_path:
 def test_content_and_style_are_scored_at_the_evaluators_size() -> None:
     scored = judge()
     scores = scored.scores("coffee", "coffee", "wave")
-    assert scores == scored.scores(images.load("coffee", 64), images.load("coffee", 64), "wave")
+    assert scores == scored.scores(rgb.load("coffee", 64), rgb.load("coffee", 64), "wave")
     assert judge(size=96).scores("coffee", "coffee", "wave")["total_variation"] != scores["total_variation"]
 
 
@@ -282,9 +285,8 @@ def test_threads_and_what_was_computed_before_change_nothing() -> None:
         assert torch.equal(torch.get_rng_state(), random)
     finally:
         torch.set_num_threads(before)
-    code = (
-        f"from nst.evaluator import Evaluator\nprint(Evaluator(**{SETTINGS!r}).scores('chelsea', 'coffee', 'wave'))\n"
-    )
+    code = "from nst.evaluation.evaluator import Evaluator\n"
+    code += f"print(Evaluator(**{SETTINGS!r}).scores('chelsea', 'coffee', 'wave'))\n"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -430,7 +432,9 @@ def test_missing_weights_are_told_before_the_run_with_the_ways_out(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(UserError) as told:
-        config.build(OmegaConf.merge(OmegaConf.load(CONF / "evaluator" / f"{network}.yaml"), {"weights": weights}))
+        configuration.build(
+            OmegaConf.merge(OmegaConf.load(CONF / "evaluator" / f"{network}.yaml"), {"weights": weights})
+        )
     text = str(told.value)
     for piece in (
         f"evaluator {network} cannot be made",
@@ -449,7 +453,7 @@ def test_missing_weights_are_told_before_the_run_with_the_ways_out(
 @pytest.mark.parametrize("option", ["squeezenet", "vgg16", "vgg19"])
 def test_every_option_is_right_and_looks_where_runs_do_not(option: str) -> None:
     node: Any = OmegaConf.to_container(OmegaConf.load(CONF / "evaluator" / f"{option}.yaml"))
-    assert node.pop("_target_") == "nst.evaluator.Evaluator"
+    assert node.pop("_target_") == "nst.evaluation.evaluator.Evaluator"
     assert node["name"] == option
     assert evaluator.problems(**node) == []
     layers: Any = OmegaConf.to_container(OmegaConf.load(CONF / "layers" / f"{option}.yaml"))
@@ -463,14 +467,14 @@ def test_every_option_is_right_and_looks_where_runs_do_not(option: str) -> None:
 
 
 def test_squeezenet_is_made_from_its_yaml_and_none_makes_nothing() -> None:
-    made = config.build(OmegaConf.load(CONF / "evaluator" / "squeezenet.yaml"))
+    made = configuration.build(OmegaConf.load(CONF / "evaluator" / "squeezenet.yaml"))
     assert re.fullmatch(r"squeezenet-256-[0-9a-f]{6}", made.name)
-    assert config.build(OmegaConf.load(CONF / "evaluator" / "none.yaml")) is None
+    assert configuration.build(OmegaConf.load(CONF / "evaluator" / "none.yaml")) is None
 
 
 def test_vgg_scores_with_weights_of_any_kind() -> None:
     node = OmegaConf.load(CONF / "evaluator" / "vgg16.yaml")
-    made = config.build(OmegaConf.merge(node, {"weights": "random", "size": 48}))
+    made = configuration.build(OmegaConf.merge(node, {"weights": "random", "size": 48}))
     scores = made.scores("coffee", "coffee", "wave")
     assert (scores["content_distance"], scores["style_distance"]) == (0, 1)
 
@@ -481,10 +485,10 @@ def test_vgg_scores_with_weights_of_any_kind() -> None:
 def run_folder(folder: Path, result: str = "chelsea", **changed: Any) -> Path:
     """Make a folder as a run leaves it."""
     folder.mkdir(parents=True)
-    images.save(folder / "result.png", images.encode(images.load(result, 50)))
+    rgb.save(folder / "result.png", rgb.encode(rgb.load(result, 50)))
 
     def fact(name: str) -> dict[str, str]:
-        path = images.locate(name)
+        path = rgb.locate(name)
         return {"name": name, "file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     record = {
@@ -530,7 +534,7 @@ def test_a_sample_is_found_where_this_machine_has_it_and_other_changes_are_refus
         (folder / "run.json").write_text(json.dumps(changed_record), encoding="utf-8")
 
     with_content(file="/elsewhere/coffee.jpg")
-    assert evaluator.run_pictures(folder).content == images.locate("coffee")
+    assert evaluator.run_pictures(folder).content == rgb.locate("coffee")
     with_content(file="/elsewhere/photo.jpg", name="photo.jpg")
     with pytest.raises(UserError, match=r"photo\.jpg is gone"):
         evaluator.run_pictures(folder)
@@ -558,7 +562,7 @@ def test_a_folder_without_runs_is_told(tmp_path: Path) -> None:
 def test_the_script_scores_one_picture() -> None:
     (row,) = rows(evaluate("chelsea", "coffee", "wave", "evaluator.size=64"))
     node = OmegaConf.merge(OmegaConf.load(CONF / "evaluator" / "squeezenet.yaml"), {"size": 64})
-    assert row == {"picture": "chelsea"} | expected_row(config.build(node).scores("chelsea", "coffee", "wave"))
+    assert row == {"picture": "chelsea"} | expected_row(configuration.build(node).scores("chelsea", "coffee", "wave"))
 
 
 def test_the_script_scores_old_runs_and_leaves_them_alone_unless_asked(tmp_path: Path) -> None:
@@ -610,13 +614,13 @@ def test_the_script_tells_a_mistake_in_one_message(arguments: tuple[str, ...], p
 
 def squares(*names: str) -> list[torch.Tensor]:
     """Return samples squeezed to the evaluator's size, as 8-bit pictures hold them."""
-    return [(images.load(name, 256, fit="square") * 255).round() / 255 for name in names]
+    return [(rgb.load(name, 256, fit="square") * 255).round() / 255 for name in names]
 
 
 @pytest.fixture(scope="module")
 def real() -> Evaluator:
     """The evaluator of ``conf/evaluator/squeezenet.yaml``."""
-    made: Evaluator = config.build(OmegaConf.load(ROOT / "conf" / "evaluator" / "squeezenet.yaml"))
+    made: Evaluator = configuration.build(OmegaConf.load(ROOT / "conf" / "evaluator" / "squeezenet.yaml"))
     return made
 
 
@@ -644,7 +648,7 @@ def test_a_perfect_composite_of_two_styles_is_scored_within_their_masks(real: Ev
     half[..., :128] = 1
     masks = [tmp_path / "left.png", tmp_path / "right.png"]
     for path, mask in zip(masks, (half, 1 - half), strict=True):
-        images.save(path, images.encode(mask))
+        rgb.save(path, rgb.encode(mask))
     result = half * left + (1 - half) * right
     styles = [(left, 1.0), (right, 1.0)]
     style, colours = two(real.scores_of_blend(result, content, styles, masks=masks))

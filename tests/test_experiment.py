@@ -10,16 +10,17 @@ from command_line import run, sketch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from nst import config, posing
-from nst.images import locate
-from nst.pixels import with_margin
-from nst.posing import Problem
+from nst import configuration
+from nst.images.pixels import with_margin
+from nst.images.rgb import locate
+from nst.setup import posing
+from nst.setup.posing import Problem
 
 CONF = Path(__file__).parent.parent / "conf"
 
 
 def posed(*overrides: str) -> Problem:
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return posing.pose(compose("config", sketch("size=48", *overrides)), torch.device("cpu"))
 

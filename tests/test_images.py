@@ -17,8 +17,9 @@ import torch
 from PIL import Image, ImageCms, JpegImagePlugin
 from torchvision import transforms
 
-from nst import decoding, images
 from nst.errors import UserError
+from nst.images import decoding, rgb
+from nst.samples import FOLDER
 
 
 def noise(height: int = 4, width: int = 6, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -42,7 +43,7 @@ def read(path: Path, **options: Any) -> np.ndarray:
     """Load at the file's own size."""
     with Image.open(path) as image:
         size = max(image.size)
-    return as_bytes(images.load(str(path), size, **options))
+    return as_bytes(rgb.load(str(path), size, **options))
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -117,7 +118,7 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int) -> None:
     Image.fromarray(stored).save(path, exif=exif(orientation))
     expected = UPRIGHT[orientation](stored)
     np.testing.assert_allclose(read(path), expected, atol=1e-4)
-    assert images.unsqueezed(str(path), max(expected.shape[:2])) == (expected.shape[1], expected.shape[0])
+    assert rgb.unsqueezed(str(path), max(expected.shape[:2])) == (expected.shape[1], expected.shape[0])
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
@@ -130,7 +131,7 @@ def test_exif_orientation_is_undone_once_in_every_format(tmp_path: Path, suffix:
     loaded = read(path)
     assert loaded.shape == expected.shape
     assert np.abs(loaded - expected).mean() < 8
-    assert images.unsqueezed(str(path), max(expected.shape[:2])) == (expected.shape[1], expected.shape[0])
+    assert rgb.unsqueezed(str(path), max(expected.shape[:2])) == (expected.shape[1], expected.shape[0])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_hidden_colours_do_not_bleed_into_the_edges_when_scaled(tmp_path: Path) 
     pixels[::2] = 0
     path = tmp_path / "picture.png"
     Image.fromarray(pixels).save(path)
-    np.testing.assert_allclose(as_bytes(images.load(str(path), 8)), 255, atol=1e-4)
+    np.testing.assert_allclose(as_bytes(rgb.load(str(path), 8)), 255, atol=1e-4)
 
 
 # ---- other modes
@@ -471,14 +472,14 @@ def test_fit_sets_the_named_side_and_keeps_the_aspect_ratio(
 ) -> None:
     path = tmp_path / "picture.png"
     Image.new("RGB", (width, height)).save(path)
-    loaded = images.load(str(path), 10, fit)
+    loaded = rgb.load(str(path), 10, fit)
     assert (loaded.shape[3], loaded.shape[2]) == expected
 
 
 def test_fit_measures_the_upright_picture(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     Image.new("RGB", (40, 20)).save(path, exif=exif(6))
-    assert images.load(str(path), 10, "height").shape[2:] == (10, 5)
+    assert rgb.load(str(path), 10, "height").shape[2:] == (10, 5)
 
 
 @pytest.mark.parametrize("size", [5, 16, 33, 64])
@@ -488,7 +489,7 @@ def test_square_bilinear_is_torchvisions_resize_and_to_tensor(tmp_path: Path, si
     bilinear = transforms.InterpolationMode.BILINEAR
     founding = transforms.Compose([transforms.Resize((size, size), bilinear), transforms.ToTensor()])
     expected = founding(Image.open(path).convert("RGB"))
-    assert torch.equal(images.load(str(path), size, "square", "bilinear")[0], expected)
+    assert torch.equal(rgb.load(str(path), size, "square", "bilinear")[0], expected)
 
 
 @pytest.mark.parametrize("size", [8, 50])
@@ -498,7 +499,7 @@ def test_each_resampling_is_pillows_filter_of_that_name(tmp_path: Path, resample
     path = tmp_path / "picture.png"
     Image.fromarray(pixels).save(path)
     expected = Image.fromarray(pixels).resize((size, size), Image.Resampling[resample.upper()])
-    np.testing.assert_allclose(as_bytes(images.load(str(path), size, resample=resample)), expected, atol=1e-4)
+    np.testing.assert_allclose(as_bytes(rgb.load(str(path), size, resample=resample)), expected, atol=1e-4)
 
 
 def test_scaling_down_is_antialiased(tmp_path: Path) -> None:
@@ -506,7 +507,7 @@ def test_scaling_down_is_antialiased(tmp_path: Path) -> None:
     stripes[:, ::2] = 255
     path = tmp_path / "picture.png"
     Image.fromarray(stripes).save(path)
-    assert np.abs(as_bytes(images.load(str(path), 8, resample="bilinear")) - 127.5).max() < 15
+    assert np.abs(as_bytes(rgb.load(str(path), 8, resample="bilinear")) - 127.5).max() < 15
 
 
 @pytest.mark.parametrize(
@@ -524,7 +525,7 @@ def test_an_extreme_aspect_ratio_is_refused(
     path = tmp_path / "thin.png"
     Image.new("RGB", (width, height)).save(path)
     with pytest.raises(UserError, match="Crop the image, or choose another size or fit") as caught:
-        images.load(str(path), size, fit)
+        rgb.load(str(path), size, fit)
     assert f"{path} is {width} x {height} pixels and would become {became}" in str(caught.value)
 
 
@@ -577,7 +578,7 @@ def test_a_bad_file_is_one_message_that_names_it_and_says_what_to_do(tmp_path: P
     path = tmp_path / "picture.png"
     path.write_bytes(data)
     with pytest.raises(UserError, match=advice.replace("?", r"\?")) as caught:
-        images.load(str(path), 16)
+        rgb.load(str(path), 16)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -587,21 +588,21 @@ def test_a_missing_file_is_named_with_the_folder_searched_and_the_samples(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
-        images.load("nowhere/portrait.jpg", 16)
+        rgb.load("nowhere/portrait.jpg", 16)
     for part in ("'nowhere/portrait.jpg'", str(tmp_path), "Samples:", "chelsea"):
         assert part in str(caught.value)
 
 
 def test_a_folder_is_refused_as_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder; an image file or the name of a sample is needed") as caught:
-        images.load(str(tmp_path), 16)
+        rgb.load(str(tmp_path), 16)
     assert str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["~no-such-user-here/a.jpg", "a" * 300, "nul\0byte.jpg"], ids=["user", "long", "nul"])
 def test_a_name_that_no_file_can_have_is_a_missing_file(name: str) -> None:
     with pytest.raises(UserError, match="no image file"):
-        images.load(name, 16)
+        rgb.load(name, 16)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -610,7 +611,7 @@ def test_a_file_without_read_permission_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(path)
     path.chmod(0)
     with pytest.raises(UserError, match="ermission") as caught:
-        images.load(str(path), 16)
+        rgb.load(str(path), 16)
     assert str(path) in str(caught.value)
 
 
@@ -623,7 +624,7 @@ def test_a_read_that_the_system_refuses_is_named(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match="Permission denied") as caught:
-        images.load(str(path), 16)
+        rgb.load(str(path), 16)
     assert str(path) in str(caught.value)
 
 
@@ -631,10 +632,10 @@ def test_a_read_that_the_system_refuses_is_named(tmp_path: Path, monkeypatch: py
 
 
 def test_every_sample_is_a_picture_with_a_source_and_a_licence() -> None:
-    known = images.samples()
+    known = rgb.samples()
     assert {"chelsea", "swirls"} <= set(known)
     for name, about in known.items():
-        with Image.open(images.locate(name)) as image:
+        with Image.open(rgb.locate(name)) as image:
             image.load()
         assert about["kind"] in ("content", "style"), name
         assert about["title"], name
@@ -644,29 +645,29 @@ def test_every_sample_is_a_picture_with_a_source_and_a_licence() -> None:
 
 
 def test_a_sample_is_loaded_by_its_name() -> None:
-    with Image.open(Path(images.__file__).parent / "samples" / "chelsea.jpg") as image:
+    with Image.open(FOLDER / "chelsea.jpg") as image:
         expected = np.asarray(image.convert("RGB"))
-    np.testing.assert_allclose(as_bytes(images.load("chelsea", 451)), expected, atol=1e-4)
+    np.testing.assert_allclose(as_bytes(rgb.load("chelsea", 451)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("typed", ["chelsae", "Chelsea", "chelsea.jpg"])
 def test_an_unknown_sample_suggests_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="Did you mean 'chelsea'"):
-        images.locate(typed)
+        rgb.locate(typed)
 
 
 def test_a_file_goes_before_a_sample_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = noise()
     Image.fromarray(pixels).save(tmp_path / "chelsea", "PNG")
     monkeypatch.chdir(tmp_path)
-    np.testing.assert_allclose(as_bytes(images.load("chelsea", 6)), pixels, atol=1e-4)
+    np.testing.assert_allclose(as_bytes(rgb.load("chelsea", 6)), pixels, atol=1e-4)
 
 
 def test_a_leading_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     Image.new("RGB", (4, 4)).save(tmp_path / "mine.png")
-    assert images.locate("~/mine.png") == tmp_path / "mine.png"
+    assert rgb.locate("~/mine.png") == tmp_path / "mine.png"
 
 
 # ---- encoding
@@ -687,12 +688,12 @@ def test_a_png_holds_the_pixels_clamped_and_rounded_to_nearest() -> None:
     tensor = torch.from_numpy(values / 255).float().expand(1, 3, 1, -1)
     expected = [0, 0, 0, 0, 1, 127, 128, 254, 255, 255, 255, 255]
     for channel in range(3):
-        assert np.asarray(decoded(images.encode(tensor)))[0, :, channel].tolist() == expected
+        assert np.asarray(decoded(rgb.encode(tensor)))[0, :, channel].tolist() == expected
 
 
 def test_channels_rows_and_columns_keep_their_places() -> None:
     tensor = picture()
-    image = decoded(images.encode(tensor))
+    image = decoded(rgb.encode(tensor))
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (30, 20))
     np.testing.assert_array_equal(np.asarray(image), np.rint(tensor[0].numpy().transpose(1, 2, 0) * 255))
 
@@ -700,26 +701,26 @@ def test_channels_rows_and_columns_keep_their_places() -> None:
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 def test_the_same_pixels_give_the_same_bytes_whatever_holds_them(kind: str) -> None:
     tensor = picture()
-    first = images.encode(tensor, kind)
-    assert images.encode(tensor[0], kind) == first
-    assert images.encode(tensor.clone().requires_grad_(), kind) == first
-    assert images.encode(tensor.double(), kind) == first
-    assert images.encode(tensor.to(memory_format=torch.channels_last), kind) == first
-    assert images.encode(1 - tensor, kind) != first
+    first = rgb.encode(tensor, kind)
+    assert rgb.encode(tensor[0], kind) == first
+    assert rgb.encode(tensor.clone().requires_grad_(), kind) == first
+    assert rgb.encode(tensor.double(), kind) == first
+    assert rgb.encode(tensor.to(memory_format=torch.channels_last), kind) == first
+    assert rgb.encode(1 - tensor, kind) != first
 
 
 def test_what_is_encoded_as_png_is_loaded_back_exactly(tmp_path: Path) -> None:
     pixels = noise(9, 7)
     path = tmp_path / "result.png"
-    images.save(path, images.encode(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255))
+    rgb.save(path, rgb.encode(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255))
     np.testing.assert_array_equal(np.asarray(Image.open(path)), pixels)
-    np.testing.assert_allclose(as_bytes(images.load(str(path), 9)), pixels, atol=1e-4)
+    np.testing.assert_allclose(as_bytes(rgb.load(str(path), 9)), pixels, atol=1e-4)
 
 
 def test_jpeg_quality_trades_size_for_likeness() -> None:
     tensor = picture()
     target = tensor[0].numpy().transpose(1, 2, 0) * 255
-    files = [images.encode(tensor, "jpeg", quality) for quality in (30, 75, 95)]
+    files = [rgb.encode(tensor, "jpeg", quality) for quality in (30, 75, 95)]
     assert [decoded(data).format for data in files] == ["JPEG"] * 3
     assert len(files[0]) < len(files[1]) < len(files[2])
     errors = [np.abs(np.asarray(decoded(data)) - target).mean() for data in files]
@@ -727,14 +728,14 @@ def test_jpeg_quality_trades_size_for_likeness() -> None:
 
 
 def test_a_jpeg_keeps_the_full_resolution_of_colour() -> None:
-    assert JpegImagePlugin.get_sampling(decoded(images.encode(picture(), "jpeg"))) == 0
+    assert JpegImagePlugin.get_sampling(decoded(rgb.encode(picture(), "jpeg"))) == 0
 
 
 @pytest.mark.parametrize("shape", [(45, 20), (30, 20), (10, 5)])
 def test_shape_stretches_a_picture_that_was_optimised_squeezed(shape: tuple[int, int]) -> None:
     tensor = picture()
     pixels = Image.fromarray(np.rint(tensor[0].numpy().transpose(1, 2, 0) * 255).astype(np.uint8))
-    result = decoded(images.encode(tensor, "png", shape=shape))
+    result = decoded(rgb.encode(tensor, "png", shape=shape))
     assert result.size == shape
     np.testing.assert_array_equal(np.asarray(result), np.asarray(pixels.resize(shape, Image.Resampling.LANCZOS)))
 
@@ -757,7 +758,7 @@ def test_no_colour_is_a_value_error() -> None:
 def test_save_replaces_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "result.png"
     path.write_bytes(b"old")
-    images.save(path, b"new")
+    rgb.save(path, b"new")
     assert path.read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["result.png"]
 
@@ -776,7 +777,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_temporary(
 
     monkeypatch.setattr(os, fails, full)
     with pytest.raises(UserError, match=r"No space left on device.*hydra\.run\.dir") as caught:
-        images.save(path, b"x" * 100_000)
+        rgb.save(path, b"x" * 100_000)
     assert str(path) in str(caught.value)
     assert (path.read_bytes() if path.exists() else None) == before
     assert [p.name for p in tmp_path.iterdir()] == (["result.png"] if before is not None else [])
@@ -784,7 +785,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_temporary(
 
 def test_a_save_into_a_missing_folder_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file or directory"):
-        images.save(tmp_path / "gone" / "result.png", b"x")
+        rgb.save(tmp_path / "gone" / "result.png", b"x")
 
 
 def test_the_new_file_is_complete_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -798,7 +799,7 @@ def test_the_new_file_is_complete_before_it_takes_the_name(tmp_path: Path, monke
         seen.append((path.read_bytes(), os.fstat(descriptor).st_size))
 
     monkeypatch.setattr(os, "fsync", look)
-    images.save(path, b"12345")
+    rgb.save(path, b"12345")
     assert seen == [(b"old", 5)]
 
 
@@ -962,7 +963,7 @@ def test_other_formats_are_not_opened_whatever_their_name(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="is not an image that can be read"):
         decoding.read(tmp_path / "a.jpg", (0, 0, 0))
     with pytest.raises(UserError, match="is an address"):
-        images.locate("https://example.com/a.jpg")
+        rgb.locate("https://example.com/a.jpg")
 
 
 def test_primaries_other_than_those_of_srgb_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,10 +10,12 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from scipy import stats
 
-from nst import config, initial, posing
+from nst import configuration
 from nst.errors import UserError
-from nst.initial import from_blend, from_content, from_file, from_noise, from_style, from_style_color
-from nst.pixels import PREPROCESSINGS, PixelSpace
+from nst.images.pixels import PREPROCESSINGS, PixelSpace
+from nst.optimization import initial
+from nst.optimization.initial import from_blend, from_content, from_file, from_noise, from_style, from_style_color
+from nst.setup import posing
 
 UNIT = PixelSpace("unit", PREPROCESSINGS["caffe"])
 CAFFE = PixelSpace("network", PREPROCESSINGS["caffe"])
@@ -125,10 +127,10 @@ RECIPES = {
 def test_every_recipes_noise_can_be_said(recipe):
     """All of them in the network's space, whose 0 is ImageNet's mean colour."""
     said, expected = RECIPES[recipe]
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent.parent / "conf")):
         node = compose("config", sketch("init=noise", *said)).init
-    start = config.build(node)(content=CONTENT, style=STYLE, space=CAFFE, seed=7)
+    start = configuration.build(node)(content=CONTENT, style=STYLE, space=CAFFE, seed=7)
     normal, uniform = (
         draw(CONTENT.shape, generator=torch.Generator().manual_seed(7)) for draw in (torch.randn, torch.rand)
     )
@@ -234,7 +236,7 @@ def test_with_masks_each_region_starts_in_the_colours_of_its_style(tmp_path: Pat
         mask[:, :24] = left
         Image.fromarray(mask).save(tmp_path / f"{name}.png")
     masks = f"style_masks=[{tmp_path / 'left.png'},{tmp_path / 'right.png'}]"
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent.parent / "conf")):
         common = ["backbone=squeezenet", "size=48"]
         job = compose("config", [*common, "style=[swirls,mosaic]", masks])

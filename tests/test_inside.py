@@ -14,16 +14,19 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from nst import backbones, config, images, posing, runtime
-from nst.canvas import Canvas
-from nst.check import check
-from nst.descent import Step
+from nst import configuration, runtime
 from nst.errors import ConfigError
-from nst.experiment import run, run_together
+from nst.images import rgb
+from nst.images.canvas import Canvas
+from nst.images.pixels import PixelSpace, Preprocessing, with_margin
 from nst.losses.functional import gram_matrix
-from nst.objective import Losses
-from nst.pixels import PixelSpace, Preprocessing, with_margin
-from nst.record import Job
+from nst.losses.objective import Losses
+from nst.networks import backbones
+from nst.optimization.state import Step
+from nst.runs.record import Job
+from nst.setup import posing
+from nst.setup.check import check
+from nst.stylization.stylize import run, run_together
 from nst.tracking import Snapshot, inside
 from nst.tracking.inside import BACKGROUND, COLUMNS, GAP, LABEL, STEPS, TEXT, Inside, Scale
 
@@ -211,7 +214,7 @@ def test_without_layers_nothing_is_shown() -> None:
 
 
 def composed(*overrides: str) -> Any:
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", sketch(*overrides))
 
@@ -258,8 +261,7 @@ def test_what_is_shown_is_the_networks_own(whole: Path) -> None:
     network = backbones.load("squeezenet1_1", "bundled", ["fire2"], "avg")
     with torch.no_grad():
         content, style = (
-            network(network.preprocessing(with_margin(images.load(name, 32), 8)))["fire2"]
-            for name in ("coffee", "swirls")
+            network(network.preprocessing(with_margin(rgb.load(name, 32), 8)))["fire2"] for name in ("coffee", "swirls")
         )
     scale = inside.common_scale(content, style)
     expected = inside.gram_picture(style, scale).convert("RGB")
@@ -382,4 +384,4 @@ def test_a_layer_that_does_not_exist_is_told_with_the_nearest_name() -> None:
 def test_layers_are_named_as_everywhere(typed: str, names: list[str]) -> None:
     settings = composed(f"inspect={typed}")
     check(settings)
-    assert config.inspected_layers(settings) == names
+    assert configuration.inspected_layers(settings) == names

@@ -17,9 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from nst import config as configuration
-from nst import launchers
+from nst import configuration
 from nst.errors import UserError
+from nst.runs import launchers
 
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 SWEEPERS = {"optuna": "optuna"}
@@ -273,7 +273,7 @@ def whole(*overrides: str) -> DictConfig:
 def test_jobs_times_threads_are_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, free: int, gpus: int) -> None:
     monkeypatch.setattr(launchers, "cores", lambda: cores)
     monkeypatch.setattr(launchers, "gpus", lambda: gpus)
-    monkeypatch.setattr("nst.memory.free_bytes", lambda device: free * 2**30)
+    monkeypatch.setattr("nst.runtime.memory.free_bytes", lambda device: free * 2**30)
     jobs, threads = launchers.jobs_at_once(), launchers.threads()
     assert cores - jobs < jobs * threads <= cores
     assert jobs == gpus if gpus else jobs * 2 <= max(free, 2)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from nst import images
 from nst.applying import media
 from nst.applying.animation import Animation
 from nst.errors import UserError
 from nst.files import pictures_below
+from nst.images import rgb
 from nst.training import photos
 
 WHITE = (255, 255, 255)
@@ -86,14 +86,14 @@ def test_sizes(tmp_path: Path) -> None:
     path = tmp_path / "wide.png"
     Image.fromarray(ramp(60, 30)).save(path)
     own = media.Sizing(0, "square").load(path)
-    assert np.array_equal(images.to_bytes(own), ramp(60, 30))
+    assert np.array_equal(rgb.to_bytes(own), ramp(60, 30))
     assert tuple(media.Sizing(40, "long").load(path).shape[2:]) == (20, 40)
     assert tuple(media.Sizing(40, "height").load(path).shape[2:]) == (40, 80)
     assert tuple(media.Sizing(40, "square").load(path).shape[2:]) == (40, 40)
     assert media.Sizing(40, "square").kept(60, 30, path) == (40, 20)
     assert media.Sizing(40, "long").kept(60, 30, path) is None
     assert media.Sizing(0, "square").kept(60, 30, path) is None
-    assert np.array_equal(media.Sizing(40).load(path), images.load(str(path), 40))
+    assert np.array_equal(media.Sizing(40).load(path), rgb.load(str(path), 40))
     with pytest.raises(UserError, match="20 x 10 pixels"):
         media.Sizing(20).load(path)
 

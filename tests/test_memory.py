@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nst import backbones, memory
-from nst.descent import Evaluate
-from nst.memory import Need
-from nst.optimize import ScipyLBFGSB
+from nst.networks import backbones
+from nst.optimization.loop import ScipyLBFGSB
+from nst.optimization.state import Evaluate
+from nst.runtime import memory
+from nst.setup import estimate
+from nst.setup.estimate import Need
 
 CPU = torch.device("cpu")
 HELD = 10**9
@@ -21,8 +23,8 @@ HELD = 10**9
 
 @pytest.fixture(autouse=True)
 def _a_process_of_known_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "held_bytes", lambda device: HELD)
-    monkeypatch.setattr(memory.runtime, "peak_memory_bytes", lambda device: None)
+    monkeypatch.setattr(estimate.memory, "held_bytes", lambda device: HELD)
+    monkeypatch.setattr(estimate.runtime, "peak_memory_bytes", lambda device: None)
 
 
 def sgd(pixels: list[Tensor]) -> torch.optim.Optimizer:
@@ -43,10 +45,10 @@ def estimated(network: nn.Module, size: tuple[int, int], **options: Any) -> int:
     """Return the bytes of the pictures and maps, without slack, and without what does not depend on the size."""
     arguments: dict[str, Any] = {"assemble": sum_of_maps, "optimizer": sgd, "steps": 10, "shifts": 1}
     arguments |= {"dtype": torch.float32, "device": CPU} | options
-    need = memory.estimate(backbone=network, content=size, styles=[size], **arguments)
+    need = estimate.needed(backbone=network, content=size, styles=[size], **arguments)
     assert need is not None
     assert need.held == HELD
-    return round((need.total - HELD - memory.LIBRARIES) / memory.SLACK)
+    return round((need.total - HELD - estimate.LIBRARIES) / estimate.SLACK)
 
 
 @pytest.mark.parametrize("size", [(40, 30), (7, 90)])
@@ -55,14 +57,14 @@ def test_a_single_convolution_is_counted_as_by_hand(size: tuple[int, int]) -> No
     # content, style and picture have 3 numbers at each position, the target and the map 8; at its worst moment, the
     # forward pass, all are alive, and the convolution works on copies of picture and map in blocks
     step = 3 + 3 + 3 + 8 + 8 + (3 + 8)
-    expected = 4 * positions * (step + memory.PICTURES * 3) + 4 * 3 * 8  # and one of the weights
+    expected = 4 * positions * (step + estimate.PICTURES * 3) + 4 * 3 * 8  # and one of the weights
     assert estimated(nn.Conv2d(3, 8, 1, bias=False), size) == pytest.approx(expected, abs=8)
 
 
 def test_without_blocked_kernels_a_matrix_of_patches_is_counted() -> None:
     positions = 40 * 30
     step = 3 + 3 + 3 + 8 + 8 + 3 * 3 * 3
-    expected = 8 * positions * (step + memory.PICTURES * 3)
+    expected = 8 * positions * (step + estimate.PICTURES * 3)
     network = nn.Conv2d(3, 8, 3, padding=1, bias=False).double()
     assert estimated(network, (40, 30), dtype=torch.float64) == pytest.approx(expected, abs=16)
 
@@ -80,13 +82,13 @@ def test_a_step_is_as_large_as_torch_records_its_allocations(
     architecture: str, pooling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # torch records the scratch space of a forward convolution in float64 only, and of no backward one
-    scratch, forward = memory._scratch, torch.ops.aten.convolution
-    monkeypatch.setattr(memory, "_scratch", lambda f, *rest: scratch(f, *rest) if f.overloadpacket is forward else 0)
+    scratch, forward = estimate._scratch, torch.ops.aten.convolution
+    monkeypatch.setattr(estimate, "_scratch", lambda f, *rest: scratch(f, *rest) if f.overloadpacket is forward else 0)
     layers = ["conv1", "fire4", "fire6"] if architecture == "squeezenet1_1" else ["relu1_1", "conv3_1", "relu4_1"]
     network = backbones.load(architecture, "random", layers, pooling).double()
     picture = 3 * 96 * 64 * 8
     counted = estimated(network, (96, 64), assemble=sum_of_squares, dtype=torch.float64)
-    counted -= (memory.PICTURES + 2) * picture  # the recorded step has no content and no style image
+    counted -= (estimate.PICTURES + 2) * picture  # the recorded step has no content and no style image
 
     evaluate = sum_of_squares(network, torch.empty(0), torch.empty(0))
     kinds = [torch.profiler.ProfilerActivity.CPU]
@@ -127,17 +129,17 @@ def test_what_optimisers_keep_is_what_they_hold_after_as_many_steps() -> None:
         torch.optim.RMSprop,
     ]
     for make in makers:
-        assert memory.state_bytes(make, picture.numel(), torch.float32, 300) == held_after(make([picture]), 3)
+        assert estimate.state_bytes(make, picture.numel(), torch.float32, 300) == held_after(make([picture]), 3)
     for steps in (2, 5, 9):
 
         def lbfgs(pixels: list[Tensor]) -> torch.optim.Optimizer:
             return torch.optim.LBFGS(pixels, lr=0.1, max_iter=1, history_size=5)
 
         least = held_after(lbfgs([picture]), steps)
-        told = memory.state_bytes(lbfgs, picture.numel(), torch.float32, steps)
-        assert least <= told <= least + memory.LBFGS_COPIES * picture.numel() * 4
-    doubles = memory.state_bytes(ScipyLBFGSB(history=7), 1000, torch.float32, 300) / 8000
-    assert doubles == 2 * 7 + 5 + memory.SCIPY_COPIES
+        told = estimate.state_bytes(lbfgs, picture.numel(), torch.float32, steps)
+        assert least <= told <= least + estimate.LBFGS_COPIES * picture.numel() * 4
+    doubles = estimate.state_bytes(ScipyLBFGSB(history=7), 1000, torch.float32, 300) / 8000
+    assert doubles == 2 * 7 + 5 + estimate.SCIPY_COPIES
 
 
 def one_target_for_each_shift(network: nn.Module, content: Tensor, style: Tensor) -> Evaluate:
@@ -172,7 +174,7 @@ class Stubborn(nn.Module):
 
 
 def test_what_cannot_be_rehearsed_has_no_estimate_and_the_network_stays_as_it_is() -> None:
-    assert memory.estimate(sum_of_maps, Stubborn(), (8, 8), [(8, 8)], sgd, 3, 1, torch.float32, CPU) is None
+    assert estimate.needed(sum_of_maps, Stubborn(), (8, 8), [(8, 8)], sgd, 3, 1, torch.float32, CPU) is None
 
     class Own(nn.Module):
         def __init__(self) -> None:
@@ -203,7 +205,7 @@ def test_the_size_advised_fits_and_the_next_one_does_not(free: int) -> None:
     def needed(size: int) -> float:
         return need.fixed + (need.total - need.fixed) * (size / 1024) ** 2 - need.held
 
-    fitting = memory.fitting_size(1024, need, free)
+    fitting = estimate.fitting_size(1024, need, free)
     assert fitting is not None
     assert fitting % 16 == 0
     assert needed(fitting) <= free < needed(fitting + 16)
@@ -211,13 +213,13 @@ def test_the_size_advised_fits_and_the_next_one_does_not(free: int) -> None:
 
 def test_advice_names_what_is_needed_what_is_free_and_a_size() -> None:
     need = Need(total=10_400_000_000, fixed=900_000_000, held=800_000_000)
-    text = memory.advice(need, 5_100_000_000, 2048)
+    text = estimate.advice(need, 5_100_000_000, 2048)
     assert text == (
         "This run needs about 9.6 GB at size=2048; 5.1 GB are free. "
         "size=1472 would fit, or choose a smaller backbone."
     )  # fmt: skip
-    assert memory.advice(need, 9_600_000_000, 2048) is None
-    nothing_fits = memory.advice(need, 60_000_000, 2048)
+    assert estimate.advice(need, 9_600_000_000, 2048) is None
+    nothing_fits = estimate.advice(need, 60_000_000, 2048)
     assert nothing_fits is not None
     assert "No size would fit" in nothing_fits
 
@@ -228,12 +230,12 @@ def test_advice_names_what_is_needed_what_is_free_and_a_size() -> None:
         (
             "0::/job\n",
             {
-                "job/memory.max": "1000000",
-                "job/memory.current": "600000",
-                "job/memory.stat": "anon 1\ninactive_file 50000",
-                "memory.max": "max",
-                "memory.current": "9",
-                "memory.stat": "",
+                "job/estimate.max": "1000000",
+                "job/estimate.current": "600000",
+                "job/estimate.stat": "anon 1\ninactive_file 50000",
+                "estimate.max": "max",
+                "estimate.current": "9",
+                "estimate.stat": "",
             },
             450_000,
         ),
@@ -263,7 +265,7 @@ def test_the_limit_of_a_container_or_batch_job_counts(
     assert memory.free_bytes(CPU) == left
     for path in (path for path in tmp_path.rglob("memory.*max*") if path.is_file()):
         path.write_text("max")
-    for path in tmp_path.rglob("memory.limit_in_bytes"):
+    for path in tmp_path.rglob("estimate.limit_in_bytes"):
         path.write_text(str(2**63 - 4096))
     assert memory.free_bytes(CPU) != left
 

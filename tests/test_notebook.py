@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision import transforms
 
-from nst import config as configuration
-from nst import posing
-from nst.check import check
-from nst.optimize import optimize
+from nst import configuration
+from nst.optimization.loop import optimize
+from nst.setup import posing
+from nst.setup.check import check
 
 CONF = Path(__file__).parents[1] / "conf"
 STORED = (0, 5, 10, 19, 28)
@@ -165,7 +165,7 @@ def test_preset_has_the_settings_of_the_founding_notebook():
     assert content == {"_target_": "nst.losses.MSELoss", "norm": "none", "reduction": "mean", "scale": 1.0}
     assert style["_target_"] == "nst.losses.GramLoss"
     assert [style[k] for k in ("gram_norm", "term_norm", "reduction", "scale")] == ["none", "none", "mean", 1.0]
-    assert config["init"]["_target_"] == "nst.initial.from_content"
+    assert config["init"]["_target_"] == "nst.optimization.initial.from_content"
     optimizer = dict(config["optimizer"])
     assert optimizer.pop("_target_") == "torch.optim.Adam"
     assert optimizer.pop("_partial_") is True

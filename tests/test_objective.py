@@ -6,7 +6,7 @@ import torch
 
 from nst.errors import UserError
 from nst.losses import GramLoss, MSELoss, TotalVariation
-from nst.objective import LayerTerm, Losses, Objective
+from nst.losses.objective import LayerTerm, Losses, Objective
 
 SHAPES = {"a": (3, 4, 5), "b": (4, 3, 3), "c": (2, 2, 6)}
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from nst.descent import Box, Diverged, at_size, join, split
-from nst.objective import Losses
-from nst.optimize import KerasAdam, ScipyLBFGSB, optimize
-from nst.schedule import Restart
+from nst.losses.objective import Losses
+from nst.optimization.loop import KerasAdam, ScipyLBFGSB, optimize
+from nst.optimization.schedule import Restart
+from nst.optimization.state import Box, Diverged, at_size, join, split
 
 SHAPE = (1, 3, 2, 2)
 OPTIMIZERS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nst.pixels import PIXEL_SPACES, PREPROCESSINGS, PixelSpace, Preprocessing
+from nst.images.pixels import PIXEL_SPACES, PREPROCESSINGS, PixelSpace, Preprocessing
 
 NAMES = ["none", "imagenet", "imagenet255", "caffe", "caffe256"]
 SPACES = [(space, name) for space in ("unit", "network") for name in NAMES]

@@ -8,16 +8,20 @@ import torch
 from command_line import ROOT, sketch
 from hydra import compose, initialize_config_dir
 
-from nst import backbones, config, memory, posing, replay, runtime, weights
-from nst.check import check
+from nst import configuration, runtime
+from nst.engines import replay
 from nst.engines.fused import Fused
 from nst.errors import ConfigError, UserError
+from nst.networks import backbones, weights
+from nst.runtime import memory
+from nst.setup import posing
+from nst.setup.check import check
 
 CPU = torch.device("cpu")
 
 
 def composed(*overrides):
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         return compose("config", sketch("size=64", "steps=2", *overrides))
 

@@ -20,15 +20,19 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from nst import backbones, config, experiment, posing, rescaling, resume, runtime, weights
-from nst.check import check
+from nst import configuration, runtime
 from nst.errors import ConfigError, UserError
 from nst.losses import GaussianMMDLoss
 from nst.losses.transport import SlicedWassersteinLoss, unit_directions
-from nst.optimize import Outcome
-from nst.posing import Problem
-from nst.record import Job
+from nst.networks import backbones, rescaling, weights
+from nst.optimization.loop import Outcome
+from nst.runs import resume
+from nst.runs.record import Job
 from nst.samples import FOLDER, samples
+from nst.setup import posing
+from nst.setup.check import check
+from nst.setup.posing import Problem
+from nst.stylization import stylize
 
 CONF = Path(__file__).parent.parent / "conf"
 TRAINED = {"johnson2016", "ulyanov2017"}  # of networks: tests/test_training_presets.py
@@ -56,7 +60,7 @@ SMALLER = {
 
 
 def composed(name: str, *overrides: str) -> DictConfig:
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", [f"experiment={name}", *overrides])
 
@@ -141,7 +145,7 @@ def given(files: Path, job: DictConfig) -> stated.Given:
         files / "style.png",
         photographs,
         SMALL,
-        drawn(config.build(job.style_loss)),
+        drawn(configuration.build(job.style_loss)),
     )
 
 
@@ -158,7 +162,7 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch) -> Seen:
     """Look over the shoulder of a run, which goes its ordinary way."""
-    seen, descend = Seen(), experiment.descend
+    seen, descend = Seen(), stylize.descend
 
     def watched(configs: Any, problem: Problem, *arguments: Any, **more: Any) -> Outcome:
         pixels = problem.start.clone().requires_grad_(True)
@@ -172,7 +176,7 @@ def seen(monkeypatch) -> Seen:
         seen.end.append(outcome.last.pixels.clone())
         return outcome
 
-    monkeypatch.setattr(experiment, "descend", watched)
+    monkeypatch.setattr(stylize, "descend", watched)
     return seen
 
 
@@ -180,7 +184,7 @@ def run(name: str, files: Path, folder: Path, *overrides: str) -> DictConfig:
     """Run a preset to its end, small."""
     job = composed(name, f"style={files / 'style.png'}", "evaluator=none", "device=cpu", *overrides)
     check(job)
-    experiment.run(Job(job, folder, {}, []), runtime.PoliteStop())
+    stylize.run(Job(job, folder, {}, []), runtime.PoliteStop())
     assert (folder / "result.png").is_file()
     return job
 
@@ -193,7 +197,7 @@ def plain(name: str) -> DictConfig:
 
 def on(files: Path, name: str) -> list[str]:
     """Return the overrides for a test's content image, away from which a preset starts that would start there."""
-    texture, from_content = plain(name).alpha == 0, plain(name).init._target_ == "nst.initial.from_content"
+    texture, from_content = plain(name).alpha == 0, plain(name).init._target_ == "nst.optimization.initial.from_content"
     content = [] if texture else [f"content={files / 'content.png'}"]
     return content + (["init=file", f"init.path={files / 'noisy.png'}"] if from_content else [])
 
@@ -273,7 +277,7 @@ def test_the_way_out_of_a_download_that_a_preset_is_told_passes_the_check(name: 
     preset = composed(name)
     if name.startswith("cs231n"):
         return  # which is told to take another recipe
-    layers = [layer for kind in ("content", "style") for layer in config.layer_weights(preset, kind)]
+    layers = [layer for kind in ("content", "style") for layer in configuration.layer_weights(preset, kind)]
     words = backbones.no_download(preset.backbone.architecture, layers)
     typed = words.rpartition(": ")[2].rstrip(".").split()
     assert "backbone.weights=bundled" in typed

@@ -11,10 +11,12 @@ import torch
 from command_line import ROOT, TINY, refused, run
 from safetensors.torch import load_file
 
-from nst import backbones, images, pretrained
+from nst import pretrained
 from nst.errors import ConfigError, UserError
 from nst.files import sha256
+from nst.images import rgb
 from nst.losses import functional
+from nst.networks import backbones
 from nst.report.citations import networks
 from nst.report.runs import Run
 
@@ -48,7 +50,7 @@ def test_vgg16_ends_with_conv5_1_in_float16() -> None:
 @pytest.mark.parametrize("picture", ["chelsea", "swirls"])
 @pytest.mark.skipif(not ORIGINAL_VGG16.is_file(), reason="the original VGG-16 is not here")
 def test_grams_of_the_rounded_vgg16_are_the_originals(picture: str) -> None:
-    image = images.load(picture, 96)
+    image = rgb.load(picture, 96)
     grams = []
     for weights, more in (("bundled", {}), (str(ORIGINAL_VGG16), {"preprocessing": "caffe"})):
         net = backbones.load("vgg16", weights, STYLE_LAYERS, **more)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nst.descent import Step
-from nst.objective import Losses
-from nst.pixels import PixelSpace, Preprocessing
+from nst.images.pixels import PixelSpace, Preprocessing
+from nst.losses.objective import Losses
+from nst.optimization.state import Step
 from nst.tracking import Snapshot
 from nst.tracking.previews import LONGEST_SIDE, Previews, encode
 

@@ -12,7 +12,9 @@ from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from nst import cli, config, images, sweep
+from nst import cli, configuration
+from nst.images import rgb
+from nst.runs import sweep
 from nst.samples import samples
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +64,7 @@ def test_the_readme_lists_every_knob_with_its_default() -> None:
     for name, value in defaults:
         row = f"| `{name}` | `{value}` |" if name not in ("title", "question") else "| `title`, `question` | `null` |"
         assert row in text, name
-    for knob in dataclasses.fields(config.Config):
+    for knob in dataclasses.fields(configuration.Config):
         assert f"`{knob.name}`" in text, knob.name
 
 
@@ -78,7 +80,7 @@ def test_the_readme_names_every_sample_and_every_file_it_links_to_exists() -> No
 
 def test_every_sample_is_there_with_its_author_and_licence() -> None:
     for name, about in samples().items():
-        picture = images.load(name, 64)
+        picture = rgb.load(name, 64)
         assert picture.shape[0:2] == (1, 3)
         assert {"kind", "title", "author", "licence", "source"} <= about.keys()
     kinds = [about["kind"] for about in samples().values()]
@@ -102,7 +104,7 @@ def commands(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 def test_no_command_of_a_page_holds_a_word_that_changes_nothing(page: str) -> None:
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         for words in commands((ROOT / page).read_text(encoding="utf-8")):
             parsed = OverridesParser.create().parse_overrides(words)

@@ -17,8 +17,9 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from nst import cli, provenance, runtime
-from nst.provenance import NoGit, Source
+from nst import cli, runtime
+from nst.runs import provenance
+from nst.runs.provenance import NoGit, Source
 
 CPU = torch.device("cpu")
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

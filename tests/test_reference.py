@@ -14,10 +14,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nst import config as configuration
-from nst import images, posing, runtime
+from nst import configuration, runtime
 from nst.errors import ConfigError
-from nst.inputs import load
+from nst.images import rgb
+from nst.setup import posing
+from nst.setup.inputs import load
 from nst.training import reference
 from nst.training.reference import Painted
 
@@ -77,7 +78,7 @@ def test_a_picture_has_the_bytes_of_a_run_that_optimises_it(
     assert ran.returncode == 0, ran.stderr
     config = training(*overrides, **painter)
     painted = paint(config)
-    assert images.encode(painted.pictures["coffee"]) == (folder / "result.png").read_bytes()
+    assert rgb.encode(painted.pictures["coffee"]) == (folder / "result.png").read_bytes()
     assert painted.steps == painter.get("steps", 5)
     assert painted.seconds > 0
     assert config == training(*overrides, **painter)  # it is not changed
@@ -86,7 +87,7 @@ def test_a_picture_has_the_bytes_of_a_run_that_optimises_it(
 
 def test_several_contents_are_painted_together_as_each_alone() -> None:
     config = training("precision=float64")
-    contents = {name: images.load(name, 48, "square").double() for name in ("coffee", "chelsea", "rocket")}
+    contents = {name: rgb.load(name, 48, "square").double() for name in ("coffee", "chelsea", "rocket")}
     together = paint(config, contents)
     assert list(together.pictures) == list(contents)
     for name, content in contents.items():
@@ -124,7 +125,7 @@ def test_the_global_generator_has_the_seed_of_the_run_and_is_left_alone() -> Non
     [
         ((), "torch.optim.Adam", 4),
         ((), "torch.optim.LBFGS", 4),
-        ((), "nst.optimize.ScipyLBFGSB", 1),
+        ((), "nst.optimization.loop.ScipyLBFGSB", 1),
         (("style_loss=sliced_wasserstein",), "torch.optim.Adam", 4),
         (("backbone._target_=my.own",), "torch.optim.Adam", 1),
     ],

@@ -18,9 +18,10 @@ from command_line import ROOT, TINY, run, script
 from omegaconf import OmegaConf
 from PIL import Image
 
-from nst import backbones, pretrained, reproduce, trust
+from nst import pretrained, reproduce, trust
 from nst.errors import UserError
 from nst.files import sha256
+from nst.networks import backbones
 from nst.reproduce import again, comparison, inputs, runs
 from nst.reproduce.inputs import Places
 from nst.reproduce.runs import Run
@@ -258,7 +259,7 @@ def test_named_weights_are_checked_where_the_loader_takes_them(
     checkpoints = tmp_path / "cache" / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
     (tmp_path / "right.pth").write_bytes(b"right")
-    backbone = {"_target_": "nst.backbones.load", "weights": "torchvision", "preprocessing": "auto"}
+    backbone = {"_target_": "nst.networks.backbones.load", "weights": "torchvision", "preprocessing": "auto"}
     record = {"weights": {"name": "torchvision", "file": f"/gone/{name}", "sha256": sha256(tmp_path / "right.pth")}}
     finished = Run(".", copy, record, "copy")
 

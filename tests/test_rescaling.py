@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.squeezenet import Fire
 
-from nst import backbones, images, rescaling
 from nst.errors import ConfigError
-from nst.pixels import PREPROCESSINGS
+from nst.images import rgb
+from nst.images.pixels import PREPROCESSINGS
+from nst.networks import backbones, rescaling
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 NETWORKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
@@ -45,7 +46,7 @@ def network(kind: str, rescale: str = "mean_activation") -> backbones.Backbone:
 
 def seen(backbone: backbones.Backbone, size: int = 64) -> list[dict[str, Tensor]]:
     exact = copy.deepcopy(backbone).double()
-    return [exact(exact.preprocessing(images.load(name, size).double())) for name in PHOTOGRAPHS]
+    return [exact(exact.preprocessing(rgb.load(name, size).double())) for name in PHOTOGRAPHS]
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -63,7 +64,7 @@ def test_the_mean_activation_of_every_filter_is_one(kind: str) -> None:
 def test_it_computes_what_it_did_up_to_a_factor_of_each_channel(kind: str) -> None:
     """On another picture, at another size, in which the photographs have no part."""
     before, after = network(kind, "none").double(), network(kind).double()
-    image = before.preprocessing(images.load("swirls", 48).double())
+    image = before.preprocessing(rgb.load("swirls", 48).double())
     old, new = before(image), after(image)
     assert list(old) == list(new)
     deepest = NETWORKS[kind][1][-1]
@@ -80,7 +81,7 @@ def test_gatys_normalisation_written_out() -> None:
     """Two layers of VGG, in NumPy's words: w1 / m1, then w2 m1 / m2."""
     before, after = network("vgg16 avg", "none").double(), network("vgg16 avg").double()
     first, second = (module for module in before.stack[:3] if isinstance(module, nn.Conv2d))
-    pictures = [before.preprocessing(images.load(name, 64).double()) for name in PHOTOGRAPHS]
+    pictures = [before.preprocessing(rgb.load(name, 64).double()) for name in PHOTOGRAPHS]
     ones = [functional.conv2d(picture, first.weight, first.bias, padding=1).relu() for picture in pictures]
     twos = [functional.conv2d(maps, second.weight, second.bias, padding=1).relu() for maps in ones]
     m1, m2 = (

@@ -17,12 +17,13 @@ from command_line import ROOT, TINY, refused, run, sketch, start
 from PIL import Image
 from test_robustness import limit_files, own_loss, wait_for_steps
 
-from nst import checkpoint, pretrained, resume
-from nst.descent import State, Step
+from nst import pretrained
 from nst.errors import UserError
 from nst.files import CannotWrite, write_json
-from nst.objective import Losses
-from nst.optimize import Outcome, ScipyLBFGSB, optimize
+from nst.losses.objective import Losses
+from nst.optimization.loop import Outcome, ScipyLBFGSB, optimize
+from nst.optimization.state import State, Step
+from nst.runs import checkpoint, resume
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
 

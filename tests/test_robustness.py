@@ -13,8 +13,9 @@ from command_line import ROOT, TINY, refused, run, start
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from nst import config, sweep
+from nst import configuration
 from nst.files import claim
+from nst.runs import sweep
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
 
@@ -224,7 +225,7 @@ def test_a_failed_job_of_a_sweep_keeps_no_network_in_memory(tmp_path: Path) -> N
     chosen = own_loss(
         tmp_path,
         "import gc\n"
-        "from nst.backbones import Backbone\n"
+        "from nst.networks.backbones import Backbone\n"
         "class Own:\n"
         "    def target(self, features): return None\n"
         "    def __call__(self, features, target):\n"
@@ -266,7 +267,7 @@ def test_two_runs_begun_in_one_second_have_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config.register()
+    configuration.register()
     made = []
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         for kind in ("run", "sweep", "run"):

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nst import files, memory, resume, runtime, sweep
+from nst import files, runtime
 from nst.errors import UserError
+from nst.runs import resume, sweep
+from nst.runtime import memory
 from nst.training import parallel
 
 CPU = torch.device("cpu")

@@ -15,11 +15,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
-from nst import batch, check, checkpoint, config, experiment, memory, posing, resume, runtime, schedule
-from nst.batch import Candidate
+from nst import configuration, runtime
+from nst.batching import grouping
+from nst.batching.grouping import Candidate
 from nst.errors import ConfigError
-from nst.record import Job
-from nst.schedule import Scale
+from nst.optimization import schedule
+from nst.optimization.schedule import Scale
+from nst.runs import checkpoint, resume
+from nst.runs.record import Job
+from nst.runtime import memory
+from nst.setup import check, posing
+from nst.setup.estimate import Need
+from nst.stylization import stylize
 
 CONF = Path(__file__).parent.parent / "conf"
 TINY = ("schedule=pyramid", "schedule.sizes=[32,48]", "steps=3", "log_every=1", "evaluator=none", "device=cpu")
@@ -28,7 +35,7 @@ LAYERS = "layers.style=[conv1,fire2,fire3]"
 
 
 def composed(*overrides: str) -> Any:
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", sketch(*overrides))
 
@@ -208,21 +215,21 @@ def test_two_scales_on_the_command_line_are_one_run(tmp_path: Path) -> None:
 
 def test_a_scale_begins_with_the_enlarged_result_of_the_one_before(tmp_path: Path) -> None:
     common = ("steps=3", "log_every=1", "evaluator=none", "jitter=0", "clamp=never", "precision=float64", "device=cpu")
-    both = experiment.run(job(tmp_path / "both", *TINY, *common), runtime.PoliteStop())
-    small = experiment.run(job(tmp_path / "small", "size=32", *common), runtime.PoliteStop())
+    both = stylize.run(job(tmp_path / "both", *TINY, *common), runtime.PoliteStop())
+    small = stylize.run(job(tmp_path / "small", "size=32", *common), runtime.PoliteStop())
     assert record(tmp_path / "both")["scales"][0]["final"]["loss/total"] == float(small.last.losses.total)
     problem = posing.pose(composed("size=48", *common), torch.device("cpu"))
     problem.start = torch.nn.functional.interpolate(small.last.pixels, (32, 48), mode="bicubic")
-    expected = experiment.descend(composed("size=48", *common), problem, lambda step: None, lambda index: True)
+    expected = stylize.descend(composed("size=48", *common), problem, lambda step: None, lambda index: True)
     torch.testing.assert_close(both.last.pixels, expected.last.pixels, rtol=1e-9, atol=1e-12)
 
 
 def test_rates_and_averages_follow_the_scales(tmp_path: Path) -> None:
     common = (*TINY, "lr_schedule=cosine", "optimizer.lr=0.02", "average=0.9")
-    experiment.run(job(tmp_path / "restart", *common), runtime.PoliteStop())
+    stylize.run(job(tmp_path / "restart", *common), runtime.PoliteStop())
     fall = [0.02, 0.015, 0.005]  # half a cosine in three steps
     assert [float(row["lr"]) for row in rows(tmp_path / "restart")] == pytest.approx([*fall, *fall, 0], abs=1e-9)
-    experiment.run(job(tmp_path / "carry", *common, "schedule.optimizer=carry"), runtime.PoliteStop())
+    stylize.run(job(tmp_path / "carry", *common, "schedule.optimizer=carry"), runtime.PoliteStop())
     rates = [float(row["lr"]) for row in rows(tmp_path / "carry")]
     assert rates[3] == pytest.approx(0.01)
     assert rates == sorted(rates, reverse=True)
@@ -232,7 +239,7 @@ def test_rates_and_averages_follow_the_scales(tmp_path: Path) -> None:
 
 def test_a_pyramid_from_to_loads_each_picture_at_its_own_size(tmp_path: Path) -> None:
     arguments = ("schedule=pyramid", "schedule.from=32", "schedule.factor=1.5", "size=72", *TINY[2:], "save_every=1")
-    experiment.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
+    stylize.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
     assert [scale["width"] for scale in record(tmp_path / "out")["scales"]] == [32, 48, 72]
     for index, width in {0: 32, 3: 48, 6: 72, 9: 72}.items():
         with Image.open(tmp_path / "out" / "frames" / f"{index:06d}.png") as picture:
@@ -266,7 +273,7 @@ RUNS = {
 def seeded_run(folder: Path, *overrides: str) -> None:
     """Run a job with torch's generator seeded, as ``nst.job`` does."""
     with runtime.seeded(0):
-        experiment.run(job(folder, *overrides), runtime.PoliteStop())
+        stylize.run(job(folder, *overrides), runtime.PoliteStop())
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -306,7 +313,7 @@ def test_killed_in_earnest_and_resumed_it_is_the_same(tmp_path: Path) -> None:
 
 def test_an_interrupted_scale_leaves_its_picture_and_carries_on(tmp_path: Path) -> None:
     arguments = (*TINY, "save_every=1")
-    experiment.run(job(tmp_path / "whole", *arguments), runtime.PoliteStop())
+    stylize.run(job(tmp_path / "whole", *arguments), runtime.PoliteStop())
     stop = runtime.PoliteStop()
     interrupted = job(tmp_path / "out", *arguments)
     poll, polled = stop.poll, []
@@ -319,10 +326,10 @@ def test_an_interrupted_scale_leaves_its_picture_and_carries_on(tmp_path: Path) 
 
     stop.poll = asked  # type: ignore[method-assign]
     with pytest.raises(runtime.Interrupted):
-        experiment.run(interrupted, stop)
+        stylize.run(interrupted, stop)
     with Image.open(tmp_path / "out" / "interrupted.png") as picture:
         assert picture.size == (48, 32)
-    experiment.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
+    stylize.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
     checkpoint.remove(tmp_path / "out")
     assert record(tmp_path / "out")["resumed"][0]["step"] == 4
     assert kill_and_resume.differences(tmp_path / "whole", tmp_path / "out") == []
@@ -331,7 +338,7 @@ def test_an_interrupted_scale_leaves_its_picture_and_carries_on(tmp_path: Path) 
 def test_a_diverging_scale_leaves_the_best_picture_at_its_own_size(tmp_path: Path) -> None:
     experiment_job = job(tmp_path / "out", *TINY, "optimizer=sgd", "optimizer.lr=1e30", "clamp=never")
     with pytest.raises(Exception, match="NaN or infinite"):
-        experiment.run(experiment_job, runtime.PoliteStop())
+        stylize.run(experiment_job, runtime.PoliteStop())
     with Image.open(tmp_path / "out" / "best.png") as picture:
         assert picture.size == (32, 21)
 
@@ -352,9 +359,9 @@ def test_a_later_scale_that_diverges_leaves_what_it_began_with(tmp_path: Path, m
             problem.evaluate = bad
         return problem
 
-    monkeypatch.setattr(experiment, "pose_together", bad_at_48)
+    monkeypatch.setattr(stylize, "pose_together", bad_at_48)
     with pytest.raises(Exception, match="NaN or infinite at step 3"):
-        experiment.run(job(tmp_path / "out", *TINY), runtime.PoliteStop())
+        stylize.run(job(tmp_path / "out", *TINY), runtime.PoliteStop())
     with Image.open(tmp_path / "out" / "best.png") as picture:
         assert picture.size == (48, 32)
     assert [row["step"] for row in rows(tmp_path / "out")] == ["0", "1", "2"]
@@ -362,7 +369,7 @@ def test_a_later_scale_that_diverges_leaves_what_it_began_with(tmp_path: Path, m
 
 def test_a_scale_that_ends_early_is_followed_at_once(tmp_path: Path) -> None:
     arguments = (*TINY, "optimizer=sgd", "optimizer.lr=0.001", "stop_change=0.01", "steps=[2,50]")
-    outcome = experiment.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
+    outcome = stylize.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
     assert "changed the picture by less than" in outcome.reason
     assert [row["step"] for row in rows(tmp_path / "out")] == ["0", "1", "2"]
     assert [scale["steps"] for scale in record(tmp_path / "out")["scales"]] == [1, 1]
@@ -378,11 +385,11 @@ JOBS = (("seed=0",), ("seed=1", "style=mosaic", "init=noise"), ("seed=2", "beta=
 def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, name: str) -> None:
     common = [one for one in (*TINY, *RUNS[name], LAYERS, "precision=float64", "save_every=1") if "init" not in one]
     jobs = [job(tmp_path / str(number), *common, *own) for number, own in enumerate(JOBS)]
-    ends = experiment.run_together(jobs, runtime.PoliteStop())
+    ends = stylize.run_together(jobs, runtime.PoliteStop())
     assert not any(isinstance(end, Exception) for end in ends)
     for number, own in enumerate(JOBS):
         alone = tmp_path / f"alone{number}"
-        experiment.run(job(alone, *common, *own), runtime.PoliteStop())
+        stylize.run(job(alone, *common, *own), runtime.PoliteStop())
         assert kill_and_resume.frames(tmp_path / str(number)) == kill_and_resume.frames(alone)
         for ours, expected in zip(rows(tmp_path / str(number)), rows(alone), strict=True):
             numbers = ({k: float(v) for k, v in row.items() if k != "seconds"} for row in (ours, expected))
@@ -393,11 +400,11 @@ def test_a_job_that_is_lost_at_the_first_scale_leaves_its_neighbours_to_the_next
     common = (*TINY, LAYERS, "optimizer=sgd", "optimizer.lr=0.02", "clamp=never", "precision=float64")
     own = [("beta=0.01",), ("beta=1e300",), ("beta=0.1", "seed=1")]
     jobs = [job(tmp_path / str(number), *common, *one) for number, one in enumerate(own)]
-    ends = experiment.run_together(jobs, runtime.PoliteStop())
+    ends = stylize.run_together(jobs, runtime.PoliteStop())
     assert [type(end).__name__ for end in ends] == ["Outcome", "Diverged", "Outcome"]
     for number in (0, 2):
         alone = tmp_path / f"alone{number}"
-        experiment.run(job(alone, *common, *own[number]), runtime.PoliteStop())
+        stylize.run(job(alone, *common, *own[number]), runtime.PoliteStop())
         assert (tmp_path / str(number) / "result.png").read_bytes() == (alone / "result.png").read_bytes()
         assert len(rows(tmp_path / str(number))) == 7
     with Image.open(tmp_path / "1" / "best.png") as picture:
@@ -414,7 +421,7 @@ def test_jobs_are_planned_for_their_largest_scale(tmp_path: Path, monkeypatch: p
         Candidate(number, composed(*common, *own), tmp_path / str(number))
         for number, own in enumerate([(), (f"content={photo}",), (f"content={other}",), ("stop_change=0.1",)])
     ]
-    plan = batch.plan(candidates, 9)
+    plan = grouping.plan(candidates, 9)
     assert plan.batches == [[0, 1], [2], [3]]
     assert "stop_change" in plan.alone[3]
     sizes = []
@@ -423,7 +430,7 @@ def test_jobs_are_planned_for_their_largest_scale(tmp_path: Path, monkeypatch: p
         sizes.append(chosen.size)
 
     monkeypatch.setattr(posing, "estimate_memory", noting)
-    batch.room(candidates[0].config)
+    grouping.room(candidates[0].config)
     assert sizes == [96]
 
 
@@ -440,12 +447,12 @@ def test_memory_is_told_of_the_largest_scale_before_the_first_step(
         needs.append(chosen.size)
         need = estimate(chosen, *rest)
         assert need is not None
-        return memory.Need(need.held + 10**9 * chosen.size, need.held, need.held)
+        return Need(need.held + 10**9 * chosen.size, need.held, need.held)
 
     monkeypatch.setattr(posing, "estimate_memory", noting)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 40 * 10**9)
     with caplog.at_level("INFO"):
-        experiment.run(job(tmp_path / "out", *TINY, "tile=none"), runtime.PoliteStop())
+        stylize.run(job(tmp_path / "out", *TINY, "tile=none"), runtime.PoliteStop())
     assert needs[:2] == [48, 32]
     said = [message for message in caplog.messages if "This run needs about" in message or "step 0/6" in message]
     assert "This run needs about 48.0 GB at size=48; 40.0 GB are free. size=32 would fit" in said[0]
@@ -453,30 +460,30 @@ def test_memory_is_told_of_the_largest_scale_before_the_first_step(
 
 
 def test_the_largest_scale_decides_on_tiles_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def estimate(chosen: Any, backbone: Any, inputs: Any, tile: int | None = None) -> memory.Need:
+    def estimate(chosen: Any, backbone: Any, inputs: Any, tile: int | None = None) -> Need:
         side = tile or max(inputs.content.shape[2:])
-        return memory.Need(side * 10**9, 0, 0)
+        return Need(side * 10**9, 0, 0)
 
     monkeypatch.setattr(posing, "estimate_memory", estimate)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 130 * 10**9)
     arguments = ("schedule=pyramid", "schedule.sizes=[32,160]", "steps=1", "evaluator=none", "device=cpu", LAYERS)
-    experiment.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
+    stylize.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
     assert record(tmp_path / "out")["computation"]["tile"] == "128"
-    experiment.run(job(tmp_path / "set", *arguments, "tile=128"), runtime.PoliteStop())
+    stylize.run(job(tmp_path / "set", *arguments, "tile=128"), runtime.PoliteStop())
     assert (tmp_path / "out" / "result.png").read_bytes() == (tmp_path / "set" / "result.png").read_bytes()
 
 
 def test_memory_that_runs_out_at_a_later_scale_names_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    descend = experiment.descend
+    descend = stylize.descend
 
     def too_large(configs: Any, *rest: Any, **more: Any) -> Any:
         if configs[0].size == 48:
             raise MemoryError
         return descend(configs, *rest, **more)
 
-    monkeypatch.setattr(experiment, "descend", too_large)
+    monkeypatch.setattr(stylize, "descend", too_large)
     with pytest.raises(posing.OutOfMemory, match="Out of memory"):
-        experiment.run(job(tmp_path / "out", *TINY, "checkpoint_steps=1"), runtime.PoliteStop())
+        stylize.run(job(tmp_path / "out", *TINY, "checkpoint_steps=1"), runtime.PoliteStop())
     assert checkpoint.step(tmp_path / "out") == 3
 
 

@@ -18,8 +18,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from nst import backbones, config, sweep
-from nst.check import check
+from nst import configuration
+from nst.networks import backbones
+from nst.runs import sweep
+from nst.setup.check import check
 
 CONF = ROOT / "conf"
 STUDIES = sorted(path.stem for path in (CONF / "study").glob("*.yaml"))
@@ -33,7 +35,7 @@ DEFAULT_STEPS = {"pyramid": 40, "single": 300}  # at each scale, and those of ex
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", list(overrides), return_hydra_config=hydra)
 

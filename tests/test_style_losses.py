@@ -8,7 +8,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from nst import backbones, batch, engines
+from nst import engines
+from nst.batching import grouping
 from nst.engines import tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
@@ -24,7 +25,8 @@ from nst.losses import (
     is_summed,
 )
 from nst.losses import functional as F
-from nst.objective import LayerTerm
+from nst.losses.objective import LayerTerm
+from nst.networks import backbones
 
 PRECISIONS = [(torch.float64, 1e-9), (torch.float32, 1e-4)]
 # What each constant of the authors' code is divided by, given C and N.
@@ -259,7 +261,7 @@ def test_a_batch_of_three_is_three_batches_of_one(name):
     assert len(set(alone)) == 3
     shared = loss(features, loss.target(style[:1]))
     np.testing.assert_allclose(shared, loss(features, loss.target(style[:1].expand(3, -1, -1, -1))), rtol=1e-10)
-    assert batch.is_per_image(loss)
+    assert grouping.is_per_image(loss)
 
 
 @pytest.mark.parametrize("name", GUIDED)
@@ -527,7 +529,7 @@ def test_a_term_across_layers_has_each_layer_with_the_next():
     assert term.weights == {"a-b": 20.0, "b-c": 40.0}
     assert LayerTerm("style", loss, {"a": 1.0, "b": 3.0, "c": 5.0}, "mean").weights["b-c"] == 10 * 4 / 6
     assert not is_summed(loss)
-    assert batch.is_per_image(loss)
+    assert grouping.is_per_image(loss)
 
 
 def test_keras_divides_by_the_pixels_of_the_picture():

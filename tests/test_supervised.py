@@ -17,11 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
-from nst import config as configuration
-from nst import images, posing, runtime
+from nst import configuration, runtime
 from nst.errors import ConfigError, UserError
 from nst.files import write_json
-from nst.inputs import load
+from nst.images import rgb
+from nst.setup import posing
+from nst.setup.inputs import load
 from nst.training import Context, pairs, reference
 from nst.training.pairs import Pairs
 from nst.training.photos import Photos
@@ -223,10 +224,10 @@ def test_pairs_are_painted_as_the_optimiser_paints_them(tmp_path: Path) -> None:
     photos = Photos(None, 40, config.seed, flip=False)
     for number in (0, 2):
         item = photos.item(number)[None]
-        assert torch.equal(images.load(str(folder / "originals" / f"{number:05d}.png"), 40), item)
+        assert torch.equal(rgb.load(str(folder / "originals" / f"{number:05d}.png"), 40), item)
         with runtime.PoliteStop() as stop:
             alone = reference.paint(config, ready.inputs, {"one": item}, ready.backbone, stop).pictures["one"]
-        painted = images.load(str(folder / "stylised" / f"{number:05d}.png"), 40)
+        painted = rgb.load(str(folder / "stylised" / f"{number:05d}.png"), 40)
         assert (painted - alone.clamp(0, 1)).abs().max() < 0.02
         assert (painted - item).abs().mean() > 0.005
     about = facts(tmp_path / "run")

@@ -17,9 +17,9 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from nst import config, runtime
-from nst.experiment import run
-from nst.record import Job
+from nst import configuration, runtime
+from nst.runs.record import Job
+from nst.stylization.stylize import run
 from nst.tracking.tensorboard import picture_steps
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -30,7 +30,7 @@ STEPS = 40
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     overrides = ["size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03"]
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         composed = compose("config", sketch(*overrides))
         job = Job(composed, folder, {"backbone": "squeezenet", "optimizer": "adam"}, overrides)

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torch.utils.data import default_collate
 
-from nst import config as configuration
-from nst import images, posing, runtime, transformers
-from nst.inputs import load
+from nst import configuration, runtime, transformers
+from nst.images import rgb
+from nst.setup import posing
+from nst.setup.inputs import load
 from nst.training import Context, train
 from nst.training.perceptual import Perceptual
 from nst.training.photos import Photos
@@ -204,8 +205,8 @@ def test_a_training_leaves_a_network_and_all_that_a_run_leaves(whole: Path) -> N
     assert about["config"]["training"]["crop"] == 32
     assert about["styles"][0]["label"] == "swirls"
     with torch.no_grad():
-        painted = network(images.load("chelsea", 40)).clamp(0, 1)
-    assert np.array_equal(images.to_bytes(painted), np.asarray(Image.open(whole / "result.png")))
+        painted = network(rgb.load("chelsea", 40)).clamp(0, 1)
+    assert np.array_equal(rgb.to_bytes(painted), np.asarray(Image.open(whole / "result.png")))
     rows = list(csv.DictReader((whole / "metrics.csv").open()))
     assert [int(row["step"]) for row in rows] == [0, 2, 4, 6, 8, 10, 12]
     for row in rows:
@@ -307,8 +308,8 @@ def test_one_network_for_several_styles_paints_them_blended(tmp_path: Path) -> N
     network, about = transformers.load(tmp_path / "network.safetensors")
     assert [style["label"] for style in about["styles"]] == ["swirls", "mosaic"]
     with torch.no_grad():
-        painted = network(images.load("chelsea", 40), torch.tensor([[0.75, 0.25]])).clamp(0, 1)
-    assert np.array_equal(images.to_bytes(painted), np.asarray(Image.open(tmp_path / "result.png")))
+        painted = network(rgb.load("chelsea", 40), torch.tensor([[0.75, 0.25]])).clamp(0, 1)
+    assert np.array_equal(rgb.to_bytes(painted), np.asarray(Image.open(tmp_path / "result.png")))
 
 
 def test_a_loss_that_is_no_number_stops_it_and_keeps_the_last_good_network(tmp_path: Path) -> None:
@@ -344,9 +345,9 @@ def test_a_loss_that_is_no_number_stops_it_and_keeps_the_last_good_network(tmp_p
     ],
 )
 def test_a_mistake_is_told_before_anything_is_made(tmp_path: Path, overrides: list[str], words: str) -> None:
-    from nst.check import check
     from nst.cli import describe
     from nst.errors import ConfigError
+    from nst.setup.check import check
 
     try:
         config = composed(*QUICK, *overrides)

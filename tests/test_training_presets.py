@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from nst import config as configuration
-from nst import posing, runtime
-from nst.check import check
-from nst.inputs import load
+from nst import configuration, runtime
+from nst.setup import posing
+from nst.setup.check import check
+from nst.setup.inputs import load
 from nst.training import Context
 from nst.training.perceptual import Perceptual
 

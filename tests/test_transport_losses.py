@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from scipy.spatial.distance import cdist
 from skimage.exposure import match_histograms
 
-from nst import backbones, config, posing, replay
-from nst.engines import Reading, Wanted, make
+from nst import configuration
+from nst.engines import Reading, Wanted, make, replay
 from nst.losses import (
     GramLoss,
     HistogramLoss,
@@ -30,6 +30,8 @@ from nst.losses.drawing import Drawing, sampled_positions, unit_directions
 from nst.losses.patches import nearest_patches
 from nst.losses.similarity import cosine_distances, moment_distance, relaxed_emd, self_similarity
 from nst.losses.transport import matched_quantiles, sliced_wasserstein, wasserstein_1d
+from nst.networks import backbones
+from nst.setup import posing
 
 CONF = Path(__file__).parent.parent / "conf"
 PRECISIONS = [(torch.float64, 1e-9), (torch.float32, 1e-4)]
@@ -43,7 +45,7 @@ def maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torc
 
 
 def composed(*overrides: str) -> Any:
-    config.register()
+    configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", sketch(*overrides))
 
@@ -462,7 +464,7 @@ def test_a_sum_tells_its_losses_the_size_of_the_picture() -> None:
 @pytest.mark.parametrize("network", sorted(path.stem for path in (CONF / "backbone").glob("*.yaml")))
 def test_every_loss_works_on_every_network_and_engine(network: str) -> None:
     found = composed(f"backbone={network}")
-    layers = list(config.layer_weights(found, "style"))
+    layers = list(configuration.layer_weights(found, "style"))
     backbone = backbones.load(found.backbone.architecture, "random", layers, preprocessing="imagenet").double()
     image, other = maps(2, 3, 40, 48), maps(1, 3, 36, 32, seed=1)
     same = maps(1, 3, 40, 48, seed=2)

@@ -16,13 +16,14 @@ import synthetic_runs
 from command_line import ROOT, TINY, refused, run, script
 from PIL import Image
 
-from nst import resume, trust
+from nst import trust
 from nst.errors import UserError
 from nst.report.bundle import write_bundle
 from nst.report.page import render
 from nst.report.runs import collect
 from nst.report.tables import report_markdown, summary_csv
 from nst.report.view import Place, draw_pictures, make_view
+from nst.runs import resume
 
 AXES = {"beta": [0.01, 0.1]}
 SMALL: dict[str, Any] = {"size": (48, 32), "previews": 4, "rows": 5, "quick": True}
@@ -61,7 +62,7 @@ def reported(folder: Path) -> tuple[str, str, str, zipfile.ZipFile]:
         ("torch.optim.RMSprop", True),
         ("torch.optim.lr_scheduler.StepLR", True),
         ("os.system", False),
-        ("nst.provenance.subprocess.run", False),
+        ("nst.runs.provenance.subprocess.run", False),
         ("torch.optim.adam.torch.hub.load", False),
         ("torch.utils.collect_env.run", False),
         ("hydra.utils.get_method", False),

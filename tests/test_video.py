@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from test_media import painted_in_parts, ramp
 
-from nst import images
 from nst.applying import media
 from nst.errors import UserError
+from nst.images import rgb
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -342,7 +342,7 @@ def test_a_video_is_told_by_what_is_in_it(tmp_path: Path, suffix: str) -> None:
     path = (tmp_path / "a.mp4").rename(tmp_path / f"a{suffix}")
     assert media.kind_of(str(path)) == "video"
     with pytest.raises(UserError, match="task=apply paints one"):
-        images.load(str(path), 32)
+        rgb.load(str(path), 32)
 
 
 def test_what_is_transparent_in_a_video_shows_the_background(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ import torchvision
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from nst import backbones, weights
 from nst.errors import UserError
+from nst.networks import backbones, weights
 
 
 @pytest.fixture(scope="module", autouse=True)

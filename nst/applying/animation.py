@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageSequence
 
-from nst import decoding, images
 from nst.applying.media import Frame
 from nst.errors import UserError
 from nst.files import write_atomic
+from nst.images import decoding, rgb
 
 log = logging.getLogger(__name__)
 TICK = 10  # milliseconds: what a GIF counts time in
@@ -118,7 +118,7 @@ class Still:
 
     def keep(self, path: Path) -> None:
         """Write the frame; see ``Part``."""
-        images.save(path, self.data)
+        rgb.save(path, self.data)
 
 
 def _opened(paths: Sequence[Path]) -> Iterator[Image.Image]:

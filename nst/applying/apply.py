@@ -17,18 +17,20 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from nst import config as configuration
-from nst import decoding, images, launchers, memory, provenance, resume, runtime
+from nst import configuration, runtime
 from nst.applying import media, model, sheet
 from nst.applying.ledger import FILE as LEDGER_FILE
 from nst.applying.ledger import Ledger, Line
 from nst.applying.progress import Progress
 from nst.applying.tiles import Painter, Painting
-from nst.check import check
 from nst.errors import ConfigError, UserError
-from nst.evaluator import Evaluator, Scores, recorded_styles
+from nst.evaluation.evaluator import Evaluator, Scores, recorded_styles
 from nst.files import sha256, typed_path, writing
-from nst.record import Job, Record
+from nst.images import decoding, rgb
+from nst.runs import launchers, provenance, resume
+from nst.runs.record import Job, Record
+from nst.runtime import memory
+from nst.setup.check import check
 
 log = logging.getLogger(__name__)
 RESULTS = "results"  # where the paintings of a folder go
@@ -102,7 +104,7 @@ class Work:
 
     def encoded(self, pixels: np.ndarray, shape: tuple[int, int] | None) -> bytes:
         """Encode a painting in the format asked for, stretched to (width, height) if it was squeezed."""
-        return images.encode_bytes(images.stretched(pixels, shape), self.config.output_format, self.config.jpeg_quality)
+        return rgb.encode_bytes(rgb.stretched(pixels, shape), self.config.output_format, self.config.jpeg_quality)
 
 
 def problems(config: DictConfig) -> list[str]:
@@ -192,11 +194,11 @@ def run(job: Job, stop: runtime.PoliteStop) -> Painted:
 
 def _picture(work: Work) -> Painted:
     """Paint a picture."""
-    path = images.locate(str(work.config.content))
-    picture = images.opened(str(path), work.sizing.background)
+    path = rgb.locate(str(work.config.content))
+    picture = rgb.opened(str(path), work.sizing.background)
     painting = work.paint(work.sizing.seen(picture, path))
     result = work.job.picture("result")
-    images.save(result, work.encoded(painting.pixels, work.sizing.kept(*picture.size, path)))
+    rgb.save(result, work.encoded(painting.pixels, work.sizing.kept(*picture.size, path)))
     del picture
     return Painted(1, 0, [painting.seconds], _score(work, result, path), _in_words(painting))
 
@@ -238,7 +240,7 @@ def _folder(work: Work) -> Painted:
     shown = [painted[place] for place in sheet.chosen(len(painted))]
     pairs = [_pair(line, folder, root, work.sizing.background) for line in shown]
     drawn = sheet.draw(pairs)
-    images.save(work.job.picture("result"), work.encoded(drawn, None))
+    rgb.save(work.job.picture("result"), work.encoded(drawn, None))
     problems_ = [line for line in ledger.lines.values() if line.problem]
     facts |= {
         "shown": len(shown),
@@ -255,9 +257,9 @@ def _folder(work: Work) -> Painted:
 
 def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[Line, dict[str, Any]]:
     """Paint a picture of a folder; return its line, and how it was painted."""
-    target = work.job.folder / f"{painting_name}{images.SUFFIXES[work.config.output_format]}"
+    target = work.job.folder / f"{painting_name}{rgb.SUFFIXES[work.config.output_format]}"
     try:
-        picture = images.opened(str(path), work.sizing.background)
+        picture = rgb.opened(str(path), work.sizing.background)
         seen = work.sizing.seen(picture, path)
         shape = work.sizing.kept(*picture.size, path)
         digest = sha256(path)
@@ -267,7 +269,7 @@ def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[L
     data = work.encoded(painting.pixels, shape)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    images.save(target, data)
+    rgb.save(target, data)
     width, height = shape or (painting.pixels.shape[1], painting.pixels.shape[0])
     where = target.relative_to(work.job.folder).as_posix()
     return Line(name, where, width, height, painting.seconds, digest), _in_words(painting) if painting.tile else {}
@@ -285,7 +287,7 @@ def _is_painted(line: Line, folder: Path, root: Path) -> bool:
 
 def _pair(line: Line, folder: Path, root: Path, background: str) -> tuple[Image.Image, Image.Image, str]:
     """Return a photograph and its painting, small, and its name."""
-    pair = [images.opened(str(path), background) for path in (folder / line.picture, root / line.painting)]
+    pair = [rgb.opened(str(path), background) for path in (folder / line.picture, root / line.painting)]
     for picture in pair:
         picture.thumbnail((2 * sheet.SIDE, 2 * sheet.SIDE), reducing_gap=3)
     return pair[0], pair[1], Path(line.picture).name
@@ -351,13 +353,13 @@ def _clip(work: Work) -> Painted:
 def _frame(work: Work, clip: media.Clip, frame: media.Frame) -> tuple[np.ndarray, Painting]:
     """Return the pixels of a painted frame, with the proportions of the clip."""
     painting = work.paint(work.sizing.seen(frame.picture, clip.path))
-    return images.stretched(painting.pixels, work.sizing.kept(*frame.picture.size, clip.path)), painting
+    return rgb.stretched(painting.pixels, work.sizing.kept(*frame.picture.size, clip.path)), painting
 
 
 def _show(work: Work, clip: media.Clip, frame: media.Frame, pixels: np.ndarray) -> None:
     """Save a painted frame as the result to be shown, beside the frame that it was painted from."""
-    images.save(work.job.folder / f"{ORIGINAL}.png", images.encode_bytes(np.asarray(frame.picture)))
-    images.save(_result(work), work.encoded(pixels, None))
+    rgb.save(work.job.folder / f"{ORIGINAL}.png", rgb.encode_bytes(np.asarray(frame.picture)))
+    rgb.save(_result(work), work.encoded(pixels, None))
 
 
 def _result(work: Work) -> Path:
@@ -465,7 +467,7 @@ def _refuse_changes(before: dict[str, Any], network: model.Model, config: DictCo
         )
     was = before.get("source") or before.get("content") or {}
     if was and media.kind_of(str(config.content)) != "folder":
-        path = images.locate(str(config.content))
+        path = rgb.locate(str(config.content))
         if was.get("sha256") != sha256(path):
             raise UserError(
                 f"{folder} cannot be resumed: {path} has changed since the run began. Put the old file back, or start "

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nst import decoding, images
 from nst.errors import UserError
 from nst.files import SUFFIXES, is_folder, pictures_below
+from nst.images import decoding, rgb
 
 KINDS = ("picture", "folder", "animation", "video")
 ANIMATED = ("GIF", "PNG", "WEBP")  # other formats hold several pictures for other reasons: pages, two eyes
@@ -39,7 +39,7 @@ class Sizing:
 
     Args:
         size: pixels of the side that ``fit`` names; 0 keeps the picture's own size, whatever ``fit`` says.
-        fit: see ``nst.images.load``.
+        fit: see ``nst.images.rgb.load``.
         resample: see there.
         background: see there.
     """
@@ -55,7 +55,7 @@ class Sizing:
         Raises:
             UserError: the file is missing, broken or too small.
         """
-        return self.seen(images.opened(str(path), self.background), path)
+        return self.seen(rgb.opened(str(path), self.background), path)
 
     def seen(self, picture: Image.Image, path: Path) -> Tensor:
         """Return an upright RGB picture as the network is to see it, ``(1, 3, H, W)`` float32 in [0, 1].
@@ -63,20 +63,20 @@ class Sizing:
         Raises:
             UserError: a side would be shorter than ``SMALLEST_SIDE`` pixels.
         """
-        shape = picture.size if self.size == 0 else images.fitted(*picture.size, self.size, self.fit, path)
+        shape = picture.size if self.size == 0 else rgb.fitted(*picture.size, self.size, self.fit, path)
         if min(shape) < SMALLEST_SIDE:
             raise UserError(
                 f"{path} would be painted at {shape[0]} x {shape[1]} pixels, and the network needs {SMALLEST_SIDE} on "
                 f"each side. Choose a larger size."
             )
         if shape != picture.size:
-            picture = picture.resize(shape, images.RESAMPLINGS[self.resample])
+            picture = picture.resize(shape, rgb.RESAMPLINGS[self.resample])
         return tensor(np.array(picture))
 
     def kept(self, width: int, height: int, path: Path) -> tuple[int, int] | None:
         """Return the (width, height) to save at, if not that at which the network paints: what was squeezed."""
         squeezed = self.size != 0 and self.fit == "square"
-        return images.fitted(width, height, self.size, "long", path) if squeezed else None
+        return rgb.fitted(width, height, self.size, "long", path) if squeezed else None
 
 
 def tensor(array: np.ndarray) -> Tensor:
@@ -157,7 +157,7 @@ def kind_of(name: str) -> str:
     """
     if is_folder(name):
         return "folder"
-    path = images.locate(name)
+    path = rgb.locate(name)
     if path.suffix.lower() in VIDEOS:
         return "video"
     try:
@@ -186,7 +186,7 @@ def open_clip(name: str, background: str) -> Clip:
     Raises:
         UserError: it cannot be read.
     """
-    path = images.locate(name)
+    path = rgb.locate(name)
     if kind_of(name) == "animation":
         from nst.applying.animation import Animation  # here, as for videos: each needs a library of its own
 

@@ -12,9 +12,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from nst import images, provenance, resume, transformers
+from nst import transformers
 from nst.errors import ConfigError, UserError
 from nst.files import existing_file, sha256, typed_path
+from nst.images import rgb
+from nst.runs import provenance, resume
 from nst.samples import FOLDER, samples
 
 FILE = "network.safetensors"  # what task=train leaves in a run's folder
@@ -116,7 +118,7 @@ def _take_styles(network: nn.Module, config: DictConfig) -> list[dict[str, Any]]
         UserError: an image cannot be had.
     """
     names = list(config.style) if OmegaConf.is_list(config.style) else [config.style]
-    paths = [images.locate(str(name)) for name in names]
+    paths = [rgb.locate(str(name)) for name in names]
     take: Any = network.take_styles
     take([_style_image(path, config) for path in paths])
     return [
@@ -127,8 +129,8 @@ def _take_styles(network: nn.Module, config: DictConfig) -> list[dict[str, Any]]
 
 def _style_image(path: Path, config: DictConfig) -> Tensor:
     """Load a style image, at its own size or, where that is larger, with ``LARGEST_STYLE`` pixels on its long side."""
-    longest = max(images.opened(str(path)).size)
-    return images.load(str(path), min(longest, LARGEST_STYLE), "long", config.resample, config.background)
+    longest = max(rgb.opened(str(path)).size)
+    return rgb.load(str(path), min(longest, LARGEST_STYLE), "long", config.resample, config.background)
 
 
 def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from nst import memory
 from nst.applying.media import SMALLEST_SIDE
 from nst.errors import UserError
+from nst.runtime import memory
+from nst.setup import estimate
 from nst.transformers.layers import Statistics, given, measured
 
 SIDES = (4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 128)  # pixels of a tile that tile=auto tries
@@ -61,7 +62,7 @@ def reach(network: nn.Module) -> Reach:
     has for one of the map. Doubling the size of maps moves what is seen by less than one position of the smallest
     ones, or by two at most where neighbours are interpolated.
     """
-    followed = memory.shapes_only(network)
+    followed = estimate.shapes_only(network)
     widest, stride = [0.0, 0.0], 1
 
     def follow(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -224,7 +225,7 @@ class Painter:
         """Tell whether one pass over a picture (height, width) fits in the memory that is free; yes, if unknown."""
         if shape not in self._needs:
             blend = [] if self.blend is None else [self.blend]
-            self._needs[shape] = memory.forward_bytes(self.network, shape, self.dtype, self.device, *blend)
+            self._needs[shape] = estimate.forward_bytes(self.network, shape, self.dtype, self.device, *blend)
         need, free = self._needs[shape], memory.free_bytes(self.device)
         return need is None or free is None or need <= SHARE * free
 

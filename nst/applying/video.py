@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from nst import decoding
 from nst.applying.media import Frame
 from nst.errors import UserError
 from nst.files import write_atomic, writing
+from nst.images import decoding
 
 log = logging.getLogger(__name__)
 CRF = 18  # H.264's constant rate factor: hardly to be told from what was painted (0 is lossless, 23 libx264's own)

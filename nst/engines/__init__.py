@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nst.backbones import Backbone
 from nst.engines import tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
 from nst.engines.reading import Layer, Reading, Wanted
 from nst.losses import is_summed
+from nst.networks.backbones import Backbone
 
 __all__ = ["ENGINES", "Engine", "Layer", "Reading", "Wanted", "make", "untileable"]
 log = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
 
-from nst.backbones import Backbone, ExtendedConv2d, ScaledAvgPool2d, refuse_too_small
 from nst.engines import operators
 from nst.engines.reading import Reading, Shapes, Wanted, Window, each, only, target_of, together, value_of
 from nst.losses import SummedLoss, functional, is_summed
 from nst.losses.functional import at_least_float32
+from nst.networks.backbones import Backbone, ExtendedConv2d, ScaledAvgPool2d, refuse_too_small
 
 
 class Link(Protocol):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from nst.images.pixels import extended
 from nst.losses import functional
-from nst.pixels import extended
 
 log = logging.getLogger(__name__)
 # Where it is used here each place is written once, which is as deterministic as can be.

@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from nst.backbones import Backbone
 from nst.engines.reading import Layer, Reading, Shapes, Wanted, Window, each, only, target_of, together, value_of
 from nst.errors import UserError
 from nst.losses import SummedLoss
 from nst.losses.functional import at_least_float32
+from nst.networks.backbones import Backbone
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
 
-from nst.backbones import Backbone, ExtendedConv2d, L2Pool2d, ScaledAvgPool2d
 from nst.engines.reading import Reading, Shapes, Wanted, Window, only
 from nst.losses import SummedLoss
+from nst.networks.backbones import Backbone, ExtendedConv2d, L2Pool2d, ScaledAvgPool2d
 
 SMALLEST_TILE = 64
 

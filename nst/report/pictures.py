@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from PIL import Image
 
-from nst import decoding
 from nst.errors import UserError
+from nst.images import decoding
 
 BUDGET = 12_000_000  # bytes of data URIs by default
 FULL_SIDE = 640

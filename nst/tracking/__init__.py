@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nst.canvas import Canvas
-from nst.descent import Step
-from nst.objective import Losses
+from nst.images.canvas import Canvas
+from nst.losses.objective import Losses
+from nst.optimization.state import Step
 
 
 class Numbers:

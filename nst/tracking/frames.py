@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from nst import images
+from nst.images import rgb
 from nst.tracking import Snapshot
 
 
@@ -32,8 +32,8 @@ class Frames:
         index = snapshot.step.index
         if self.every and (index % self.every == 0 or snapshot.step.last):
             self.folder.mkdir(exist_ok=True)
-            data = images.encode(snapshot.image[:1], shape=self.shape)
-            images.save(path := self.folder / f"{index:06d}.png", data)
+            data = rgb.encode(snapshot.image[:1], shape=self.shape)
+            rgb.save(path := self.folder / f"{index:06d}.png", data)
             self.written[f"{self.folder.name}/{path.name}"] = hashlib.sha256(data).hexdigest()
 
     def position(self) -> dict[str, str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from nst import images
 from nst.files import writing
+from nst.images import rgb
 from nst.tracking import Snapshot
 from nst.tracking.tensorboard import picture_steps
 
@@ -45,8 +45,8 @@ class Previews:
         if index in self.turns or snapshot.step.last:
             with writing(self.folder):
                 self.folder.mkdir(exist_ok=True)
-            picture = Image.fromarray(images.to_bytes(snapshot.image[:1], self.shape))
-            images.save(path := self.folder / f"{index:06d}.jpg", data := encode(picture))
+            picture = Image.fromarray(rgb.to_bytes(snapshot.image[:1], self.shape))
+            rgb.save(path := self.folder / f"{index:06d}.jpg", data := encode(picture))
             self.written[f"{self.folder.name}/{path.name}"] = hashlib.sha256(data).hexdigest()
 
     def position(self) -> dict[str, str]:

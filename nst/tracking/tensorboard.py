@@ -17,8 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import custom_scalars
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
-from nst import images
 from nst.files import writing
+from nst.images import rgb
 from nst.tracking import Snapshot
 
 PICTURES = 10  # TensorBoard keeps ten pictures a tag by default (--samples_per_plugin images=N shows more)
@@ -148,7 +148,7 @@ class TensorBoard:
 
     def _add_picture(self, tag: str, image: Tensor, step: int) -> None:
         shape = None if tag == "style" else self.shape
-        self.writer.add_image(f"images/{tag}", images.to_bytes(image[:1], shape), step, dataformats="HWC")
+        self.writer.add_image(f"images/{tag}", rgb.to_bytes(image[:1], shape), step, dataformats="HWC")
 
     def _write_curves(self, snapshot: Snapshot) -> None:
         step = snapshot.step

@@ -11,10 +11,10 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from nst.backbones import Backbone
-from nst.inputs import Inputs
-from nst.objective import Losses
+from nst.losses.objective import Losses
+from nst.networks.backbones import Backbone
 from nst.runtime import PoliteStop
+from nst.setup.inputs import Inputs
 
 
 @dataclass

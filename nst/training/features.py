@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from nst import engines, runtime
+from nst.images.pixels import with_margin
 from nst.losses import TotalVariation
-from nst.objective import Losses, Objective, Shift
-from nst.pixels import with_margin
-from nst.posing import term
+from nst.losses.objective import Losses, Objective, Shift
+from nst.setup.posing import term
 from nst.training import Context
 
 JITTER = 2  # what is drawn, beside the seed; see nst.training.photos

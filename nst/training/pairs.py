@@ -16,9 +16,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from nst import decoding, images, posing, resume
 from nst.errors import UserError
 from nst.files import remove_leftovers, write_json, writing
+from nst.images import decoding, rgb
+from nst.runs import resume
+from nst.setup import posing
 from nst.training import Context, reference
 from nst.training.photos import (
     CACHE_BYTES,
@@ -239,13 +241,13 @@ def generate(context: Context, photos: Photos, count: int) -> tuple[Path, Path, 
         for batch in batches:
             contents = {name: photos.item(files[name])[None] for name in batch}
             for name, content in contents.items():
-                images.save(originals / name, images.encode(content))
+                rgb.save(originals / name, rgb.encode(content))
             ready = {name: content.to(context.device, context.dtype) for name, content in contents.items()}
             painted = reference.paint(
                 context.config, context.inputs, ready, context.backbone, context.stop, progress.step
             )
             for name, picture in painted.pictures.items():
-                images.save(stylised / name, images.encode(picture))
+                rgb.save(stylised / name, rgb.encode(picture))
             seconds += painted.seconds
             write_json(about, {"identity": identity, "seconds": seconds})
             progress.next_batch(painted.seconds)

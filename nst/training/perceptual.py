@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from nst import config as configuration
-from nst import resume
+from nst import configuration
 from nst.errors import ConfigError, UserError, unknown
-from nst.objective import Losses
+from nst.losses.objective import Losses
+from nst.runs import resume
 from nst.training import Context, reference
 from nst.training.features import Features
 from nst.training.photos import FITS, Photos, check_crop

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nst import decoding
 from nst.errors import UserError, unknown
 from nst.files import SUFFIXES, pictures_below, typed_path
+from nst.images import decoding
 from nst.samples import FOLDER, samples
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nst import batch, descent, experiment, runtime
-from nst import config as configuration
-from nst.backbones import Backbone
+from nst import configuration, runtime
+from nst.batching import grouping
 from nst.errors import ConfigError, unknown
-from nst.inputs import Inputs
-from nst.posing import memory_explained, pose_together, start
+from nst.networks.backbones import Backbone
+from nst.optimization import state
+from nst.setup.inputs import Inputs
+from nst.setup.posing import memory_explained, pose_together, start
+from nst.stylization import stylize
 from nst.tracking import Numbers
 
 log = logging.getLogger(__name__)
@@ -32,8 +34,8 @@ SETTINGS: dict[str, tuple[int, int] | None] = {
 }
 # What a training has another use for, or none.
 PLAIN: dict[str, Any] = {
-    "init": {"_target_": "nst.initial.from_content", "_partial_": True},
-    "lr_schedule": {"_target_": "nst.schedule.unchanged"},
+    "init": {"_target_": "nst.optimization.initial.from_content", "_partial_": True},
+    "lr_schedule": {"_target_": "nst.optimization.schedule.unchanged"},
 }
 
 
@@ -93,7 +95,7 @@ def paint(
         starts = [start(one, work, backbone) for one, work in zip(configs, works, strict=True)]
         problem = pose_together(configs, works, starts, backbone, device)
         with memory_explained(problem.need, max(starts[0].shape[2:]), device):
-            outcome = experiment.descend(
+            outcome = stylize.descend(
                 configs, problem, lambda step: watch(step.index), lambda index: index % config.log_every == 0, between
             )
     pixels, numbers = outcome.last.pixels.split(1), Numbers(outcome.last.losses)
@@ -110,9 +112,9 @@ def paint(
 def at_once(config: DictConfig) -> int:
     """Return how many contents to paint at once: ``training.painter.at_once``, or 1 if they would touch each other."""
     painter = config.training.painter
-    alone = [not batch.treats_images_alone(painter)]
-    alone += [config.backbone.get("_target_") != "nst.backbones.load"]
-    alone += [not batch.is_per_image(configuration.build(config[f"{kind}_loss"])) for kind in ("content", "style")]
+    alone = [not grouping.treats_images_alone(painter)]
+    alone += [config.backbone.get("_target_") != "nst.networks.backbones.load"]
+    alone += [not grouping.is_per_image(configuration.build(config[f"{kind}_loss"])) for kind in ("content", "style")]
     return 1 if any(alone) else int(painter.at_once)
 
 
@@ -138,8 +140,8 @@ def problems(painter: Any) -> list[str]:
             found.append(
                 f"training.painter.{name}={value} is out of range: it must be from {limits[0]} to {limits[1]}."
             )
-    if painter.get("clamp", "never") not in descent.CLAMPS:
-        found.append(unknown("training.painter.clamp", str(painter.get("clamp")), descent.CLAMPS))
+    if painter.get("clamp", "never") not in state.CLAMPS:
+        found.append(unknown("training.painter.clamp", str(painter.get("clamp")), state.CLAMPS))
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from nst import images
+from nst.images import rgb
 from nst.tracking import Snapshot
 from nst.tracking.tensorboard import picture_steps
 
@@ -69,7 +69,7 @@ class Strips:
 
 def side_by_side(*pictures: Tensor | None) -> Image.Image:
     """Return pictures ``(1, 3, H, W)`` beside each other, at the size of the first, those that are None left out."""
-    first, *others = [Image.fromarray(images.to_bytes(one)) for one in pictures if one is not None]
+    first, *others = [Image.fromarray(rgb.to_bytes(one)) for one in pictures if one is not None]
     row = [first, *(one.resize(first.size, Image.Resampling.LANCZOS) for one in others)]
     strip = Image.new("RGB", (len(row) * (first.width + GAP) - GAP, first.height), "white")
     for place, picture in enumerate(row):

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nst import config as configuration
-from nst import resume
+from nst import configuration
 from nst.errors import ConfigError, UserError, unknown
 from nst.losses import TotalVariation
 from nst.losses.functional import squared_error
-from nst.objective import Losses
+from nst.losses.objective import Losses
+from nst.runs import resume
 from nst.training import Context, reference
 from nst.training.features import Features
 from nst.training.pairs import Pairs, generate

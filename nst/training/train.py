@@ -20,19 +20,22 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from nst import checkpoint, images, memory, provenance, resume, runtime, schedule, transformers, watchers
-from nst import config as configuration
-from nst.check import check
-from nst.descent import Step
+from nst import configuration, runtime, transformers
 from nst.errors import UserError
-from nst.evaluator import Evaluator
-from nst.experiment import recorded_threads
-from nst.inputs import Inputs, load
-from nst.objective import TERMS, Losses
-from nst.optimize import Outcome
-from nst.posing import build_network
-from nst.record import Job, Record
-from nst.tracking import Numbers, Snapshot
+from nst.evaluation.evaluator import Evaluator
+from nst.images import rgb
+from nst.losses.objective import TERMS, Losses
+from nst.optimization import schedule
+from nst.optimization.loop import Outcome
+from nst.optimization.state import Step
+from nst.runs import checkpoint, provenance, resume
+from nst.runs.record import Job, Record
+from nst.runtime import memory
+from nst.setup.check import check
+from nst.setup.inputs import Inputs, load
+from nst.setup.posing import build_network
+from nst.stylization.stylize import recorded_threads
+from nst.tracking import Numbers, Snapshot, watchers
 from nst.training import Context, Lesson, parallel, reference
 from nst.training.photos import stream
 from nst.training.strips import Strips, Validation
@@ -182,7 +185,7 @@ def _paint_reference(work: Work, context: Context) -> None:
         work.config, work.inputs, {str(work.config.content): work.inputs.content}, context.backbone, work.stop
     )
     (picture,) = painted.pictures.values()
-    images.save(path, images.encode(picture, shape=work.inputs.shape))
+    rgb.save(path, rgb.encode(picture, shape=work.inputs.shape))
     found = watchers.scores(work.evaluator, path, record.facts) if work.evaluator else None
     record.note(
         reference={
@@ -308,7 +311,7 @@ def _descend(work: Work, began: float) -> Outcome:
     except runtime.Interrupted:
         if crew.writes:
             path = work.job.picture("interrupted")
-            images.save(path, _encoded(work, work.paint(work.inputs.content)))
+            rgb.save(path, _encoded(work, work.paint(work.inputs.content)))
             log.warning("Interrupted at step %d of %d; the picture is in %s", done, steps, path)
             close("interrupted")
         raise
@@ -332,10 +335,10 @@ def _trackers(work: Work) -> dict[str, Any]:
         work.job, work.inputs, steps, work.evaluator, work.saved, lambda: work.paint(work.inputs.content)
     )
     path = work.job.folder / REFERENCE
-    optimised = images.load(str(path), max(work.inputs.content.shape[2:])) if path.is_file() else None
+    optimised = rgb.load(str(path), max(work.inputs.content.shape[2:])) if path.is_file() else None
     shown = [Validation(Path(str(work.config.content)).stem, work.inputs.content, optimised)]
     for name in work.lesson.validation:
-        picture = images.load(name, work.config.size, work.config.fit, work.config.resample, work.config.background)
+        picture = rgb.load(name, work.config.size, work.config.fit, work.config.resample, work.config.background)
         shown.append(Validation(Path(name).stem, picture.to(work.inputs.content)))
     return common | {"validation": Strips(shown, work.paint, common["tensorboard"].show, steps)}
 
@@ -350,7 +353,7 @@ def _finish(
     network = folder / resume.NETWORK_FILE
     transformers.save(network, work.network, _about(work))
     result = work.job.picture("result")
-    images.save(result, _encoded(work, work.paint(work.inputs.content)))
+    rgb.save(result, _encoded(work, work.paint(work.inputs.content)))
     scores = watchers.scores(work.evaluator, result, record.facts) if work.evaluator else None
     if scores:
         trackers["tensorboard"].scores(scores, outcome.last.index)
@@ -399,7 +402,7 @@ def _keep_best(work: Work, best: dict[str, Tensor]) -> None:
     with contextlib.suppress(UserError):  # the disk may be full, and the run ends anyway
         work.network.load_state_dict(best)
         transformers.save(work.job.folder / "best.safetensors", work.network, _about(work))
-        images.save(work.job.picture("best"), _encoded(work, work.paint(work.inputs.content)))
+        rgb.save(work.job.picture("best"), _encoded(work, work.paint(work.inputs.content)))
 
 
 def _about(work: Work) -> dict[str, Any]:
@@ -413,7 +416,7 @@ def _about(work: Work) -> dict[str, Any]:
 
 
 def _encoded(work: Work, picture: Tensor) -> bytes:
-    return images.encode(picture, work.config.output_format, work.config.jpeg_quality, work.inputs.shape)
+    return rgb.encode(picture, work.config.output_format, work.config.jpeg_quality, work.inputs.shape)
 
 
 def _headline(work: Work, count: int, begin: int) -> str:

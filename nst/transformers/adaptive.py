@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from nst import backbones
-from nst import weights as weight_sources
 from nst.errors import ConfigError
+from nst.networks import backbones
+from nst.networks import weights as weight_sources
 from nst.transformers.layers import (
     Colours,
     ConditionalInstanceNorm,
@@ -55,7 +55,7 @@ class AdaptiveTransformer(nn.Module):
     position; maps are brought back to the sizes that they had, so that pictures of any size keep theirs.
 
     Args:
-        architecture: of f, see ``nst.backbones.load``, as all arguments but the next ones.
+        architecture: of f, see ``nst.networks.backbones.load``, as all arguments but the next ones.
         weights: of f. A network's file holds them, so that they are at hand only where it is trained.
         layer: of f, whose maps are given other statistics.
         pooling: of f.

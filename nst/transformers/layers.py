@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from nst.errors import UserError, unknown
-from nst.pixels import CAFFE_MEAN, PREPROCESSINGS, extended
+from nst.images.pixels import CAFFE_MEAN, PREPROCESSINGS, extended
 
 EPSILON = 1e-5  # added to variances, as Torch's and PyTorch's normalisations have it
 SMALLEST = 16  # pixels of a picture's side

@@ -13,8 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from nst import config as configuration
-from nst import trust
+from nst import configuration, trust
 from nst.errors import UserError
 from nst.files import plain, write_atomic
 from nst.transformers.adaptive import AdaptiveTransformer, encoder_without_weights

@@ -1,0 +1,396 @@
+"""The configuration: its typed schema, the help page made of it, and building the components it names."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from nst.configuration import tasks
+from nst.errors import ConfigError, UserError
+from nst.samples import samples
+
+
+def _knob(text: str, default: Any = MISSING) -> Any:
+    """Declare a knob; ``text`` is what ``--help`` says of it.
+
+    Values stand in ``conf/``; a default here is what an option of another group, such as an optimiser, may change.
+    """
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Every knob there is; values and group defaults stand in ``conf/config.yaml``."""
+
+    task: str = _knob(
+        "optimize: the pixels of one picture | train: a network that paints in a style | apply: one that is trained"
+    )
+    content: str = _knob(
+        "content image: a path, or the name of a sample; with task=apply also a folder, a GIF or a video"
+    )
+    style: Any = _knob("style image: a path, or the name of a sample; several: 'style=[swirls,mosaic]'")
+    style_weights: Any = _knob("of several styles: how much each counts, such as [2,1]; null: alike")
+    style_size: Any = _knob(
+        "pixels of the style's side that `style_fit` names, one number or one for each; null: `size`"
+    )
+    style_fit: str | None = _knob("as `fit`, for the style; content: stretched to the content's shape; null: as `fit`")
+    style_masks: Any = _knob("greyscale image, or one for each style: where that style goes (white); null: everywhere")
+    content_mask: str | None = _knob("greyscale image: where the content stays as it is (white); null: nowhere")
+    color: str = _knob(
+        "style: colours of the style | luminance: of the content, only the luminance is painted | match_pca | "
+        "match_cholesky | match_histogram: the style image gets the content's colours first"
+    )
+    size: int = _knob("pixels of the side that `fit` names, for content and (unless style_size says else) style")
+    fit: str = _knob("long | short | height: keep the aspect ratio and set that side; square: squeeze to size x size")
+    resample: str = _knob("bilinear | bicubic | lanczos, each antialiased")
+    background: str = _knob("colour behind transparent pixels: a name or '#rrggbb'")
+    photos: str | None = _knob("task=train: folder of photographs to learn from; null: the bundled ones")
+    model: str | None = _knob("task=apply: the trained network, a file network.safetensors")
+
+    alpha: float = _knob("weight of the content loss")
+    beta: float = _knob("weight of the style loss: 0.001 subtle, 0.01 balanced, 0.1 strong, 1 abstract")
+    tv: float = _knob("weight of the total variation, which smooths")
+    tv_kind: str = _knob("squared | absolute | diagonal | keras | laplacian: which differences of neighbouring pixels")
+    tv_reduction: str = _knob("mean | sum over the differences")
+
+    steps: Any = _knob("iterations of the optimiser at each scale; or a list, [100,50], whose last entry repeats")
+    clamp: str = _knob(
+        "keep pixels between black and white: never | end | and before that after each step | before each evaluation | "
+        "after each block of optimizer=lbfgsb"
+    )
+    clamp_range: list[float] | None = _knob("[low, high] to clamp to instead, in units of pixel_space", None)
+    clamp_until: int | None = _knob("pictures from this step on are not clamped; null: all are", None)
+    average: float = _knob("decay of an exponential average of the iterates, shown and saved instead; 0 is off")
+    clip_gradient: float = _knob("an image's gradient norm is at most this for each of its numbers; 0 is off", 0.0)
+    stop_change: float = _knob("stop when a step changes the picture by less than this share of it; 0 is off")
+    jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off")
+    margin: int = _knob("pixels of reflection around the picture, so that the network leaves no frame; 0 is off")
+    pixel_space: str = _knob(
+        "where the optimiser works: unit (RGB in [0, 1]) | network (its own input; noise and limits are in its units)"
+    )
+    optimizer_units: str = _knob(
+        "what the optimiser's rate counts: range (from black to white is 1, in every pixel_space) | pixels "
+        "(in units of pixel_space, as published code does)",
+        "range",
+    )
+    pooling: str = _knob("max | avg | l2: how the network shrinks its maps")
+    seed: int = _knob("of noise and jitter")
+
+    title: str | None = _knob("title of the report")
+    question: str | None = _knob("the question that the run or sweep is to answer, for the report")
+
+    threads: int = _knob("threads on a CPU; 0 leaves it to torch (all cores, shared among a launcher's workers)")
+    device: str = _knob("auto | cpu | cuda | cuda:<n> | mps")
+    precision: str = _knob("auto (bfloat16 where the hardware multiplies it) | float32 | tf32 | bfloat16 | float64")
+    engine: str = _knob("auto | plain | fused: what computes losses and gradient; all give the same picture")
+    compile: bool = _knob("let torch.compile work on the network; engine=plain (slow to start)")
+    cuda_graph: bool = _knob(
+        "on an NVIDIA GPU, record the step once and replay it; slower to start, faster for small pictures"
+    )
+    tile: str = _knob(
+        "auto (if memory is short) | none | pixels of a tile's side, 64 or more: the same gradient in parts"
+    )
+
+    log_every: int = _knob("steps between two rows of metrics.csv and two points in TensorBoard")
+    save_every: int = _knob("steps between two pictures in frames/; 0 saves none")
+    inspect: Any = _knob("layers whose feature maps and Gram matrices TensorBoard shows: [relu1_1,relu4_1]")
+    output_format: str = _knob("png | jpeg: format of the result")
+    jpeg_quality: int = _knob("1 to 100, for output_format=jpeg")
+
+    checkpoint_steps: int = _knob("steps between two checkpoints; 0 leaves it to the clock")
+    checkpoint_seconds: float = _knob("seconds between two checkpoints; 0 leaves it to the steps")
+    resume: str | None = _knob("folder of a run or a sweep to carry on with; alone, it needs nothing else")
+    on_failure: str = _knob("when a job of a sweep fails: continue | stop")
+    report: bool = _knob("write report.html, report.md and summary.csv at the end of a sweep")
+
+    backbone: Any = _knob("network: which one, its weights, its preprocessing")
+    layers: Any = _knob("content and style layers, each with a weight; follows the backbone")
+    content_loss: Any = _knob("how far a map is from the content image's")
+    style_loss: Any = _knob("how far a layer's statistics are from the style image's")
+    init: Any = _knob("the picture to start from")
+    optimizer: Any = _knob("how to descend; also sets clamp and jitter to what suits it")
+    schedule: Any = _knob("one scale, or coarse to fine: the sizes")
+    lr_schedule: Any = _knob("how the learning rate changes from step to step")
+    evaluator: Any = _knob("what scores the finished picture, the same for every recipe")
+    transformer: Any = _knob("task=train: the image-transformation network")
+    training: Any = _knob("task=train: what the network learns from, and how")
+
+
+GROUPS = (
+    "backbone",
+    "layers",
+    "content_loss",
+    "style_loss",
+    "init",
+    "optimizer",
+    "schedule",
+    "lr_schedule",
+    "evaluator",
+    "transformer",
+    "training",
+)
+
+LINE_SEARCH = ("torch.optim.LBFGS", "nst.optimization.loop.ScipyLBFGSB")  # what they remember belongs to one size
+
+HELP = """\
+Neural style transfer: paint a content image in the manner of a style image.
+
+  python run.py                                        one picture from the bundled samples
+  python run.py content=photo.jpg style=painting.jpg   your own images
+  python run.py -m beta=0.001,0.01,0.1                 a sweep: three runs, subtle to strong
+  python run.py experiment=notebook                    a published recipe
+  python run.py study=layers_and_weights               a classic figure: a sweep, ready made
+  python run.py task=train                             a network for the style, which then paints in one pass
+  python run.py task=apply model=FILE content=FOLDER   paint with it: a file, a folder, a GIF or a video
+  python run.py resume=FOLDER                          carry on with a run or a sweep
+  tensorboard --logdir outputs                         watch and compare the runs
+
+Outputs go to outputs/DATE/TIME/: result.png, metrics.csv, run.json, status.json, run.log; a sweep's to
+outputs/multirun/DATE/TIME/, with report.html.
+
+== Knobs (NAME=VALUE; the value in use stands in brackets) ==
+{knobs}
+
+== Groups (GROUP=OPTION, GROUP.ARGUMENT=VALUE; an argument that is not in the YAML with a + in front) ==
+{groups}
+
+Options:
+$APP_CONFIG_GROUPS
+== Samples ==
+{samples}
+
+== More ==
+  --cfg job                 show the whole configuration and do nothing
+  -m, --multirun            run every combination of comma-separated values
+  --config-dir FOLDER       options (and Python files) of your own, in folders named like the groups
+  hydra.run.dir=FOLDER      where to write; a sweep: hydra.sweep.dir=FOLDER
+"""
+
+
+def register() -> None:
+    """Make the schema and the help page known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(
+        group="hydra/help", name="nst", node={"app_name": "nst", "header": "", "footer": "", "template": _help()}
+    )
+
+
+def _help() -> str:
+    """Return the help page, with an interpolation for each value."""
+    scalars = [f for f in fields(Config) if f.name not in GROUPS]
+    knobs = "\n".join(f"  {f.name:<18} {f.metadata['help']} [${{{f.name}}}]" for f in scalars)
+    groups = "\n".join(f"  {f.name:<18} {f.metadata['help']}" for f in fields(Config) if f.name in GROUPS)
+    groups += "\n  experiment         a whole recipe, published ones among them; what you type beside it wins"
+    groups += "\n  study              a whole sweep that redraws a classic figure; what you type beside it wins"
+    lists: dict[str, list[str]] = {"content": [], "style": []}
+    for name, about in samples().items():
+        lists[about["kind"]].append(name)
+    known = "\n".join(f"  {kind:<9} {', '.join(names)}" for kind, names in lists.items())
+    return HELP.format(knobs=knobs, groups=groups, samples=known)
+
+
+def build(node: Any, **passed: Any) -> Any:
+    """Make what a component's node describes; the only place where configuration becomes objects.
+
+    Args:
+        node: a mapping with ``_target_``.
+        passed: what the framework adds.
+
+    Raises:
+        UserError: the component refuses its arguments.
+    """
+    import_from_config_folders()
+    try:
+        return hydra.utils.instantiate(node, **passed, _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        cause = error.__cause__ or error
+        while isinstance(cause, hydra.errors.InstantiationException) and cause.__cause__:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"{node.get('_target_')}: {cause}") from error
+
+
+@dataclass(frozen=True)
+class Style:
+    """One style of a run.
+
+    Attributes:
+        image: a path, or the name of a sample.
+        weight: how much it counts beside the others.
+        size: pixels of the side that ``style_fit`` names.
+        mask: a greyscale image of where it goes, or None for everywhere.
+    """
+
+    image: str
+    weight: float
+    size: int
+    mask: str | None
+
+
+def styles(config: DictConfig) -> list[Style]:
+    """Return the styles of a run, one or several.
+
+    Raises:
+        ConfigError: the lists do not go together, or a weight or size is no number above 0.
+    """
+    images = [str(name) for name in _listed(config.style)]
+    problems = [] if images else ["style=[] names no style image."]
+    columns: dict[str, list[Any]] = {"style_weights": [1.0], "style_size": [config.size], "style_masks": [None]}
+    for knob, default in columns.items():
+        given = default if config[knob] is None else _listed(config[knob])
+        alike = len(given) == 1 and (config[knob] is None or knob == "style_size")
+        if len(given) != len(images) and not alike:
+            problems.append(
+                f"{knob} has {_entries(given)} and style {_entries(images)}: each style needs one of its own."
+            )
+        columns[knob] = list(given) * len(images) if alike else list(given)
+    whats: dict[str, Any] = {"style_weights": float, "style_size": int}
+    for knob, what in whats.items():
+        for value in columns[knob] if config[knob] is not None else []:
+            is_number = isinstance(value, int | what) and not isinstance(value, bool)
+            if not is_number or not (math.isfinite(float(value)) and value > 0):
+                problems.append(f"{knob}: {value} is no {'whole ' if what is int else ''}number above 0.")
+    if problems:
+        raise ConfigError(problems)
+    masks = [None if mask is None else str(mask) for mask in columns["style_masks"]]
+    weights = [float(weight) for weight in columns["style_weights"]]
+    return [Style(*one) for one in zip(images, weights, columns["style_size"], masks, strict=True)]
+
+
+def images_named(config: DictConfig) -> dict[str, str]:
+    """Return every image that a run reads, by the knob that names it: ``style`` or, of several, ``style[1]``.
+
+    With ``task=apply`` ``content`` may be a folder or a video instead.
+    """
+    found = {"content": str(config.content)}
+    if tasks.of(config) == "apply":
+        return found
+    for knob in ("style", "style_masks"):
+        if OmegaConf.is_list(config[knob]):
+            found |= {f"{knob}[{i}]": str(name) for i, name in enumerate(config[knob]) if name is not None}
+        elif config[knob] is not None:
+            found[knob] = str(config[knob])
+    if config.content_mask is not None:
+        found["content_mask"] = str(config.content_mask)
+    has_start = tasks.uses(tasks.of(config), "init") and isinstance(config.init, Mapping)
+    if has_start and config.init.get("path") is not None:
+        found["init.path"] = str(config.init["path"])
+    return found
+
+
+def further_images(config: DictConfig) -> dict[str, str]:
+    """Return the images beside content, first style and start, by the knob that names them: more styles, masks."""
+    return {
+        k: name for k, name in images_named(config).items() if k not in ("content", "style", "style[0]", "init.path")
+    }
+
+
+def between_scales(config: Mapping[str, Any]) -> str:
+    """Return what ``schedule.optimizer`` means for a configuration: ``restart`` or ``carry``."""
+    asked, optimizer = config["schedule"].get("optimizer", "restart"), config["optimizer"]
+    if asked != "auto":
+        return str(asked)
+    return "restart" if optimizer.get("_target_") in LINE_SEARCH else "carry"
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if OmegaConf.is_list(value) else [value]
+
+
+def _entries(values: Sequence[Any]) -> str:
+    return "1 entry" if len(values) == 1 else f"{len(values)} entries"
+
+
+def layer_weights(config: DictConfig, kind: str) -> dict[str, float]:
+    """Return ``{canonical layer name: weight}`` of the content or style layers, as ``layers`` lists them.
+
+    An entry is a name (weight 1), ``name:weight`` as typed on the command line, or ``name: weight`` as YAML has it.
+
+    Raises:
+        ConfigError: a layer is unknown or named twice, or a weight is no number from 0 up.
+    """
+    problems: list[str] = []
+    weights: dict[str, float] = {}
+    for name, weight in _pairs(config.layers.get(kind)):
+        if isinstance(weight, bool | str) or weight is None or not (math.isfinite(weight) and weight >= 0):
+            problems.append(f"layers.{kind}: the weight of {name} is {weight}; a number from 0 up is needed.")
+            continue
+        try:
+            canonical = _canonical_name(config, name)
+        except UserError as error:
+            problems.append(f"layers.{kind}: {error}")
+            continue
+        if canonical in weights:
+            problems.append(f"layers.{kind} names {canonical} twice.")
+        weights[canonical] = float(weight)
+    if not problems and weights and sum(weights.values()) == 0:
+        problems.append(f"layers.{kind}: the weights must not all be 0; layers.{kind}=[] leaves the term out.")
+    if problems:
+        raise ConfigError(problems)
+    return weights
+
+
+def inspected_layers(config: DictConfig) -> list[str]:
+    """Return the canonical names of the layers that ``inspect`` lists.
+
+    Raises:
+        ConfigError: a layer is unknown.
+    """
+    problems: list[str] = []
+    names: list[str] = []
+    listed = config.inspect if isinstance(config.inspect, ListConfig) else filter(None, [config.inspect])
+    for name in listed:
+        try:
+            names.append(_canonical_name(config, str(name)))
+        except UserError as error:
+            problems.append(f"inspect: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return list(dict.fromkeys(names))
+
+
+def _pairs(listed: Any) -> list[tuple[str, Any]]:
+    """Return the (name, weight) pairs of a list of layers, neither of them checked."""
+    listed = OmegaConf.to_container(listed) if OmegaConf.is_config(listed) else listed
+    if isinstance(listed, dict):
+        return [(str(name), weight) for name, weight in listed.items()]
+    pairs: list[tuple[str, Any]] = []
+    for entry in listed if isinstance(listed, list) else [] if listed is None else [listed]:
+        if isinstance(entry, dict):
+            pairs += _pairs(entry)
+        else:
+            name, colon, weight = str(entry).partition(":")
+            try:
+                pairs.append((name.strip(), float(weight) if colon else 1.0))
+            except ValueError:
+                pairs.append((name.strip(), weight.strip()))
+    return pairs
+
+
+def _canonical_name(config: DictConfig, name: str) -> str:
+    """Return a layer's canonical name; a backbone from outside has its own names."""
+    from nst.networks import backbones
+
+    architecture, weights = config.backbone.get("architecture"), config.backbone.get("weights")
+    return backbones.resolve(name, architecture, weights).name if architecture in backbones.ARCHITECTURES else name
+
+
+def import_from_config_folders() -> None:
+    """Let Python files beside one's own configuration be imported: the folders of ``--config-dir``."""
+    if not GlobalHydra.instance().is_initialized():
+        return
+    for source in GlobalHydra.instance().config_loader().get_sources():
+        folder = str(Path(source.path)) if source.provider == "command-line" else None
+        if folder and folder not in sys.path:
+            sys.path.insert(0, folder)

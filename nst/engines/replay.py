@@ -1,0 +1,76 @@
+"""The losses of a picture, replayed from a CUDA graph instead of being launched operation by operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from nst.engines import Reading, graphs
+from nst.losses.objective import Losses, Roll
+
+Roller = Callable[[Tensor], Tensor]
+
+
+class Replay:
+    """Evaluates a picture as ``losses`` does; the first call records it, forward and backward, and others replay it.
+
+    Where it cannot be recorded it is run as it is: if a content target is no tensor, or an operation waits for the
+    host. Steps of a picture of another size are run as they are, too.
+
+    Args:
+        losses: of pixels, given how to roll them once they have their margin, and readings of the content.
+        content_readings: for a shift.
+        margin: pixels of reflection on each side.
+        record: records a function; see ``graphs.record``.
+    """
+
+    def __init__(
+        self,
+        losses: Callable[[Tensor, Roller, dict[str, Reading]], Losses],
+        content_readings: Callable[[Roll], dict[str, Reading]],
+        margin: int,
+        record: Callable[..., Callable[..., tuple[Tensor, ...]] | None] = graphs.record,
+    ) -> None:
+        self.losses, self.content_readings, self.margin, self.record = losses, content_readings, margin, record
+        self.recorded: Callable[..., tuple[Tensor, ...]] | None = None
+        self.shape: torch.Size | None = None
+        self.tags: list[str] = []
+
+    def __call__(self, pixels: Tensor, shift: Roll) -> Losses:
+        """Return the losses of pixels ``(B, 3, H, W)``, rolled by a shift before the network sees them."""
+        readings, indices = self.content_readings(shift), self._indices(pixels, shift)
+        inputs = (*indices, *(reading.target for reading in readings.values()))
+        if self.shape is None:
+            self.shape = pixels.shape
+            if all(isinstance(value, Tensor) for value in inputs):
+                sample = (pixels.detach().clone().requires_grad_(True), *(value.clone() for value in inputs))
+                self.recorded = self.record(self._function(readings), sample)
+        if self.recorded is None or pixels.shape != self.shape:
+            return self.losses(pixels, lambda framed: graphs.roll(framed, indices), readings)
+        total, values = self.recorded(pixels, *inputs)
+        named = dict(zip(self.tags, values.clone(), strict=True))
+        rest = {tag: value for tag, value in named.items() if not tag.startswith("loss/")}
+        return Losses(total.clone(), named["loss/content"], named["loss/style"], named["loss/tv"], rest)
+
+    def _function(self, readings: dict[str, Reading]) -> Callable[..., tuple[Tensor, ...]]:
+        """Return the losses as a function of tensors alone: the total, and every value without its gradient."""
+
+        def function(pixels: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+            own = {
+                tag: reading._replace(target=target)
+                for (tag, reading), target in zip(readings.items(), inputs[4:], strict=True)
+            }
+            losses = self.losses(pixels, lambda framed: graphs.roll(framed, inputs[:4]), own)
+            named = losses.named()
+            self.tags = list(named)
+            return losses.total, torch.stack(list(named.values()))
+
+        return function
+
+    def _indices(self, pixels: Tensor, shift: Roll) -> tuple[Tensor, ...]:
+        images, _, height, width = pixels.shape
+        shifts: Sequence[tuple[int, int]] = shift if isinstance(shift[0], tuple) else (shift,) * images
+        down, across = (side + 2 * min(self.margin, side - 1) for side in (height, width))
+        return graphs.roll_indices(shifts, down, across, pixels.device)

@@ -1,0 +1,1 @@
+"""Scores of a finished picture. Knows nothing of how it was made."""

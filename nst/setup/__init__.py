@@ -1,0 +1,1 @@
+"""From a configuration to what it names: images, network, targets, start, and the memory they need."""

@@ -1,0 +1,1 @@
+"""The main story: one picture, from its images to its result."""
