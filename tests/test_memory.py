@@ -230,12 +230,12 @@ def test_advice_names_what_is_needed_what_is_free_and_a_size() -> None:
         (
             "0::/job\n",
             {
-                "job/estimate.max": "1000000",
-                "job/estimate.current": "600000",
-                "job/estimate.stat": "anon 1\ninactive_file 50000",
-                "estimate.max": "max",
-                "estimate.current": "9",
-                "estimate.stat": "",
+                "job/memory.max": "1000000",
+                "job/memory.current": "600000",
+                "job/memory.stat": "anon 1\ninactive_file 50000",
+                "memory.max": "max",
+                "memory.current": "9",
+                "memory.stat": "",
             },
             450_000,
         ),
@@ -265,7 +265,7 @@ def test_the_limit_of_a_container_or_batch_job_counts(
     assert memory.free_bytes(CPU) == left
     for path in (path for path in tmp_path.rglob("memory.*max*") if path.is_file()):
         path.write_text("max")
-    for path in tmp_path.rglob("estimate.limit_in_bytes"):
+    for path in tmp_path.rglob("memory.limit_in_bytes"):
         path.write_text(str(2**63 - 4096))
     assert memory.free_bytes(CPU) != left
 
