@@ -48,11 +48,11 @@ RUNS: dict[str, tuple[str, ...]] = {
     "bfloat16": (*SMALL, "schedule=single", "precision=bfloat16"),
     "vgg16": (*SMALL, "schedule=single", "backbone=vgg16"),
     "tiled": ("size=256", "steps=4", "log_every=1", "schedule=single", "tile=128", "backbone=vgg16"),
-    "average": (*SMALL, "schedule=single", "average=0.9", "jitter=4", "lr_schedule=cosine"),
+    "average": (*SMALL, "schedule=single", "optimizer=adam", "average=0.9", "jitter=4", "lr_schedule=cosine"),
     "two styles": (*SMALL, "style=[wave,mosaic]", "style_weights=[1,2]"),
     "colours kept": (*SMALL, "color=luminance"),
     "drawn": (*SMALL, "style_loss=sliced_wasserstein"),
-    "drawn and shifted": (*SMALL, "style_loss=histogram", "jitter=3"),
+    "drawn and shifted": (*SMALL, "style_loss=histogram", "optimizer=adam", "jitter=3"),
     "patches": (*SMALL, "style_loss=mrf"),
     "emd": (*SMALL, "style_loss=relaxed_emd", "content_loss=self_similarity"),
     "average of iterates, two scales": ("steps=10", "log_every=1", "schedule.sizes=[32,64]", "average=0.9"),
@@ -60,15 +60,17 @@ RUNS: dict[str, tuple[str, ...]] = {
     "train pairs": (*TINY, "training=supervised", "training.count=2", "training.painter.steps=3"),
 }
 SWEEPS: dict[str, tuple[str, ...]] = {
-    "batch of seeds": ("-m", "seed=0,1,2", "hydra/launcher=batch", *SMALL),
-    "batch of betas": ("-m", "beta=0.001,0.01", "hydra/launcher=batch", *SMALL, "schedule=single", "jitter=4"),
+    "batch of seeds": ("-m", "seed=0,1,2", "init=noise", "hydra/launcher=batch", *SMALL),
+    "batch of betas": (
+        *("-m", "beta=0.001,0.01", "hydra/launcher=batch", *SMALL, "schedule=single", "optimizer=adam", "jitter=4"),
+    ),
     "batch with L-BFGS": ("-m", "beta=0.001,0.01", "hydra/launcher=batch", *SMALL, "optimizer=lbfgs"),
     "batch that draws": (
         *("-m", "alpha=1,2", "hydra/launcher=batch", *SMALL, "style_loss=sliced_wasserstein", "precision=float32"),
     ),
     "sweep": ("-m", "style=wave,mosaic", *SMALL),
 }
-RESUMED = ("steps=60", "size=64", "log_every=5", "checkpoint_steps=7", "jitter=4")
+RESUMED = ("steps=60", "size=64", "log_every=5", "checkpoint_steps=7", "optimizer=adam", "jitter=4")
 
 
 def main() -> None:
