@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from nst import runtime
+from nst.batching import together
 from nst.cli import describe
 from nst.errors import UserError
 from nst.files import claim, remove_leftovers
 from nst.runs import checkpoint, launchers, logs, resume, sweep
-from nst.runs.record import Job, timestamp, write_status
+from nst.runs.record import Job, write_status
+from nst.runs.session import Session, live
 from nst.runtime import memory
-from nst.stylization import stylize
+from nst.stylization.stylize import stylize
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ def _helps(job: Job) -> bool:
     if parallel.rank() == 0:
         return False
     with runtime.PoliteStop() as stop, runtime.seeded(job.config.seed):
-        train.run(job, stop)
+        train.train(Session(job, stop))
     return True
 
 
@@ -174,92 +176,54 @@ def _guarded(jobs: Sequence[Job]) -> list[Job]:
         _Apart: they did not run as one batch.
         Interrupted: a signal came.
     """
-    started = timestamp()
-    ended: dict[Path, bool] = {}  # did it end well?
-
-    def tell(job: Job, end: object) -> None:
-        ended[job.folder] = not isinstance(end, Exception)
-        if not isinstance(end, Exception):
-            write_status(job.folder, "done", started)
-            checkpoint.remove(job.folder)
-            return
-        message, memory_ran_out = describe(end), memory.is_out_of_memory(end)  # seen through what it was raised from
-        with logs.speaking_for(job.folder):
-            log.error("%s%s", f"{job.folder.name}: " if len(jobs) > 1 else "", message, exc_info=end)
-        write_status(job.folder, "out_of_memory" if memory_ran_out else "failed", started, message)
-
-    def open_jobs() -> list[Job]:
-        return [job for job in jobs if job.folder not in ended]
-
-    for job in jobs:
-        write_status(job.folder, "running", started)
-    with runtime.PoliteStop() as stop, runtime.seeded(jobs[0].config.seed):
-        try:
-            carry_out(jobs, stop, tell)
-        except KeyboardInterrupt as error:
-            for job in open_jobs():
-                write_status(job.folder, "interrupted", started, str(error))
-                if job.sweep is None:
-                    log.warning("%s", _how_to_carry_on(job.folder))
-            raise
-        except (Exception, SystemExit) as error:
-            if isinstance(error, SystemExit):
-                error = UserError(f"Code of your own has called sys.exit({error.code!r}). Raise an exception instead.")
-            if len(jobs) == 1:
-                tell(jobs[0], error)
-            else:
-                size = max(len(open_jobs()) // 2, 1) if memory.is_out_of_memory(error) else 1
-                log.warning("%s", _advice(error, size), exc_info=error)
-                raise _Apart(open_jobs(), size, [job for job in jobs if ended.get(job.folder) is False]) from None
+    with runtime.PoliteStop() as stop:
+        if len(jobs) == 1:
+            failed = [job for job in jobs if not live(Session(job, stop), story_of(job))]
+        else:
+            failed = _batch(jobs, stop)
         stop.poll()  # a signal that came while a result was being saved still ends the sweep
-    return [job for job in jobs if not ended[job.folder]]
+    return failed
 
 
-def _how_to_carry_on(folder: Path) -> str:
-    """Return the command that carries on with a run, and from where."""
-    step = checkpoint.step(folder)
-    where = f"from its checkpoint at step {step}" if step else "from its beginning, since there is no checkpoint yet"
-    return f"Carry on, {where}: {shlex.join(['python', 'run.py', f'resume={folder}'])}"
+def _batch(jobs: Sequence[Job], stop: runtime.PoliteStop) -> list[Job]:
+    """Optimise the pictures of several jobs as one batch; each leaves what it would leave alone."""
+    names = [job.folder.name for job in jobs]
+    story = functools.partial(stylize, take_targets=together.take_targets)
+    with runtime.own_device(jobs[0].config.device) as device:
+        sessions = [
+            Session(
+                job,
+                stop,
+                device=device,
+                beside=len(jobs),
+                facts={"batch": {"images": len(jobs), "index": index, "jobs": names}},
+                leads=index == 0,
+            )
+            for index, job in enumerate(jobs)
+        ]
+        ended = together.tell_together([functools.partial(live, session, story) for session in sessions])
+    for signal in (end for end in ended if isinstance(end, KeyboardInterrupt)):
+        raise signal
+    failed = [job for job, end in zip(jobs, ended, strict=True) if end is False]
+    if left := [job for job, end in zip(jobs, ended, strict=True) if isinstance(end, Exception)]:
+        error = next(end for end in ended if isinstance(end, Exception))
+        size = max(len(left) // 2, 1) if memory.is_out_of_memory(error) else 1
+        log.warning("%s", _advice(error, size), exc_info=error)
+        raise _Apart(left, size, failed)
+    return failed
 
 
-def carry_out(
-    jobs: Sequence[Job],
-    stop: runtime.PoliteStop,
-    tell: Callable[[Job, object], None] = lambda job, ended: None,
-) -> None:
-    """Do what jobs are for: optimise pictures, train a network, or apply one.
-
-    Args:
-        jobs: one; or several whose pictures are optimised as one batch.
-        stop: answers a signal between two steps.
-        tell: is told how a job ended as soon as it has.
-
-    Raises:
-        Exception: whatever goes wrong for all of them.
-    """
-    if jobs[0].config.task == "optimize":
-        stylize.run_together(jobs, stop, tell)
-    else:
-        (job,) = jobs
-        tell(job, run_alone(job, stop))
-
-
-def run_alone(job: Job, stop: runtime.PoliteStop) -> object:
-    """Do what a single job is for, and return how it ended, which is no exception.
-
-    Raises:
-        UserError: a mistake the user can mend.
-        Interrupted: a signal came; what there is has been saved.
-    """
+def story_of(job: Job) -> Callable[[Session], object]:
+    """Return what does what a job is for: optimise a picture, train a network, or apply one."""
     if job.config.task == "train":
-        from nst.training import train  # here, since a run that optimises needs none of it
+        from nst.training.train import train  # here, since a run that optimises needs none of it
 
-        return train.run(job, stop)
+        return train
     if job.config.task == "apply":
-        from nst import applying
+        from nst.applying.apply import apply
 
-        return applying.run(job, stop)
-    return stylize.run(job, stop)
+        return apply
+    return stylize
 
 
 def _advice(error: Exception, size: int) -> str:

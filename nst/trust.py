@@ -30,7 +30,7 @@ DEEPEST = 40  # mappings and lists in one another
 LARGEST_BUNDLE = 16 * 2**30  # bytes unpacked
 HARMLESS = re.compile(
     r"nst\.(networks\.backbones\.load|losses\.\w+|optimization\.initial\.from_\w+"
-    r"|optimization\.(loop\.(ScipyLBFGSB|KerasAdam)|schedule\.(unchanged|Restart))"
+    r"|optimization\.(optimizers\.(ScipyLBFGSB|KerasAdam)|schedule\.(unchanged|Restart))"
     r"|evaluation\.evaluator\.(Evaluator|nothing)"
     r"|transformers\.\w+Transformer|training\.(perceptual\.Perceptual|supervised\.Supervised))"
     r"|torch\.optim\.(lr_scheduler\.)?\w+"
@@ -39,7 +39,7 @@ MOVED = {
     "backbones": "networks.backbones",
     "evaluator": "evaluation.evaluator",
     "initial": "optimization.initial",
-    "optimize": "optimization.loop",
+    "optimize": "optimization.optimizers",
     "schedule": "optimization.schedule",
 }  # modules of ours that older records name
 OLD_TARGET = re.compile(rf'(_target_(?:": "|=)nst\.)({"|".join(MOVED)})(?=\.)')

@@ -1,5 +1,1 @@
-"""Painting with a trained network: a picture, a folder of them, an animation or a video."""
-
-from nst.applying.apply import problems, run
-
-__all__ = ["problems", "run"]
+"""Painting with a trained network: a picture, a folder, an animation, a video. Knows nothing of losses."""

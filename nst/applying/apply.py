@@ -6,7 +6,6 @@ import contextlib
 import logging
 import shutil
 import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ from nst.evaluation.evaluator import Evaluator, Scores, recorded_styles
 from nst.files import sha256, typed_path, writing
 from nst.images import decoding, rgb
 from nst.runs import launchers, provenance, resume
-from nst.runs.record import Job, Record
+from nst.runs.session import Session
 from nst.runtime import memory
 from nst.setup.check import check
 
@@ -64,27 +63,21 @@ class Work:
     """What painting needs, whatever is painted.
 
     Attributes:
-        job: what is asked for.
-        record: its ``run.json``.
+        session: of the run.
         painter: the network, ready.
         sizing: at which size.
         evaluator: what scores, or None.
-        stop: answers signals.
-        carried: the run is carried on with.
     """
 
-    job: Job
-    record: Record
+    session: Session
     painter: Painter
     sizing: media.Sizing
     evaluator: Evaluator | None
-    stop: runtime.PoliteStop
-    carried: bool
 
     @property
     def config(self) -> DictConfig:
         """The configuration."""
-        return self.job.config
+        return self.session.config
 
     def progress(self, total: int | None, done: int, unit: str) -> Progress:
         """Return what tells how far the painting is."""
@@ -93,7 +86,7 @@ class Work:
     def paint(self, picture: torch.Tensor) -> Painting:
         """Paint ``(1, 3, H, W)``; between two tiles a signal is answered."""
         try:
-            return self.painter.paint(picture, self.stop.poll)
+            return self.painter.paint(picture, self.session.stop.poll)
         except Exception as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -132,64 +125,55 @@ def _missing_library() -> list[str]:
     return []
 
 
-def run(job: Job, stop: runtime.PoliteStop) -> Painted:
+def apply(session: Session) -> None:
     """Paint what ``content`` names with the network that ``model`` names.
 
     Raises:
         UserError: a mistake the user can mend.
         Interrupted: a signal came; what had been painted has been kept.
     """
-    config, began = job.config, time.perf_counter()
+    config = session.config
     check(config)
-    carried = "machine" in (before := resume.read(job.folder / "run.json"))
     network = model.load(config)
-    threads = config.threads or (int(before["machine"]["threads"]) if carried else 0)
-    with runtime.own_device(config.device) as device_name, runtime.threads(threads):
-        precision = "float32" if config.precision == "auto" else config.precision
-        device = runtime.prepare(device_name, precision)
-        if carried:
-            _refuse_changes(before, network, config, job.folder)
-            record = Record.carry_on(job, device, 0)
-        else:
-            _clear(job.folder)
-            record = Record.begin(job, device)
-        evaluator: Evaluator | None = configuration.build(config.evaluator)
-        styles = network.style_files()
-        record.note(
-            model={"name": str(config.model), **network.facts()},
-            style_blend=network.weights,
-            evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None,
-            **_as_recorded(styles),
-        )
-        if evaluator and (gone := [str(style["name"]) for style in styles if not style["found"]] or not styles):
-            names = ", ".join(gone) if isinstance(gone, list) else "of the style"
-            log.warning(
-                "The image %s that the network was trained with is not there any more: nothing is scored", names
-            )
-            evaluator = None
-        record.note_computation(precision=precision)
+    if "machine" in (before := resume.read(session.folder / "run.json")):
+        _refuse_changes(before, network, config, session.folder)
+        session.saved = {"step": 0, "elapsed": 0.0}
+    precision = "float32" if config.precision == "auto" else config.precision
+    with session.computing(precision) as device:
+        if session.saved is None:
+            _clear(session.folder)
+        session.begin_record()
+        session.record.note_computation(precision=precision)
+        evaluator = _evaluator(session, network)
         painter = _painter(network, device, precision, config.tile)
         sizing = media.Sizing(config.size, config.fit, config.resample, config.background)
-        work = Work(job, record, painter, sizing, evaluator, stop, carried)
+        work = Work(session, painter, sizing, evaluator)
         kind = media.kind_of(str(config.content))
-        log.info(
-            "%s in the manner of %s, with %s on %s in %s",
-            Path(str(config.content)).name,
-            network.manner(),
-            network.path.name,
-            device,
-            precision,
-        )
+        name, told = Path(str(config.content)).name, "%s in the manner of %s, with %s on %s in %s"
+        log.info(told, name, network.manner(), network.path.name, device, precision)
         runtime.keep_freed_memory()
-        ready = time.perf_counter()
-        stop.hold()
-        try:
+        with session.optimising():
             painted = {"picture": _picture, "folder": _folder}.get(kind, _clip)(work)
-        finally:
-            stop.release()
-            runtime.give_back_freed_memory()
-        _finish(work, kind, painted, {"setup": ready - began, "total": time.perf_counter() - began})
-    return painted
+        runtime.give_back_freed_memory()
+        _finish(work, kind, painted, session.seconds())
+
+
+def _evaluator(session: Session, network: model.Model) -> Evaluator | None:
+    """Note in the record what paints and what scores; return the latter, or None if the style image is gone."""
+    evaluator: Evaluator | None = configuration.build(session.config.evaluator)
+    styles = network.style_files()
+    session.record.note(
+        model={"name": str(session.config.model), **network.facts()},
+        style_blend=network.weights,
+        evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None,
+        **_as_recorded(styles),
+    )
+    gone = [str(style["name"]) for style in styles if not style["found"]]
+    if evaluator is None or (styles and not gone):
+        return evaluator
+    names = ", ".join(gone) if gone else "of the style"
+    log.warning("The image %s that the network was trained with is not there any more: nothing is scored", names)
+    return None
 
 
 def _picture(work: Work) -> Painted:
@@ -197,7 +181,7 @@ def _picture(work: Work) -> Painted:
     path = rgb.locate(str(work.config.content))
     picture = rgb.opened(str(path), work.sizing.background)
     painting = work.paint(work.sizing.seen(picture, path))
-    result = work.job.picture("result")
+    result = work.session.job.picture("result")
     rgb.save(result, work.encoded(painting.pixels, work.sizing.kept(*picture.size, path)))
     del picture
     return Painted(1, 0, [painting.seconds], _score(work, result, path), _in_words(painting))
@@ -205,21 +189,23 @@ def _picture(work: Work) -> Painted:
 
 def _folder(work: Work) -> Painted:
     """Paint each picture of a folder, but those that an earlier attempt has painted; draw the contact sheet."""
-    folder, root = typed_path(str(work.config.content)), work.job.folder
+    folder, root = typed_path(str(work.config.content)), work.session.folder
     found = media.pictures_in(folder, leave_out=root)
     names = {path: path.relative_to(folder).as_posix() for path in found}
     for leftover in (root / RESULTS).rglob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     ledger = Ledger(root)
-    if work.carried:
+    if work.session.saved:
         ledger.lines = {line.picture: line for line in ledger.lines.values() if _is_painted(line, folder, root)}
     left = [path for path in found if names[path] not in ledger.lines]
-    log.info("%d pictures%s", len(found), f", {len(found) - len(left)} of them painted already" if work.carried else "")
+    log.info(
+        "%d pictures%s", len(found), f", {len(found) - len(left)} of them painted already" if work.session.saved else ""
+    )
     bar, failed = work.progress(len(found), len(found) - len(left), "picture"), 0
     facts: dict[str, Any] = {}
     try:
         for path in left:
-            work.stop.poll()
+            work.session.stop.poll()
             line, told = _of_folder(work, path, names[path], f"{RESULTS}/{found[path]}")
             ledger.add(line)
             facts |= told
@@ -240,7 +226,7 @@ def _folder(work: Work) -> Painted:
     shown = [painted[place] for place in sheet.chosen(len(painted))]
     pairs = [_pair(line, folder, root, work.sizing.background) for line in shown]
     drawn = sheet.draw(pairs)
-    rgb.save(work.job.picture("result"), work.encoded(drawn, None))
+    rgb.save(work.session.job.picture("result"), work.encoded(drawn, None))
     problems_ = [line for line in ledger.lines.values() if line.problem]
     facts |= {
         "shown": len(shown),
@@ -249,7 +235,7 @@ def _folder(work: Work) -> Painted:
     seconds = [line.seconds for line in painted]
     scores: list[Scores | None] = []
     for line in shown if work.evaluator else ():
-        work.stop.poll()
+        work.session.stop.poll()
         scores.append(_score(work, root / line.painting, folder / line.picture))
     scored = sum(one is not None for one in scores)
     return Painted(len(painted), len(problems_), seconds, _average(scores), facts | {"scored": scored})
@@ -257,7 +243,7 @@ def _folder(work: Work) -> Painted:
 
 def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[Line, dict[str, Any]]:
     """Paint a picture of a folder; return its line, and how it was painted."""
-    target = work.job.folder / f"{painting_name}{rgb.SUFFIXES[work.config.output_format]}"
+    target = work.session.folder / f"{painting_name}{rgb.SUFFIXES[work.config.output_format]}"
     try:
         picture = rgb.opened(str(path), work.sizing.background)
         seen = work.sizing.seen(picture, path)
@@ -271,7 +257,7 @@ def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[L
         target.parent.mkdir(parents=True, exist_ok=True)
     rgb.save(target, data)
     width, height = shape or (painting.pixels.shape[1], painting.pixels.shape[0])
-    where = target.relative_to(work.job.folder).as_posix()
+    where = target.relative_to(work.session.folder).as_posix()
     return Line(name, where, width, height, painting.seconds, digest), _in_words(painting) if painting.tile else {}
 
 
@@ -295,7 +281,7 @@ def _pair(line: Line, folder: Path, root: Path, background: str) -> tuple[Image.
 
 def _clip(work: Work) -> Painted:
     """Paint an animation or a video frame by frame, in parts, and join them."""
-    job, parts_folder = work.job, work.job.folder / PARTS
+    session, parts_folder = work.session, work.session.folder / PARTS
     clip = media.open_clip(str(work.config.content), work.sizing.background)
     with writing(parts_folder):
         parts_folder.mkdir(exist_ok=True)
@@ -313,7 +299,7 @@ def _clip(work: Work) -> Painted:
             count, last = frame.number + 1, frame
             if frame.number < begin:
                 continue
-            work.stop.poll()
+            work.session.stop.poll()
             pixels, painting = _frame(work, clip, frame)
             seconds.append(painting.seconds)
             facts |= _in_words(painting)
@@ -334,15 +320,15 @@ def _clip(work: Work) -> Painted:
         bar.close()
     assert last is not None  # else reading would have told
     if not (
-        _result(work).is_file() and (job.folder / f"{ORIGINAL}.png").is_file()
+        _result(work).is_file() and (session.folder / f"{ORIGINAL}.png").is_file()
     ):  # the file has told too many frames
         _show(work, clip, last, _frame(work, clip, last)[0])
-    target = job.folder / f"result{clip.suffix}"
+    target = session.folder / f"result{clip.suffix}"
     clip.join(parts, target)
     for note in dict.fromkeys(clip.notes):
         log.warning("%s", note)
-    original = job.folder / f"{ORIGINAL}.png"
-    work.record.note(
+    original = session.folder / f"{ORIGINAL}.png"
+    work.session.record.note(
         source=provenance.image_file(str(work.config.content)),
         content={"name": clip.path.name, **provenance.file(original)},
     )
@@ -358,12 +344,12 @@ def _frame(work: Work, clip: media.Clip, frame: media.Frame) -> tuple[np.ndarray
 
 def _show(work: Work, clip: media.Clip, frame: media.Frame, pixels: np.ndarray) -> None:
     """Save a painted frame as the result to be shown, beside the frame that it was painted from."""
-    rgb.save(work.job.folder / f"{ORIGINAL}.png", rgb.encode_bytes(np.asarray(frame.picture)))
+    rgb.save(work.session.folder / f"{ORIGINAL}.png", rgb.encode_bytes(np.asarray(frame.picture)))
     rgb.save(_result(work), work.encoded(pixels, None))
 
 
 def _result(work: Work) -> Path:
-    return work.job.picture("result")
+    return work.session.job.picture("result")
 
 
 def _keep(part: media.Part, folder: Path, number: int, clip: media.Clip) -> Path:
@@ -388,7 +374,7 @@ def _while_there(paths: Iterator[Path]) -> Iterator[Path]:
 
 def _join_what_there_is(work: Work, clip: media.Clip, parts: list[Path], part: media.Part | None, folder: Path) -> None:
     """Leave what has been painted of a clip as ``interrupted``; a part that is not full is painted again later."""
-    target = work.job.folder / f"interrupted{clip.suffix}"
+    target = work.session.folder / f"interrupted{clip.suffix}"
     extra = folder / f"interrupted{clip.part_suffix}"
     with contextlib.suppress(UserError):  # the disk may be full, and the run is to end
         if part is not None:
@@ -419,7 +405,7 @@ def _score(work: Work, result: Path, content: Path) -> Scores | None:
     """Score a saved painting; what cannot be scored does not fail a run that has painted."""
     if work.evaluator is None:
         return None
-    facts = work.record.facts
+    facts = work.session.record.facts
     try:
         styles = recorded_styles(facts)
         return work.evaluator.scores_of_blend(result, content, styles, background=work.sizing.background)
@@ -495,12 +481,12 @@ def _clear(folder: Path) -> None:
 
 def _finish(work: Work, kind: str, painted: Painted, seconds: dict[str, float]) -> None:
     """Record what has been painted, and remove what it is not needed for any more."""
-    job, result = work.job, _result(work)
+    session, result = work.session, _result(work)
     with decoding.opened(result) as picture:
         width, height = picture.size
-    left = [result, job.folder / LEDGER_FILE, job.folder / str(painted.facts.get("clip"))]
+    left = [result, session.folder / LEDGER_FILE, session.folder / str(painted.facts.get("clip"))]
     median = statistics.median(painted.seconds) if painted.seconds else None
-    work.record.note(
+    work.session.record.note(
         applied={"kind": kind, "count": painted.count, "failed": painted.failed, **painted.facts},
         seconds_per_picture=None if median is None else float(f"{median:.4g}"),
         size={"width": width, "height": height},
@@ -513,9 +499,9 @@ def _finish(work: Work, kind: str, painted: Painted, seconds: dict[str, float]) 
         peak_memory_bytes=runtime.peak_memory_bytes(work.painter.device),
         result=provenance.output_file(result),
     )
-    shutil.rmtree(job.folder / PARTS, ignore_errors=True)
+    shutil.rmtree(session.folder / PARTS, ignore_errors=True)
     for suffix in (".gif", ".mp4"):
-        (job.folder / f"interrupted{suffix}").unlink(missing_ok=True)
+        (session.folder / f"interrupted{suffix}").unlink(missing_ok=True)
     what = {"picture": "picture", "folder": "pictures"}.get(kind, "frames")
     log.info(
         "%d %s painted%s, %s s each, in %.1f s: %s",
@@ -524,5 +510,7 @@ def _finish(work: Work, kind: str, painted: Painted, seconds: dict[str, float]) 
         f", {painted.failed} could not be read" if painted.failed else "",
         "?" if median is None else f"{median:.3f}",
         seconds["total"],
-        job.folder / RESULTS if kind == "folder" else job.folder / str(painted.facts.get("clip") or result.name),
+        session.folder / RESULTS
+        if kind == "folder"
+        else session.folder / str(painted.facts.get("clip") or result.name),
     )

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -20,15 +19,15 @@ from nst.errors import UserError
 from nst.images import rgb
 from nst.losses import LayerLoss
 from nst.optimization import schedule
-from nst.optimization.loop import KerasAdam
-from nst.runs import checkpoint, resume
+from nst.runs import resume
 from nst.runtime import memory
-from nst.setup import posing
+from nst.setup import fitting
+from nst.setup.inputs import load
+from nst.setup.network import load_network
 
 # What one image of a batch may have for itself; of layers it is the weights.
 FREE = ("alpha", "beta", "tv", "seed", "content", "style", "init")
-# Optimisers that treat each number of the pixels by itself, so that the images of a batch do not touch.
-ELEMENTWISE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
+SCIPY = "nst.optimization.optimizers.ScipyLBFGSB"
 MOST = 64  # images at once; beyond that a device is busy anyway
 SHARE = 0.9  # of the free memory that a batch may take, since an estimate is one
 UNKNOWN = 8  # images at once where the memory cannot be estimated; too many are halved
@@ -114,8 +113,8 @@ def room(config: DictConfig) -> int:
     try:
         with runtime.own_device(config.device) as name:
             device = runtime.prepare(name, config.precision)
-            inputs, backbone = posing.load(config, device), posing.build_network(config, device)
-            need = posing.estimate_memory(config, backbone, inputs)
+            inputs, backbone = load(config, device), load_network(config, device)
+            need = fitting.estimate_memory(config, backbone, inputs)
             free = memory.free_bytes(device)
     except UserError:  # it will be told by the job
         return UNKNOWN
@@ -131,10 +130,8 @@ def _why_alone(candidate: Candidate) -> str | None:
         return "finished already"
     if config.task != "optimize":
         return f"task={config.task} is not the pixels of one picture"
-    if not treats_images_alone(config):
-        return f"{config.optimizer.get('_target_')} does not treat each image by itself"
-    if config.stop_change:
-        return "stop_change may end each job at a step of its own"
+    if has_line_search(config.optimizer):
+        return f"{config.optimizer.get('_target_')} has a line search"
     if (target := str(config.backbone.get("_target_"))) != "nst.networks.backbones.load":
         return f"{target} may not treat each image by itself"
     if config.style_masks is not None or config.content_mask is not None:
@@ -148,24 +145,9 @@ def _why_alone(candidate: Candidate) -> str | None:
     return None
 
 
-def treats_images_alone(config: DictConfig) -> bool:
-    """Tell whether the optimiser takes the steps with an image of a batch that it would take with that image alone.
-
-    L-BFGS does without a line search and with one learning rate; see ``nst.optimization.loop.LBFGSOfEach``.
-    """
-    target = str(config.optimizer.get("_target_"))
-    if target == "torch.optim.LBFGS":
-        is_steady = "lr_schedule" not in config or config.lr_schedule.get("_target_") == schedule.UNCHANGED
-        return config.optimizer.get("line_search_fn") is None and is_steady
-    return is_elementwise(target)
-
-
-def is_elementwise(target: str) -> bool:
-    """Tell whether an optimiser, named as in the configuration, treats each number of the pixels by itself."""
-    try:
-        return hydra.utils.get_object(target) in [KerasAdam, *(getattr(torch.optim, name) for name in ELEMENTWISE)]
-    except Exception:  # an import may raise whatever it likes
-        return False
+def has_line_search(optimizer: DictConfig) -> bool:
+    """Tell whether an optimiser evaluates one picture more often than another, which would keep the others waiting."""
+    return optimizer.get("line_search_fn") is not None or optimizer.get("_target_") == SCIPY
 
 
 def is_per_image(loss: LayerLoss) -> bool:
@@ -238,8 +220,7 @@ def _key(candidate: Candidate) -> str:
         fit = config.style_fit or config.fit
         sized += [(style.image, style.size, fit) for scale in scales for style in configuration.styles(scale)]
     shapes = [_shape(*image, config.resample, config.background) for image in sized]
-    step = checkpoint.step(candidate.folder)
-    return json.dumps([common, layers, config.layers.get("combine"), shapes, step], sort_keys=True)
+    return json.dumps([common, layers, config.layers.get("combine"), shapes], sort_keys=True)
 
 
 @functools.cache

@@ -139,7 +139,7 @@ GROUPS = (
     "training",
 )
 
-LINE_SEARCH = ("torch.optim.LBFGS", "nst.optimization.loop.ScipyLBFGSB")  # what they remember belongs to one size
+LINE_SEARCH = ("torch.optim.LBFGS", "nst.optimization.optimizers.ScipyLBFGSB")  # what they remember belongs to one size
 
 HELP = """\
 Neural style transfer: paint a content image in the manner of a style image.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,15 +13,24 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nst.errors import UserError
 from nst.losses.functional import sum_of_squares
-from nst.losses.objective import Losses, Roll, Shift
+from nst.losses.objective import Losses, Shift
 
 CLAMPS = ("never", "step", "end", "evaluation", "block")
-Evaluate = Callable[[Tensor, Roll], Losses]
 Bounds = tuple[Tensor, Tensor]
-OF_EACH_IMAGE = ("finite", "best_loss", "best")  # of what progress remembers
 State = dict[str, Any]  # what an optimisation needs to carry on as if it had never stopped; tensors and plain values
-Between = Callable[[Callable[[], State] | None], None]
-Rates = Callable[[torch.optim.Optimizer], LRScheduler]
+
+
+class LossOfPicture(Protocol):
+    """The function to minimise."""
+
+    def __call__(self, pixels: Tensor, shift: Shift, step: int) -> Losses:
+        """Return the losses of a picture ``(1, 3, H, W)`` in pixel space.
+
+        Args:
+            pixels: the picture.
+            shift: rows and columns that it is rolled by before the network sees it.
+            step: whose evaluation it is; what draws random numbers draws the same at all evaluations of a step.
+        """
 
 
 @dataclass
@@ -33,10 +42,11 @@ class Step:
         evaluations: closure evaluations (forward and backward passes) made so far, this picture's included.
         losses: of exactly this picture, on the device; where an average of the iterates is shown, of the iterate
             instead, but for the final picture.
-        pixels: the picture ``(B, 3, H, W)`` in pixel space, a copy that stays as it is.
-        seconds: optimisation time so far, without the time of those who watch.
+        pixels: the picture ``(1, 3, H, W)`` in pixel space, a copy that stays as it is.
+        seconds: optimisation time so far, without the time of callbacks.
         last: this is the final picture.
         rate: the learning rate of the update that follows, if it changes on the way.
+        logged: its numbers are to be written down, so that waiting for the device is allowed.
     """
 
     index: int
@@ -46,16 +56,76 @@ class Step:
     seconds: float
     last: bool = False
     rate: float | None = None
+    logged: bool = False
 
 
-Watch = Callable[[Step], None]
+class Callback:
+    """What an optimisation hands its steps to; this one lets them pass."""
+
+    def step(self, step: Step) -> None:
+        """See a picture: the start, those on the way, the final one."""
+
+    def between(self, take_state: Callable[[], State] | None) -> None:
+        """Do something between two steps, such as saving a checkpoint, or raise what is to end the optimisation.
+
+        Args:
+            take_state: returns the state to carry on from; None where there is none: SciPy's optimiser has one only
+                between two of its blocks.
+        """
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an optimisation goes.
+
+    Attributes:
+        steps: iterations of the optimiser at most, those that lie behind a state included.
+        log_every: steps at which waiting for the device is allowed.
+        clamp: ``never``; at the ``end``; or then and before: after every ``step`` (SciPy's optimiser takes it as its
+            bounds), before every ``evaluation``, those of a line search included, or, SciPy's only, after every
+            ``block``.
+        bounds: pixels of black and white, or other limits; needed unless ``clamp`` is ``never``.
+        clamp_until: the picture of this step, and those after it, are not clamped.
+        jitter: the picture is rolled by 0 to jitter - 1 rows and columns, at random each step; 0 is off.
+        seed: of the jitter.
+        average: decay of an exponential average of the iterates, which is handed out in their place and is the final
+            picture; 0 is off. The losses handed out before the end are the iterates'.
+        lr_schedule: given the optimiser, makes a scheduler of ``torch.optim``, which is stepped after each step.
+        clip_gradient: the norm of the gradient is at most this times the number of its numbers, 3 H W (Li et al. 2017
+            in their code, with 1); 0 is off.
+        stop_change: stop after a step that changes the picture by less than this share of its norm (ibid.); 0 is off.
+        unit: what torch's optimiser counts pixels in, ``(1, 3, 1, 1)`` above 0: with their range from black to white a
+            learning rate means the same in every pixel space; None: as they are. SciPy's has no rate, and no unit.
+        is_last: no further scale follows, so that the final picture is handed to the callback.
+    """
+
+    steps: int
+    log_every: int = 1
+    clamp: str = "never"
+    bounds: Bounds | None = None
+    clamp_until: int | None = None
+    jitter: int = 0
+    seed: int = 0
+    average: float = 0.0
+    lr_schedule: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
+    clip_gradient: float = 0.0
+    stop_change: float = 0.0
+    unit: Tensor | None = None
+    is_last: bool = True
+
+    def keep_in_bounds(self, pixels: Tensor, index: int, moment: str = "end") -> None:
+        """Clamp the picture of a step in place, if this is a moment to do so; the end always is."""
+        if self.bounds is None or self.clamp == "never" or moment not in (self.clamp, "end"):
+            return
+        if self.clamp_until is None or index < self.clamp_until:
+            clamp_to(pixels, self.bounds)
 
 
 class Diverged(UserError):
     """A loss became NaN or infinite.
 
     Attributes:
-        best: the picture with the lowest finite loss, ``(B, 3, H, W)``, or None if the start was already bad.
+        best: the picture with the lowest finite loss, ``(1, 3, H, W)``, or None if the start was already bad.
     """
 
     def __init__(self, step: int, evaluations: int, best: Tensor | None) -> None:
@@ -68,29 +138,21 @@ class Diverged(UserError):
         self.best = best
 
 
-Lost = Callable[[int, Diverged], None]
-BeginStep = Callable[[int], None]
-
-
 class Progress:
     """Counts evaluations and remembers the best picture, without waiting for the device.
 
-    The flags and the best pictures stay on the device; ``check`` reads the flags, which on a GPU means waiting for it.
+    The flag and the best picture stay on the device; ``check`` reads the flag, which on a GPU means waiting for it.
 
     Args:
-        pixels: the start, ``(B, 3, H, W)``.
-        lost: is told, once, of each image whose loss is not finite; without it the first such image ends them all.
+        pixels: the start, ``(1, 3, H, W)``.
     """
 
-    def __init__(self, pixels: Tensor, lost: Lost | None = None) -> None:
+    def __init__(self, pixels: Tensor) -> None:
         self.evaluations = 0
         self.step = 0
         self.seconds = 0.0
-        self.waits = pixels.device.type != "cpu"
-        self.lost = lost
-        self.told: set[int] = set()
-        self.finite = torch.ones(pixels.shape[0], dtype=torch.bool, device=pixels.device)
-        self.best_loss = torch.full((pixels.shape[0],), torch.inf, dtype=pixels.dtype, device=pixels.device)
+        self.finite = torch.ones(1, dtype=torch.bool, device=pixels.device)
+        self.best_loss = torch.full((1,), torch.inf, dtype=pixels.dtype, device=pixels.device)
         self.best = pixels.detach().clone()
 
     def record(self, pixels: Tensor, losses: Losses) -> None:
@@ -101,24 +163,13 @@ class Progress:
         better = total < self.best_loss
         self.best_loss = torch.where(better, total, self.best_loss).to(self.best_loss.dtype)
         self.best = torch.where(better.view(-1, 1, 1, 1), pixels.detach(), self.best)
-        if not self.waits:
+        if pixels.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
-        """Tell of the images that had a loss that was not finite; raise ``Diverged`` if no image is left."""
-        bad = [image for image, finite in enumerate(self.finite.tolist()) if not finite]
-        if bad and self.lost is None:
-            raise self._diverged(self.best_loss, self.best)
-        for image in (image for image in bad if image not in self.told):
-            error = self._diverged(self.best_loss[image], self.best[image : image + 1])
-            self.told.add(image)
-            if self.lost is not None:
-                self.lost(image, error)
-            if len(self.told) == len(self.finite):
-                raise error
-
-    def _diverged(self, best_loss: Tensor, best: Tensor) -> Diverged:
-        return Diverged(self.step, self.evaluations, best if bool(torch.isfinite(best_loss).all()) else None)
+        """Raise ``Diverged`` if a loss was not finite."""
+        if not bool(self.finite):
+            raise Diverged(self.step, self.evaluations, self.best if bool(torch.isfinite(self.best_loss)) else None)
 
     def state(self) -> State:
         """Return everything that ``restore`` needs."""
@@ -128,63 +179,8 @@ class Progress:
     def restore(self, state: State) -> None:
         """Carry on from a state, on this device."""
         self.evaluations, self.step, self.seconds = state["evaluations"], state["step"], state["seconds"]
-        self.finite = state["finite"].to(self.finite.device).reshape(self.finite.shape)
-        self.best_loss, self.best = state["best_loss"].to(self.best_loss), state["best"].to(self.best)
-
-
-class Shifts:
-    """The jitter: a shift (rows, columns) of each image for each step, from a generator for each image.
-
-    Args:
-        jitter: shifts are 0 to jitter - 1 rows and columns; 0 is off.
-        seeds: of the generators, one for each image; one alone moves all images together.
-    """
-
-    def __init__(self, jitter: int, seeds: Sequence[int]) -> None:
-        self.jitter = jitter
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def draw(self) -> Roll:
-        """Return the next shifts: one for all images where they are equal."""
-        if not self.jitter:
-            return 0, 0
-        drawn = tuple(self._draw(generator) for generator in self.generators)
-        return drawn[0] if len(set(drawn)) == 1 else drawn
-
-    def _draw(self, generator: torch.Generator) -> Shift:
-        rows, columns = torch.randint(self.jitter, (2,), generator=generator).tolist()
-        return rows, columns
-
-    def state(self) -> Tensor:
-        """Return the generators' states, a row for each."""
-        return torch.stack([generator.get_state() for generator in self.generators])
-
-    def restore(self, state: Tensor) -> None:
-        """Carry on from a state."""
-        for generator, row in zip(self.generators, state.cpu().reshape(len(self.generators), -1), strict=True):
-            generator.set_state(row.clone())  # of a row that is part of a larger tensor it takes the first
-
-
-@dataclass(frozen=True)
-class Box:
-    """What pixels are kept between, and when.
-
-    Attributes:
-        clamp: one of ``CLAMPS``.
-        bounds: the pixels of black and white, or other limits; None only with ``never``.
-        until: pictures from this step on are free; None keeps all.
-    """
-
-    clamp: str
-    bounds: Bounds | None
-    until: int | None = None
-
-    def keep(self, pixels: Tensor, index: int, moment: str = "end") -> None:
-        """Clamp the picture of a step in place, if this is a moment to do so; the end always is."""
-        if self.bounds is None or self.clamp == "never" or moment not in (self.clamp, "end"):
-            return
-        if self.until is None or index < self.until:
-            clamp_to(pixels, self.bounds)
+        self.finite = state["finite"].to(self.finite.device).reshape(1)
+        self.best_loss, self.best = state["best_loss"].to(self.best_loss).reshape(1), state["best"].to(self.best)
 
 
 class Average:
@@ -194,7 +190,7 @@ class Average:
     among them.
 
     Args:
-        like: ``(B, 3, H, W)``, a picture; not counted.
+        like: ``(1, 3, H, W)``, a picture; not counted.
         decay: between 0 and 1: how much of the average stays at each update.
     """
 
@@ -222,135 +218,73 @@ class Average:
         self.missing = state["missing"]
 
 
-@dataclass
 class Descent:
-    """What an optimiser works on, and whom it tells.
+    """An optimisation on its way: the picture, changed in place, and what every optimiser must remember.
 
-    Attributes:
-        pixels: ``(B, 3, H, W)``, changed in place.
-        evaluate: losses of a picture that was rolled by a shift before the network saw it.
-        steps: the index to end at.
-        watch: is handed every ``Step`` but the final picture's.
-        is_logged: the steps at which waiting for the device is allowed.
-        box: what to keep the pixels between.
-        shifts: one for each step.
-        progress: counts, and stops a loss that is not finite.
-        between: is called between two steps, after ``watch``, with a function that returns the state to carry on from,
-            or None where that cannot be had.
-        begin_step: is told of a step before it begins.
-        average: of the iterates, to show in their place, or None.
-        rates: makes what changes the learning rate after each step, or None.
-        clip: the gradient's norm is at most this times the numbers of a picture; 0 is off.
-        stop_change: stop when a step changes every picture by less than this share of its norm; 0 is off.
-        unit: what the optimiser counts pixels in, ``(1, 3, 1, 1)`` above 0, such as their range; None: as they are.
+    Args:
+        picture: the start; the ``pixels`` are a copy.
+        losses: the function to minimise.
+        options: how it goes.
+        callback: is handed every step.
+        state: to carry on from, or None.
     """
 
-    pixels: Tensor
-    evaluate: Evaluate
-    steps: int
-    watch: Watch
-    is_logged: Callable[[int], bool]
-    box: Box
-    shifts: Shifts
-    progress: Progress
-    between: Between
-    begin_step: BeginStep
-    average: Average | None = None
-    rates: Rates | None = None
-    clip: float = 0.0
-    stop_change: float = 0.0
-    unit: Tensor | None = None
+    def __init__(
+        self, picture: Tensor, losses: LossOfPicture, options: Options, callback: Callback, state: State | None
+    ) -> None:
+        self.pixels = picture.detach().clone()
+        self.losses, self.options, self.callback = losses, options, callback
+        self.progress = Progress(self.pixels)
+        self.generator = torch.Generator().manual_seed(options.seed)  # of the jitter
+        self.average = Average(self.pixels, options.average) if options.average else None
+        if state is not None:
+            with torch.no_grad():
+                self.pixels.copy_(state["pixels"])
+            self.generator.set_state(state["shifts"].cpu().flatten().clone())
+            self.progress.restore(state["progress"])
+        if self.average and state is not None and "average" in state:
+            self.average.restore(state["average"])
+        elif self.average:
+            self.average.update(self.pixels)
+
+    def draw_shift(self) -> Shift:
+        """Return the shift of the next step."""
+        if not self.options.jitter:
+            return 0, 0
+        rows, columns = torch.randint(self.options.jitter, (2,), generator=self.generator).tolist()
+        return rows, columns
 
     def state(self) -> State:
         """Return the part of the state that every optimiser needs."""
-        pixels = self.pixels.detach().clone()
+        pixels, shifts = self.pixels.detach().clone(), self.generator.get_state()[None]
         average = {"average": self.average.state()} if self.average else {}
-        return {"pixels": pixels, "shifts": self.shifts.state(), "progress": self.progress.state(), **average}
-
-    def restore(self, state: State) -> None:
-        """Carry on from a state."""
-        with torch.no_grad():
-            self.pixels.copy_(state["pixels"])
-        self.shifts.restore(state["shifts"])
-        self.progress.restore(state["progress"])
-        if self.average and "average" in state:
-            self.average.restore(state["average"])
+        return {"pixels": pixels, "shifts": shifts, "progress": self.progress.state(), **average}
 
     def has_settled(self, before: Tensor, after: Tensor) -> bool:
-        """Tell whether a step changed the pictures too little to go on."""
-        if not self.stop_change:
+        """Tell whether a step changed the picture too little to go on."""
+        if not self.options.stop_change:
             return False
         change, size = (sum_of_squares(picture.detach(), picture.dtype) for picture in (after - before, after))
-        return bool((change < self.stop_change**2 * size).all())
+        return bool(change < self.options.stop_change**2 * size)
 
 
-def split(state: State, image: int) -> State:
-    """Return the state of one image of a batch, as it would be alone.
-
-    Args:
-        state: of a batch under an elementwise optimiser: what is shaped like the pixels ``(B, 3, H, W)`` belongs to the
-            images, anything else, such as the number of steps, to all of them; under L-BFGS each has a state of its
-            own.
-        image: which one.
-    """
-    images = slice(image, image + 1)
-    shape = state["pixels"].shape
-    own = _leafwise(lambda leaves: leaves[0][images].clone() if _is_shaped(leaves[0], shape) else leaves[0])
-    optimizer = state.get("optimizer", {})
-    progress = {name: state["progress"][name][images].clone() for name in OF_EACH_IMAGE}
-    return {
-        **state,
-        **{name: state[name][images].clone() for name in ("pixels", "shifts")},
-        **{name: own(state[name]) for name in ("optimizer", "average") if name in state},
-        **({"optimizer": optimizer["images"][image]} if "images" in optimizer else {}),
-        "progress": state["progress"] | progress,
-    }
-
-
-def join(states: Sequence[State]) -> State:
-    """Return the state of a batch from those of its images: ``split`` undone.
-
-    Args:
-        states: each of a single image after the same number of steps; the seconds are taken from the first.
-    """
-    first = states[0]
-    shape = first["pixels"].shape
-    joined = _leafwise(lambda leaves: torch.cat(leaves) if _is_shaped(leaves[0], shape) else leaves[0])
-    optimizers = [state.get("optimizer", {}) for state in states]
-    has_history = any("old_dirs" in own for own in optimizers[0].get("state", {}).values())  # L-BFGS: each its own
-    progress = {name: torch.cat([state["progress"][name].reshape(1, *first["progress"][name].shape[1:])
-                                 for state in states]) for name in OF_EACH_IMAGE}  # fmt: skip
-    return {
-        **first,
-        "pixels": torch.cat([state["pixels"] for state in states]),
-        "shifts": torch.stack([state["shifts"].flatten() for state in states]),
-        **({"optimizer": {"images": optimizers}} if has_history else {}),
-        **{
-            name: joined(*[state[name] for state in states])
-            for name in ("optimizer", "average")
-            if name in first and not (name == "optimizer" and has_history)
-        },
-        "progress": first["progress"] | progress,
-    }
-
-
-def at_size(state: State, size: tuple[int, int], box: Box, carry: bool) -> State:
+def at_size(state: State, size: tuple[int, int], options: Options, carry: bool) -> State:
     """Return the state to begin a scale with, given that at the end of the scale before.
 
-    The picture is resampled (bicubic, antialiased where it shrinks) and kept in its box; the counts and the jitter go
-    on, an average of the iterates begins anew. The best picture so far is the new one, but anything with a number is
+    The picture is resampled (bicubic, antialiased where it shrinks) and kept in its bounds; the counts and the jitter
+    go on, an average of the iterates begins anew. The best picture so far is the new one, but anything with a number is
     better.
 
     Args:
-        state: the picture, ``(B, 3, H, W)``, is that which the scale ended with.
+        state: the picture, ``(1, 3, H, W)``, is that which the scale ended with.
         size: (height, width) of the new scale.
-        box: what to keep the pixels between.
+        options: what to keep the pixels between.
         carry: take along the learning rate and the optimiser's state, resampled where it is shaped like the picture, as
             crowsonkb/style-transfer-pytorch does. What is nowhere negative, such as Adam's second moments, is resampled
             bilinearly, which keeps it so.
     """
     pixels = _resampled(state["pixels"], size, "bicubic")
-    box.keep(pixels, state["progress"]["step"])
+    options.keep_in_bounds(pixels, state["progress"]["step"])
     worst = torch.full_like(state["progress"]["best_loss"], torch.finfo(state["progress"]["best_loss"].dtype).max)
     begun = {
         "pixels": pixels,
@@ -358,39 +292,25 @@ def at_size(state: State, size: tuple[int, int], box: Box, carry: bool) -> State
         "progress": state["progress"] | {"best": pixels.clone(), "best_loss": worst},
     }
     if carry:
-        shape = state["pixels"].shape
-        resample = _leafwise(lambda leaves: _moment(leaves[0], size) if _is_shaped(leaves[0], shape) else leaves[0])
-        begun["optimizer"] = resample(state["optimizer"])
+        begun["optimizer"] = _resampled_moments(state["optimizer"], state["pixels"].shape, size)
         begun |= {"lr_schedule": state["lr_schedule"]} if "lr_schedule" in state else {}
     return begun
+
+
+def _resampled_moments(tree: Any, shape: torch.Size, size: tuple[int, int]) -> Any:
+    """Resample whatever an optimiser keeps of each pixel, in nested mappings and lists."""
+    if isinstance(tree, dict):
+        return {key: _resampled_moments(value, shape, size) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_resampled_moments(value, shape, size) for value in tree]
+    if not isinstance(tree, Tensor) or tree.shape != shape:
+        return tree
+    return _resampled(tree, size, "bilinear" if bool((tree >= 0).all()) else "bicubic")
 
 
 def _resampled(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     shrinks = size[0] < picture.shape[2] or size[1] < picture.shape[3]
     return interpolate(picture, size, mode=mode, antialias=shrinks, align_corners=False)
-
-
-def _moment(moment: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resample what an optimiser keeps of each pixel; each image by itself."""
-    positive = (moment >= 0).flatten(1).all(dim=1).view(-1, 1, 1, 1)
-    return torch.where(positive, _resampled(moment, size, "bilinear"), _resampled(moment, size, "bicubic"))
-
-
-def _is_shaped(leaf: Any, shape: torch.Size) -> bool:
-    return isinstance(leaf, Tensor) and leaf.shape == shape
-
-
-def _leafwise(function: Callable[[list[Any]], Any]) -> Callable[..., Any]:
-    """Return what applies a function to the corresponding leaves of nested mappings and lists."""
-
-    def apply(*trees: Any) -> Any:
-        if isinstance(trees[0], dict):
-            return {key: apply(*(tree[key] for tree in trees)) for key in trees[0]}
-        if isinstance(trees[0], list):
-            return [apply(*leaves) for leaves in zip(*trees, strict=True)]
-        return function(list(trees))
-
-    return apply
 
 
 @torch.no_grad()

@@ -24,12 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 
 import nst
 from nst import configuration, runtime
-from nst.cli import ConsoleFormatter, ConsoleHandler, describe
+from nst.cli import ConsoleFormatter, ConsoleHandler
 from nst.errors import UserError
 from nst.runs import resume
 from nst.runs.provenance import VARIABLES
-from nst.runs.record import Job, timestamp, write_status
-from nst.runtime import memory
+from nst.runs.record import Job
+from nst.runs.session import Session, live
 
 log = logging.getLogger(__name__)
 ROOT = Path(nst.__file__).resolve().parent.parent
@@ -164,31 +164,22 @@ def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
 
 def run_plan(plan: Plan) -> int:
     """Run a plan in this process, with its status on disk from beginning to end; return the exit code."""
-    from nst.job import run_alone
+    from nst.job import story_of
 
-    folder, started = Path(plan.folder), timestamp()
-    write_status(folder, "running", started)
-    _log_to(folder / "run.log")
+    _log_to(Path(plan.folder) / "run.log")
     sys.argv[:] = [str(ROOT / "scripts" / "reproduce.py"), *plan.words]
     _use_config_folders(plan.config_folders)
     if plan.threads and torch.get_num_threads() != plan.threads:
         torch.set_num_threads(plan.threads)
+    config = OmegaConf.merge(OmegaConf.structured(configuration.Config), plan.config)
+    assert isinstance(config, DictConfig)
+    config.device = usable_device(str(config.device), plan.device)
+    job = Job(config, Path(plan.folder), plan.choices, plan.overrides)
     try:
-        config = OmegaConf.merge(OmegaConf.structured(configuration.Config), plan.config)
-        assert isinstance(config, DictConfig)
-        config.device = usable_device(str(config.device), plan.device)
-        with runtime.PoliteStop() as stop, runtime.seeded(config.seed):
-            run_alone(Job(config, folder, plan.choices, plan.overrides), stop)
-    except KeyboardInterrupt as error:
-        write_status(folder, "interrupted", started, str(error))
+        with runtime.PoliteStop() as stop:
+            return 0 if live(Session(job, stop), story_of(job)) else FAILED
+    except KeyboardInterrupt:
         return 130
-    except Exception as error:
-        log.error("%s", describe(error), exc_info=True)
-        memory_ran_out = memory.is_out_of_memory(error)
-        write_status(folder, "out_of_memory" if memory_ran_out else "failed", started, describe(error))
-        return FAILED
-    write_status(folder, "done", started)
-    return 0
 
 
 def usable_device(name: str, recorded: str) -> str:

@@ -27,14 +27,16 @@ class Checkpoints:
     """Tells when checkpoints are due: every so many steps or seconds.
 
     Where saving takes long (L-BFGS at a large size keeps hundreds of pictures), the seconds between two are stretched
-    so that saving takes no more than ``LARGEST_SHARE`` of the time.
+    so that saving takes no more than a share of the time.
 
     Args:
         every_steps: steps between two checkpoints; 0 leaves it to the clock.
         every_seconds: seconds between two checkpoints; 0 leaves it to the steps.
+        share: of the time that may go into them.
     """
 
-    def __init__(self, every_steps: int, every_seconds: float) -> None:
+    def __init__(self, every_steps: int, every_seconds: float, share: float = LARGEST_SHARE) -> None:
+        self.share = share
         self.every_steps = every_steps
         self.every_seconds = every_seconds
         self.saved_at = time.monotonic()
@@ -45,12 +47,12 @@ class Checkpoints:
         """Tell whether one is to be saved after ``step`` updates."""
         if self.every_steps and step - self.saved_step >= self.every_steps:
             return True
-        pause = max(self.every_seconds, self.took / LARGEST_SHARE)
+        pause = max(self.every_seconds, self.took / self.share)
         return bool(self.every_seconds) and time.monotonic() - self.saved_at >= pause
 
     @contextlib.contextmanager
     def saving(self, step: int) -> Iterator[None]:
-        """Note how long the block takes, in which the checkpoints of all images after ``step`` updates are saved."""
+        """Note how long the block takes, in which the checkpoint after ``step`` updates is saved."""
         began = time.monotonic()
         yield
         self.saved_at = time.monotonic()

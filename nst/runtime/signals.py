@@ -32,7 +32,7 @@ class PoliteStop:
     """
 
     def __init__(self) -> None:
-        self.holding = False
+        self.holding = 0  # runs that are in that part
         self.asked: int | None = None
         self.previous: dict[int, Any] = {}
 
@@ -54,16 +54,15 @@ class PoliteStop:
 
     def hold(self) -> None:
         """From here on a first signal waits for ``poll``."""
-        self.holding = True
+        self.holding += 1
 
     def release(self) -> None:
         """From here on every signal is raised at once."""
-        self.holding = False
+        self.holding -= 1
 
     def poll(self) -> None:
         """Raise ``Interrupted`` if a signal has asked for it."""
         if self.asked is not None:
-            self.holding = False
             raise Interrupted(self.asked)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

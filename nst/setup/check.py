@@ -77,9 +77,11 @@ def check(config: DictConfig) -> None:
     elif config.task == "train":
         problems += _check_training(config)
     else:
-        from nst import applying  # here, since it needs most of the package, and this module with it
+        from nst.applying.apply import (
+            problems as of_applying,
+        )  # here, since it needs most of the package, and this module with it
 
-        problems += applying.problems(config)
+        problems += of_applying(config)
     if not problems and config.task != "apply":
         problems = _try_lr_schedule(config)
     if not problems and config.task == "optimize":

@@ -21,14 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nst import runtime
-from nst.optimization.loop import ScipyLBFGSB
-from nst.optimization.state import Evaluate
+from nst.optimization.optimizers import ScipyLBFGSB
+from nst.optimization.state import LossOfPicture
 from nst.runtime import memory
 from nst.setup.check import SMALLEST_SIZE
 
 log = logging.getLogger(__name__)
 
-Assemble = Callable[..., Evaluate]
+Assemble = Callable[..., LossOfPicture]
 # Measured on Linux with 2.15 of torch; see docs/reproduce.md.
 PICTURES = 12  # start, best so far, copies for whoever watches, what is saved: as many pictures, roughly
 LBFGS_COPIES = 8  # directions, gradients and the like, beside the history
@@ -94,7 +94,7 @@ def needed(
         return None
     try:
         with torch.random.fork_rng(devices=[]):
-            step, target = _rehearse(assemble, backbone, content, styles, shifts > 1, dtype, device)
+            step, target = _rehearse(assemble, backbone, [content, *styles], shifts > 1, held_as=(dtype, device))
         state = state_bytes(optimizer, numbers := 3 * content[0] * content[1], dtype, steps)
     except Exception as error:  # a component of the user's own may raise whatever it likes
         log.debug("The memory cannot be estimated: %s", error)
@@ -156,22 +156,20 @@ def state_bytes(optimizer: Any, numbers: int, dtype: torch.dtype, steps: int) ->
 def _rehearse(
     assemble: Assemble,
     backbone: nn.Module,
-    content: tuple[int, int],
-    styles: Sequence[tuple[int, int]],
+    sizes: Sequence[tuple[int, int]],
     shifted: bool,
-    dtype: torch.dtype,
-    device: torch.device,
+    held_as: tuple[torch.dtype, torch.device],
 ) -> tuple[int, int]:
     """Return the bytes of a step at its worst moment, and of the content targets that each shift adds."""
-    network = shapes_only(backbone)
+    network, (dtype, device) = shapes_only(backbone), held_as
     with _Lives(device) as lives:
-        images = [torch.empty(1, 3, *size, dtype=dtype, device="meta") for size in (content, *styles)]
+        images = [torch.empty(1, 3, *size, dtype=dtype, device="meta") for size in sizes]
         evaluate = assemble(network, *images)
-        pixels = torch.empty(1, 3, *content, dtype=dtype, device="meta", requires_grad=True)
-        evaluate(pixels, (0, 0)).total.sum().backward()
+        pixels = torch.empty_like(images[0], requires_grad=True)
+        evaluate(pixels, (0, 0), 0).total.sum().backward()
         before = lives.now
         if shifted:
-            evaluate(pixels, (0, 1)).total.sum().backward()
+            evaluate(pixels, (0, 1), 0).total.sum().backward()
         return lives.peak, lives.now - before
 
 

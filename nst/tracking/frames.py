@@ -32,7 +32,7 @@ class Frames:
         index = snapshot.step.index
         if self.every and (index % self.every == 0 or snapshot.step.last):
             self.folder.mkdir(exist_ok=True)
-            data = rgb.encode(snapshot.image[:1], shape=self.shape)
+            data = rgb.encode(snapshot.image, shape=self.shape)
             rgb.save(path := self.folder / f"{index:06d}.png", data)
             self.written[f"{self.folder.name}/{path.name}"] = hashlib.sha256(data).hexdigest()
 

@@ -69,6 +69,7 @@ class Inside:
     def step(self, snapshot: Snapshot) -> None:
         """Show the picture's maps if its turn has come, or if it is the last."""
         if self.look is not None and (snapshot.step.index in self.turns or snapshot.step.last):
+            assert snapshot.canvas is not None
             image = snapshot.canvas.seen(snapshot.step.pixels)
             self._show(self._maps(image), "picture", snapshot.step.index)
 

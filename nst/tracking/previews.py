@@ -45,7 +45,7 @@ class Previews:
         if index in self.turns or snapshot.step.last:
             with writing(self.folder):
                 self.folder.mkdir(exist_ok=True)
-            picture = Image.fromarray(rgb.to_bytes(snapshot.image[:1], self.shape))
+            picture = Image.fromarray(rgb.to_bytes(snapshot.image, self.shape))
             rgb.save(path := self.folder / f"{index:06d}.jpg", data := encode(picture))
             self.written[f"{self.folder.name}/{path.name}"] = hashlib.sha256(data).hexdigest()
 

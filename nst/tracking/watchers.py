@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,57 +16,51 @@ from nst.errors import UserError
 from nst.evaluation.evaluator import Evaluator, recorded_masks, recorded_styles
 from nst.runs import launchers, resume, sweep
 from nst.runs.record import Job
-from nst.setup.inputs import Inputs
+from nst.runs.session import Session
 from nst.tracking.frames import Frames
 from nst.tracking.metrics import MetricsFile
 from nst.tracking.previews import Previews
-from nst.tracking.progress import ProgressLines, progress
+from nst.tracking.progress import progress
 from nst.tracking.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
 
 def of_any_task(
-    job: Job,
-    inputs: Inputs,
-    steps: int,
-    evaluator: Evaluator | None,
-    saved: dict[str, Any] | None,
-    start: Callable[[], Tensor],
-    in_turn: bool = True,
+    session: Session, shape: tuple[int, int] | None, steps: int, evaluator: Evaluator | None
 ) -> dict[str, Any]:
     """Return what watches a run that makes steps, by the names that a checkpoint knows, each where it stood then.
 
     Args:
-        job: the run.
-        inputs: its images, at the size of the result.
+        session: of the run.
+        shape: (width, height) of the result, if not the picture's own.
         steps: that it will make.
         evaluator: what will score the result.
-        saved: the checkpoint that it is carried on from.
-        start: returns the picture that it begins with, ``(1, 3, H, W)`` RGB, if it begins.
-        in_turn: no other job is going on beside it in the same process.
     """
+    saved, folder, config = session.saved, session.folder, session.config
     positions, begin = (saved["trackers"], saved["step"]) if saved else ({}, 0)
-    board = TensorBoard(
-        job.folder,
-        steps,
-        OmegaConf.to_yaml(job.config, resolve=True),
-        hparams(job),
-        inputs.shape,
-        evaluator.name if evaluator else None,
-        positions.get("tensorboard"),
-    )
-    if saved is None:
-        styles = {"style" if place == 0 else f"style_{place + 1}": style for place, style in enumerate(inputs.styles)}
-        for tag, picture in {"content": inputs.content, **styles, "start": start()}.items():
-            board.picture(tag, picture)
     return {
-        "metrics": MetricsFile(job.folder / "metrics.csv", positions.get("metrics")),
-        "tensorboard": board,
-        "frames": Frames(job.folder / "frames", job.config.save_every, inputs.shape, positions.get("frames")),
-        "previews": Previews(job.folder / "previews", steps, inputs.shape, positions.get("previews")),
-        "progress": progress(steps, begin, alone=not launchers.in_worker()) if in_turn else ProgressLines(steps, begin),
+        "metrics": MetricsFile(folder / "metrics.csv", positions.get("metrics")),
+        "tensorboard": TensorBoard(
+            folder,
+            steps,
+            OmegaConf.to_yaml(config, resolve=True),
+            hparams(session.job),
+            shape=shape,
+            evaluator=evaluator.name if evaluator else None,
+            position=positions.get("tensorboard"),
+        ),
+        "frames": Frames(folder / "frames", config.save_every, shape, positions.get("frames")),
+        "previews": Previews(folder / "previews", steps, shape, positions.get("previews")),
+        "progress": progress(steps, begin, alone=session.leads and not launchers.in_worker()),
     }
+
+
+def show_inputs(board: TensorBoard, content: Tensor, styles: Sequence[Tensor], start: Tensor) -> None:
+    """Show the pictures that a run begins with, ``(1, 3, H, W)`` RGB each."""
+    named = {"style" if place == 0 else f"style_{place + 1}": style for place, style in enumerate(styles)}
+    for tag, picture in {"content": content, **named, "start": start}.items():
+        board.picture(tag, picture)
 
 
 def hparams(job: Job) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from nst import engines, runtime
 from nst.images.pixels import with_margin
 from nst.losses import TotalVariation
 from nst.losses.objective import Losses, Objective, Shift
-from nst.setup.posing import term
+from nst.setup.objective import term
 from nst.training import Context
 
 JITTER = 2  # what is drawn, beside the seed; see nst.training.photos

@@ -20,7 +20,7 @@ from nst.errors import UserError
 from nst.files import remove_leftovers, write_json, writing
 from nst.images import decoding, rgb
 from nst.runs import resume
-from nst.setup import posing
+from nst.setup import fitting
 from nst.training import Context, reference
 from nst.training.photos import (
     CACHE_BYTES,
@@ -254,7 +254,7 @@ def generate(context: Context, photos: Photos, count: int) -> tuple[Path, Path, 
             context.stop.poll()
     finally:
         progress.close()
-    posing.forget()  # targets of pictures that are painted
+    fitting.forget()  # targets of pictures that are painted
     return originals, stylised, seconds
 
 

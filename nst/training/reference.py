@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -13,14 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from nst import configuration, runtime
-from nst.batching import grouping
+from nst.batching import grouping, together
 from nst.errors import ConfigError, unknown
+from nst.images.pixels import PixelSpace
 from nst.networks.backbones import Backbone
-from nst.optimization import state
+from nst.optimization.loop import Outcome, optimize
+from nst.optimization.state import CLAMPS, Callback, State, Step
 from nst.setup.inputs import Inputs
-from nst.setup.posing import memory_explained, pose_together, start
-from nst.stylization import stylize
-from nst.tracking import Numbers
+from nst.setup.start import start
+from nst.stylization.stylize import options_of, take_targets
+from nst.tracking import Snapshot
 
 log = logging.getLogger(__name__)
 # Of ``training.painter``, with the range of those that are numbers.
@@ -58,6 +61,20 @@ class Painted:
     reason: str
 
 
+@dataclass
+class _Watch(Callback):
+    """Tells how many steps are done, and answers a signal between two."""
+
+    stop: runtime.PoliteStop
+    tell: Callable[[int], None]
+
+    def step(self, step: Step) -> None:
+        self.tell(step.index)
+
+    def between(self, take_state: Callable[[], State] | None) -> None:
+        self.stop.poll()
+
+
 def paint(
     config: DictConfig,
     inputs: Inputs,
@@ -84,35 +101,44 @@ def paint(
         Interrupted: a signal came.
     """
     began = time.perf_counter()
-    configs = [_to_optimize(config, name) for name in contents]
-    device = inputs.style.device
-    works = [replace(inputs, content=content, shape=None) for content in contents.values()]
-
-    def between(take_state: object) -> None:
-        stop.poll()
-
+    several = len(contents) > 1
+    stories = [
+        functools.partial(
+            _paint_one,
+            _to_optimize(config, name),
+            replace(inputs, content=content, shape=None),
+            backbone,
+            callback=_Watch(stop, watch if place == 0 else lambda step: None),
+            take_targets=together.take_targets if several else take_targets,
+        )
+        for place, (name, content) in enumerate(contents.items())
+    ]
     with runtime.seeded(config.seed):
-        starts = [start(one, work, backbone) for one, work in zip(configs, works, strict=True)]
-        problem = pose_together(configs, works, starts, backbone, device)
-        with memory_explained(problem.need, max(starts[0].shape[2:]), device):
-            outcome = stylize.descend(
-                configs, problem, lambda step: watch(step.index), lambda index: index % config.log_every == 0, between
-            )
-    pixels, numbers = outcome.last.pixels.split(1), Numbers(outcome.last.losses)
-    pictures = [canvas.decode(own).cpu() for canvas, own in zip(problem.canvases, pixels, strict=True)]
-    return Painted(
-        dict(zip(contents, pictures, strict=True)),
-        dict(zip(contents, numbers.of_images, strict=True)),
-        time.perf_counter() - began,
-        outcome.last.index,
-        outcome.reason,
-    )
+        ended = together.tell_together(stories) if several else [stories[0]()]
+    for error in (end for end in ended if isinstance(end, BaseException)):
+        raise error.__cause__ or error
+    pictures = {name: picture for name, (picture, _) in zip(contents, ended, strict=True)}
+    final = {name: Snapshot(outcome.last).losses for name, (_, outcome) in zip(contents, ended, strict=True)}
+    last = ended[0][1]
+    return Painted(pictures, final, time.perf_counter() - began, last.last.index, last.reason)
+
+
+def _paint_one(
+    config: DictConfig, inputs: Inputs, backbone: Backbone, callback: Callback, take_targets: Callable[..., Any]
+) -> tuple[Tensor, Outcome]:
+    """Paint a content; return the picture ``(1, 3, H, W)`` RGB on the CPU, and how the optimisation ended."""
+    picture, space = start(config, inputs, backbone), PixelSpace(config.pixel_space, backbone.preprocessing)
+    losses, fit = take_targets(config, backbone, inputs)
+    with fit.explained():
+        options, optimizer = options_of(config, space, picture, config.steps), configuration.build(config.optimizer)
+        outcome = optimize(picture, losses, optimizer, options, callback)
+    return inputs.canvas(space).decode(outcome.last.pixels).cpu(), outcome
 
 
 def at_once(config: DictConfig) -> int:
     """Return how many contents to paint at once: ``training.painter.at_once``, or 1 if they would touch each other."""
     painter = config.training.painter
-    alone = [not grouping.treats_images_alone(painter)]
+    alone = [grouping.has_line_search(painter.optimizer)]
     alone += [config.backbone.get("_target_") != "nst.networks.backbones.load"]
     alone += [not grouping.is_per_image(configuration.build(config[f"{kind}_loss"])) for kind in ("content", "style")]
     return 1 if any(alone) else int(painter.at_once)
@@ -140,8 +166,8 @@ def problems(painter: Any) -> list[str]:
             found.append(
                 f"training.painter.{name}={value} is out of range: it must be from {limits[0]} to {limits[1]}."
             )
-    if painter.get("clamp", "never") not in state.CLAMPS:
-        found.append(unknown("training.painter.clamp", str(painter.get("clamp")), state.CLAMPS))
+    if painter.get("clamp", "never") not in CLAMPS:
+        found.append(unknown("training.painter.clamp", str(painter.get("clamp")), CLAMPS))
     return found
 
 

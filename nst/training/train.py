@@ -29,13 +29,12 @@ from nst.optimization import schedule
 from nst.optimization.loop import Outcome
 from nst.optimization.state import Step
 from nst.runs import checkpoint, provenance, resume
-from nst.runs.record import Job, Record
+from nst.runs.session import Session
 from nst.runtime import memory
 from nst.setup.check import check
 from nst.setup.inputs import Inputs, load
-from nst.setup.posing import build_network
-from nst.stylization.stylize import recorded_threads
-from nst.tracking import Numbers, Snapshot, watchers
+from nst.setup.network import load_network
+from nst.tracking import Snapshot, watchers
 from nst.training import Context, Lesson, parallel, reference
 from nst.training.photos import stream
 from nst.training.strips import Strips, Validation
@@ -49,17 +48,16 @@ class Diverged(UserError):
     """A loss became NaN or infinite."""
 
 
-class Glance(Snapshot):
+class TrainingSnapshot(Snapshot):
     """A step of a training as trackers see it: its picture is painted only if somebody looks.
 
     Args:
         step: its losses are means over the batch, ``(1,)``; it has no pixels.
-        logged: its numbers are to be written down.
         paint: paints the content, ``(1, 3, H, W)`` RGB in [0, 1] on the CPU.
     """
 
-    def __init__(self, step: Step, logged: bool, paint: Callable[[], Tensor]) -> None:
-        self.step, self.logged, self.index, self.numbers = step, logged, 0, Numbers(step.losses)
+    def __init__(self, step: Step, paint: Callable[[], Tensor]) -> None:
+        super().__init__(step)
         self._paint = paint
 
     @cached_property
@@ -69,39 +67,31 @@ class Glance(Snapshot):
 
 
 @dataclass
-class Work:
+class Training:
     """A training, ready to go.
 
     Attributes:
-        job: what is asked for.
+        session: of the run.
         crew: the processes that do it.
-        stop: answers signals.
-        device: to compute on.
         inputs: content and styles at the size of the result.
         lesson: what is taught.
         network: that is trained.
         blend: ``(1, S)`` weights of its styles where the content is painted; None: there is one.
-        saved: the checkpoint that is carried on from.
-        record: its ``run.json``; None in a process that helps.
         evaluator: what scores the result, or None.
     """
 
-    job: Job
+    session: Session
     crew: parallel.Crew
-    stop: runtime.PoliteStop
-    device: torch.device
     inputs: Inputs
     lesson: Lesson
     network: nn.Module
     blend: Tensor | None
-    saved: dict[str, Any] | None
-    record: Record | None
     evaluator: Evaluator | None
 
     @property
     def config(self) -> DictConfig:
         """The configuration."""
-        return self.job.config
+        return self.session.config
 
     @torch.no_grad()
     def paint(self, picture: Tensor) -> Tensor:
@@ -109,8 +99,16 @@ class Work:
         painted: Tensor = self.network(picture) if self.blend is None else self.network(picture, self.blend)
         return painted.clamp(0, 1).cpu()
 
+    def paint_content(self) -> Tensor:
+        """Return what the network makes of the content."""
+        return self.paint(self.inputs.content)
 
-def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
+    def keep(self, name: str) -> Path:
+        """Save what the network makes of the content under a name; return its path."""
+        return self.session.keep(name, self.paint_content(), self.inputs.shape)
+
+
+def train(session: Session) -> None:
     """Train a network.
 
     It leaves what a run that optimises leaves, ``result.png`` being what the network makes of ``content``, and
@@ -120,31 +118,28 @@ def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
         UserError: a mistake the user can mend.
         Interrupted: a signal came; the current picture has been saved as ``interrupted.png``.
     """
-    began = time.perf_counter()
-    check(job.config)
-    with parallel.joined(job.config.device) as crew:
-        job = replace(job, folder=crew.shared(job.folder))
-        saved = checkpoint.to_carry_on_from(job.folder) if crew.writes else None
-        if crew.shared(saved is not None) and saved is None:
-            saved = checkpoint.load(job.folder)
-        threads = job.config.threads or (recorded_threads(job) if saved else 0)
-        with runtime.own_device(crew.device) as name, runtime.threads(threads):
-            device = runtime.prepare(name, job.config.precision)
-            with _memory_explained():
-                work = _prepared(job, crew, stop, device, saved)
-                return _descend(work, began)
+    check(session.config)
+    with parallel.joined(session.device_name) as crew:
+        session.job, session.device_name = replace(session.job, folder=crew.shared(session.folder)), crew.device
+        if crew.writes:
+            session.carry_on()
+        if crew.shared(session.saved is not None) and session.saved is None:
+            session.saved = checkpoint.load(session.folder)
+        with session.computing(), _memory_explained():
+            training = _prepare(session, crew)
+            outcome = _optimise(training)
+            if crew.writes:
+                _finish(training, outcome)
 
 
-def _prepared(
-    job: Job, crew: parallel.Crew, stop: runtime.PoliteStop, device: torch.device, saved: dict[str, Any] | None
-) -> Work:
+def _prepare(session: Session, crew: parallel.Crew) -> Training:
     """Load images and networks, and let the lesson prepare itself."""
-    config, record, evaluator = job.config, None, None
+    config, device, evaluator = session.config, session.device, None
     if crew.writes:
-        record = Record.carry_on(job, device, saved["step"]) if saved else Record.begin(job, device)
+        session.begin_record()
         evaluator = configuration.build(config.evaluator)
     inputs = load(config, device)
-    backbone = build_network(config, device)
+    backbone = load_network(config, device)
     dtype = runtime.pixel_dtype(config.precision)
     styles = configuration.styles(config)
     blend = None
@@ -157,36 +152,48 @@ def _prepared(
     lesson: Lesson = configuration.build(config.training)
     if lesson.batch % crew.world:
         raise UserError(f"training.batch={lesson.batch} cannot be divided among {crew.world} processes.")
-    if record:
-        record.note_weights(getattr(backbone, "source", None))
-        record.note(evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None)
-
-    def note(**facts: Any) -> None:
-        if record:
-            record.note(**facts)
-
-    context = Context(config, job.folder, inputs, backbone, device, dtype, stop, note, crew.writes)
+    if crew.writes:
+        session.record.note_weights(getattr(backbone, "source", None))
+        session.record.note(evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None)
+    note: Callable[..., None] = session.record.note if crew.writes else lambda **facts: None
+    context = Context(
+        config=config,
+        folder=session.folder,
+        inputs=inputs,
+        backbone=backbone,
+        device=device,
+        dtype=dtype,
+        stop=session.stop,
+        note=note,
+        writes=crew.writes,
+    )
     lesson.prepare(context)
-    work = Work(job, crew, stop, device, inputs, lesson, network, blend, saved, record, evaluator)
+    training = Training(
+        session=session,
+        crew=crew,
+        inputs=inputs,
+        lesson=lesson,
+        network=network,
+        blend=blend,
+        evaluator=evaluator,
+    )
     if lesson.reference and crew.writes:
-        _paint_reference(work, context)
-    return work
+        _paint_reference(training, context)
+    return training
 
 
-def _paint_reference(work: Work, context: Context) -> None:
+def _paint_reference(training: Training, context: Context) -> None:
     """Let the optimiser paint the content, to compare with, unless an earlier attempt has; score and record it."""
-    record, path = work.record, work.job.folder / REFERENCE
-    assert record is not None
+    record, path, config = training.session.record, training.session.folder / REFERENCE, training.config
     before = record.facts.get("reference") or {}
     if path.is_file() and before.get("sha256") == provenance.output_file(path)["sha256"]:
         return
-    log.info("The optimiser paints %s first, to compare with", Path(str(work.config.content)).name)
-    painted = reference.paint(
-        work.config, work.inputs, {str(work.config.content): work.inputs.content}, context.backbone, work.stop
-    )
+    log.info("The optimiser paints %s first, to compare with", Path(str(config.content)).name)
+    contents = {str(config.content): training.inputs.content}
+    painted = reference.paint(config, training.inputs, contents, context.backbone, context.stop)
     (picture,) = painted.pictures.values()
-    rgb.save(path, rgb.encode(picture, shape=work.inputs.shape))
-    found = watchers.scores(work.evaluator, path, record.facts) if work.evaluator else None
+    rgb.save(path, rgb.encode(picture, shape=training.inputs.shape))
+    found = watchers.scores(training.evaluator, path, record.facts) if training.evaluator else None
     record.note(
         reference={
             **provenance.output_file(path),
@@ -197,189 +204,189 @@ def _paint_reference(work: Work, context: Context) -> None:
     )
 
 
-def _descend(work: Work, began: float) -> Outcome:
-    """Make the steps, watched by the trackers; save the network, paint, score and record."""
-    config, crew, stop, record, lesson = work.config, work.crew, work.stop, work.record, work.lesson
-    saved, steps, device = work.saved, int(config.steps), work.device
-    trained = [parameter for parameter in work.network.parameters() if parameter.requires_grad]
-    optimizer: torch.optim.Optimizer = configuration.build(config.optimizer)(trained)
-    rates = configuration.build(schedule.with_length(config.lr_schedule, steps))
-    rates = rates(optimizer) if rates is not None else None
-    begin, seconds = 0, 0.0
-    if saved:
-        begin, seconds = saved["step"], saved["seconds"]
-        work.network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        if rates is not None:
-            rates.load_state_dict(saved["lr_schedule"])
-    trainee = crew.together(work.network, device)
-    trackers: dict[str, Any] = _trackers(work) if crew.writes else {}
-    if record:
-        count = sum(parameter.numel() for parameter in trained)
-        log.info("%s", _headline(work, count, begin))
-        height, width = work.inputs.content.shape[2:]
-        record.note(size={"width": width, "height": height}, parameters=count, processes=crew.world)
-        precision = runtime.choose_precision(config.precision, device)
-        features = getattr(lesson, "features", None)
-        record.note_computation(precision=precision, engine=features.describe() if features else "none")
-    keeper = checkpoint.Checkpoints(config.checkpoint_steps, config.checkpoint_seconds)
-    ready, done = time.perf_counter(), begin
-    best: dict[str, Tensor] | None = None
-    latest: Glance | None = None
+class _Descent:
+    """What the descent on the weights remembers.
 
-    def elapsed() -> float:
-        return (saved["elapsed"] if saved else 0.0) + time.perf_counter() - began
+    Attributes:
+        seconds: that its steps took.
+        best: the last network whose loss was a number.
+    """
 
-    def watch(step: Step, logged: bool) -> None:
-        nonlocal latest
-        latest = Glance(step, logged, lambda: work.paint(work.inputs.content))
-        for tracker in trackers.values():
-            tracker.step(latest)
-
-    def save() -> None:
-        content = {
-            "step": done,
-            "network": work.network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            **({"lr_schedule": rates.state_dict()} if rates is not None else {}),
-            "random": checkpoint.random_state(),
-            "trackers": {name: tracker.position() for name, tracker in trackers.items()},
-            "seconds": seconds,
-            "elapsed": elapsed(),
-        }
-        checkpoint.save(work.job.folder, content)
-
-    def close(status: str) -> None:
-        for tracker in trackers.values():
-            tracker.close(status)
-
-    stop.hold()
-    try:
+    def __init__(self, training: Training) -> None:
+        config, saved = training.config, training.session.saved or {}
+        self.training = training
+        self.trained = [parameter for parameter in training.network.parameters() if parameter.requires_grad]
+        self.optimizer: torch.optim.Optimizer = configuration.build(config.optimizer)(self.trained)
+        rates = configuration.build(schedule.with_length(config.lr_schedule, int(config.steps)))
+        self.rates = rates(self.optimizer) if rates is not None else None
+        self.begin, self.seconds = saved.get("step", 0), saved.get("seconds", 0.0)
+        self.best: dict[str, Tensor] | None = None
         if saved:
-            checkpoint.restore_random_state(saved["random"])
-        items = stream(lesson.item, begin, lesson.batch, crew.rank, crew.world, lesson.workers)
+            training.network.load_state_dict(saved["network"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if self.rates is not None:
+                self.rates.load_state_dict(saved["lr_schedule"])
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint needs to know."""
+        rates = {"lr_schedule": self.rates.state_dict()} if self.rates is not None else {}
+        network, optimizer = self.training.network.state_dict(), self.optimizer.state_dict()
+        return {"network": network, "optimizer": optimizer, **rates, "seconds": self.seconds}
+
+    def compute(self, network: nn.Module, items: list[Any], step: int, last: bool, logged: bool) -> tuple[Losses, int]:
+        """Compute the losses of a step, and their gradient if an update follows; return them and the signal asked for.
+
+        Raises:
+            Diverged: they are no numbers.
+        """
+        training, started = self.training, time.perf_counter()
+        device = training.session.device
+        if hasattr(training.lesson, "begin_step"):
+            training.lesson.begin_step(step)
+        losses = training.lesson.losses(network, _on(items, device, training.inputs.content.dtype))
+        total = losses.total.mean()
+        wants = logged or device.type == "cpu"  # a GPU is waited for only where numbers are wanted
+        bad = int(wants and not math.isfinite(total.detach().item()))
+        # what the network was before its last update is known to be good, if this loss is
+        asked, bad = training.crew.most(training.session.stop.asked or 0, bad)
+        if bad:
+            raise Diverged(
+                f"The loss became NaN or infinite at step {step}. Lower the learning rate (optimizer.lr) or "
+                "the weights (alpha, beta, tv)."
+                + (" The last network that was good is best.safetensors." if self.best is not None else "")
+            )
+        if logged:
+            self.best = copy.deepcopy(training.network.state_dict())
+        if not last:
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()
+        self.seconds += time.perf_counter() - started
+        return losses, asked
+
+    def update(self) -> None:
+        """Update the weights."""
+        started = time.perf_counter()
+        self.optimizer.step()
+        if self.rates is not None:
+            self.rates.step()
+        self.seconds += time.perf_counter() - started
+
+
+def _optimise(training: Training) -> Outcome:
+    """Make the steps, watched by the trackers."""
+    session, config, crew, lesson = training.session, training.config, training.crew, training.lesson
+    steps, descent = int(config.steps), _Descent(training)
+    trainee = crew.together(training.network, session.device)
+    if crew.writes:
+        _begin(training, descent)
+    with session.optimising(forget=Diverged), _keeping_what_there_is(training, descent):
+        session.restore_random_state()
+        items = stream(
+            lesson.item, descent.begin, lesson.batch, rank=crew.rank, world=crew.world, workers=lesson.workers
+        )
         with contextlib.closing(items):  # type: ignore[type-var]
-            for step in range(begin, steps + 1):
-                last, started = step == steps, time.perf_counter()
+            for step in range(descent.begin, steps + 1):
+                last = step == steps
                 logged = step % config.log_every == 0 or last
-                if hasattr(lesson, "begin_step"):
-                    lesson.begin_step(step)
-                losses = lesson.losses(trainee if not last else work.network, _on(next(items), device, work))
-                total = losses.total.mean()
-                wants = logged or device.type == "cpu"  # a GPU is waited for only where numbers are wanted
-                bad = int(wants and not math.isfinite(total.detach().item()))
-                # what the network was before its last update is known to be good, if this loss is
-                asked, bad = crew.most(stop.asked or 0, bad)
-                if bad:
-                    raise Diverged(
-                        f"The loss became NaN or infinite at step {step}. Lower the learning rate (optimizer.lr) or "
-                        "the weights (alpha, beta, tv)."
-                        + (" The last network that was good is best.safetensors." if best is not None else "")
-                    )
-                if logged:
-                    best = copy.deepcopy(work.network.state_dict())
-                if not last:
-                    optimizer.zero_grad(set_to_none=True)
-                    total.backward()
-                seconds += time.perf_counter() - started
+                network = trainee if not last else training.network
+                losses, asked = descent.compute(network, next(items), step, last, logged)
                 if logged or crew.writes:
-                    rate = optimizer.param_groups[0]["lr"] if rates is not None else None
+                    rate = descent.optimizer.param_groups[0]["lr"] if descent.rates is not None else None
                     mean = _mean(losses, crew if logged else None)
-                    pixels = work.inputs.content.new_empty(0)
-                    now = Step(step, step + 1, mean, pixels, seconds, last, rate)
-                    watch(now, logged)
+                    nothing = training.inputs.content.new_empty(0)
+                    now = Step(step, step + 1, mean, nothing, descent.seconds, last=last, rate=rate, logged=logged)
+                    session.see(TrainingSnapshot(now, training.paint_content))
                 if last:
                     break
-                started = time.perf_counter()
-                optimizer.step()
-                if rates is not None:
-                    rates.step()
-                seconds += time.perf_counter() - started
-                done = step + 1
-                if asked or keeper.is_due(done):
-                    with keeper.saving(done):
-                        if crew.writes:
-                            save()
-                if asked:
-                    stop.holding = False
-                    raise runtime.Interrupted(asked)
-        outcome = Outcome(now, f"all {steps} steps done")
-        if crew.writes:
-            _finish(work, outcome, trackers, {"setup": ready - began, "optimisation": seconds}, elapsed)
-            close("done")
-        return outcome
+                descent.update()
+                session.stop.asked = asked or None
+                if crew.writes:
+                    session.between(descent.state)
+                session.stop.poll()
+    return Outcome(now, f"all {steps} steps done")
+
+
+def _begin(training: Training, descent: _Descent) -> None:
+    """Say what begins, record it, and begin to track it, or go on where the checkpoint was."""
+    session, record = training.session, training.session.record
+    count = sum(parameter.numel() for parameter in descent.trained)
+    log.info("%s", _headline(training, count, descent.begin))
+    height, width = training.inputs.content.shape[2:]
+    record.note(size={"width": width, "height": height}, parameters=count, processes=training.crew.world)
+    precision = runtime.choose_precision(training.config.precision, session.device)
+    features = getattr(training.lesson, "features", None)
+    record.note_computation(precision=precision, engine=features.describe() if features else "none")
+    session.trackers = _trackers(training)
+
+
+@contextlib.contextmanager
+def _keeping_what_there_is(training: Training, descent: _Descent) -> Iterator[None]:
+    """Save the current picture if the block is interrupted, and the last good network if the loss diverges."""
+    session = training.session
+    try:
+        yield
     except runtime.Interrupted:
-        if crew.writes:
-            path = work.job.picture("interrupted")
-            rgb.save(path, _encoded(work, work.paint(work.inputs.content)))
-            log.warning("Interrupted at step %d of %d; the picture is in %s", done, steps, path)
-            close("interrupted")
+        if training.crew.writes:
+            path = training.keep("interrupted")
+            log.warning("Interrupted at step %d of %d; the picture is in %s", session.done, training.config.steps, path)
         raise
-    except Exception as error:
-        if crew.writes:
-            with contextlib.suppress(UserError):
-                close("failed")
-        if isinstance(error, Diverged) and crew.writes:
-            checkpoint.remove(work.job.folder)  # so that another attempt starts from its beginning
-            if best is not None:
-                _keep_best(work, best)
+    except Diverged:
+        if training.crew.writes and descent.best is not None:
+            with contextlib.suppress(UserError):  # the disk may be full, and the run ends anyway
+                training.network.load_state_dict(descent.best)
+                transformers.save(session.folder / "best.safetensors", training.network, _about(training))
+                training.keep("best")
         raise
-    finally:
-        stop.release()
 
 
-def _trackers(work: Work) -> dict[str, Any]:
+def _trackers(training: Training) -> dict[str, Any]:
     """Make everything that watches the training, each where it stood at the checkpoint."""
-    steps = int(work.config.steps)
-    common = watchers.of_any_task(
-        work.job, work.inputs, steps, work.evaluator, work.saved, lambda: work.paint(work.inputs.content)
-    )
-    path = work.job.folder / REFERENCE
-    optimised = rgb.load(str(path), max(work.inputs.content.shape[2:])) if path.is_file() else None
-    shown = [Validation(Path(str(work.config.content)).stem, work.inputs.content, optimised)]
-    for name in work.lesson.validation:
-        picture = rgb.load(name, work.config.size, work.config.fit, work.config.resample, work.config.background)
-        shown.append(Validation(Path(name).stem, picture.to(work.inputs.content)))
-    return common | {"validation": Strips(shown, work.paint, common["tensorboard"].show, steps)}
+    session, config, content = training.session, training.config, training.inputs.content
+    steps = int(config.steps)
+    trackers = watchers.of_any_task(session, training.inputs.shape, steps, training.evaluator)
+    if session.saved is None:
+        watchers.show_inputs(trackers["tensorboard"], content, training.inputs.styles, training.paint_content())
+    path = session.folder / REFERENCE
+    optimised = rgb.load(str(path), max(content.shape[2:])) if path.is_file() else None
+    shown = [Validation(Path(str(config.content)).stem, content, optimised)]
+    for name in training.lesson.validation:
+        picture = rgb.load(name, config.size, config.fit, config.resample, config.background)
+        shown.append(Validation(Path(name).stem, picture.to(content)))
+    return trackers | {"validation": Strips(shown, training.paint, trackers["tensorboard"].show, steps)}
 
 
-def _finish(
-    work: Work, outcome: Outcome, trackers: dict[str, Any], seconds: dict[str, float], elapsed: Callable[[], float]
-) -> None:
+def _finish(training: Training, outcome: Outcome) -> None:
     """Save the network and what it makes of the content; score and record them."""
-    record, folder = work.record, work.job.folder
-    assert record is not None
-    per_picture = seconds_per_picture(work)
+    session, record, folder = training.session, training.session.record, training.session.folder
+    per_picture = seconds_per_picture(training)
     network = folder / resume.NETWORK_FILE
-    transformers.save(network, work.network, _about(work))
-    result = work.job.picture("result")
-    rgb.save(result, _encoded(work, work.paint(work.inputs.content)))
-    scores = watchers.scores(work.evaluator, result, record.facts) if work.evaluator else None
+    transformers.save(network, training.network, _about(training))
+    result = training.keep("result")
+    scores = watchers.scores(training.evaluator, result, record.facts) if training.evaluator else None
     if scores:
-        trackers["tensorboard"].scores(scores, outcome.last.index)
-    final = Numbers(outcome.last.losses).of_images[0]
-    about = work.lesson.about()
-    training = seconds["optimisation"] + float((about.get("pairs") or {}).get("seconds", 0))
-    record.note(**about, scores=scores, seconds_per_picture=per_picture, training_seconds=round(training, 3))
-    record.note(break_even=break_even(training, per_picture, (record.facts.get("reference") or {}).get("seconds")))
-    record.note_result(outcome, final, seconds | {"total": elapsed()}, runtime.peak_memory_bytes(work.device))
+        session.trackers["tensorboard"].scores(scores, outcome.last.index)
+    about = training.lesson.about()
+    seconds = outcome.last.seconds + float((about.get("pairs") or {}).get("seconds", 0))
+    record.note(**about, scores=scores, seconds_per_picture=per_picture, training_seconds=round(seconds, 3))
+    record.note(break_even=break_even(seconds, per_picture, (record.facts.get("reference") or {}).get("seconds")))
+    parts, peak = session.seconds(optimisation=outcome.last.seconds), runtime.peak_memory_bytes(session.device)
+    record.note_result(outcome, Snapshot(outcome.last).losses, parts, peak)
     made = provenance.output_file(network)
     record.note(network=made, outputs=record.facts["outputs"] | {made["file"]: made["sha256"]})
-    for name in ("interrupted", "best"):  # what an earlier attempt left
-        work.job.picture(name).unlink(missing_ok=True)
-    (folder / "best.safetensors").unlink(missing_ok=True)
-    log.info("%s in %.1f s, a picture of this size takes %.3f s: %s", outcome.reason, elapsed(), per_picture, network)
-    log.info(
-        "Paint with it: %s", shlex.join(["python", "run.py", "task=apply", f"model={network}", "content=photo.jpg"])
-    )
+    (folder / "best.safetensors").unlink(missing_ok=True)  # what an earlier attempt left
+    session.finish()
+    text = "%s in %.1f s, a picture of this size takes %.3f s: %s"
+    log.info(text, outcome.reason, session.elapsed, per_picture, network)
+    words = ["python", "run.py", "task=apply", f"model={network}", "content=photo.jpg"]
+    log.info("Paint with it: %s", shlex.join(words))
 
 
-def seconds_per_picture(work: Work) -> float:
+def seconds_per_picture(training: Training) -> float:
     """Return the median time in which the network paints the content, after one to warm up."""
     times = []
     for _ in range(TIMED + 1):
         started = time.perf_counter()
-        work.paint(work.inputs.content)
+        training.paint_content()
         times.append(time.perf_counter() - started)
     return float(f"{statistics.median(times[1:]):.4g}")
 
@@ -397,48 +404,35 @@ def break_even(training: float, per_picture: float, optimised: float | None) -> 
     return math.ceil(training / (optimised - per_picture))
 
 
-def _keep_best(work: Work, best: dict[str, Tensor]) -> None:
-    """Save the last network whose loss was a number, and its picture."""
-    with contextlib.suppress(UserError):  # the disk may be full, and the run ends anyway
-        work.network.load_state_dict(best)
-        transformers.save(work.job.folder / "best.safetensors", work.network, _about(work))
-        rgb.save(work.job.picture("best"), _encoded(work, work.paint(work.inputs.content)))
-
-
-def _about(work: Work) -> dict[str, Any]:
+def _about(training: Training) -> dict[str, Any]:
     """Return what the network's file is to tell of the network."""
-    config = {k: v for k, v in resume.settings(work.config).items() if k not in resume.HOUSEKEEPING}
-    facts = [provenance.image_file(style.image) for style in configuration.styles(work.config)]
+    config = {k: v for k, v in resume.settings(training.config).items() if k not in resume.HOUSEKEEPING}
+    facts = [provenance.image_file(style.image) for style in configuration.styles(training.config)]
     styles = [
         {"label": Path(fact["name"]).stem, "file": Path(fact["file"]).name, "sha256": fact["sha256"]} for fact in facts
     ]
     return {"styles": styles, "config": config, "steps": int(config["steps"])}
 
 
-def _encoded(work: Work, picture: Tensor) -> bytes:
-    return rgb.encode(picture, work.config.output_format, work.config.jpeg_quality, work.inputs.shape)
-
-
-def _headline(work: Work, count: int, begin: int) -> str:
-    job, config, lesson = work.job, work.config, work.lesson
+def _headline(training: Training, count: int, begin: int) -> str:
+    job, config, lesson = training.session.job, training.config, training.lesson
     styles = ", ".join(Path(style.image).name for style in configuration.styles(config))
     chosen = " ".join(job.choices[group] for group in ("transformer", "training") if group in job.choices)
-    processes = f" in {work.crew.world} processes" if work.crew.world > 1 else ""
+    processes = f" in {training.crew.world} processes" if training.crew.world > 1 else ""
     carried = f", carried on from step {begin}" if begin else ""
     return (
         f"A network for {styles}: {chosen}, {count:,} weights, {config.steps} steps of {lesson.batch} pictures on "
-        f"{work.device}{processes}{carried}"
+        f"{training.session.device}{processes}{carried}"
     )
 
 
-def _on(items: list[Any], device: torch.device, work: Work) -> Any:
+def _on(items: list[Any], device: torch.device, dtype: torch.dtype) -> Any:
     """Return the items of a step put together, on the device, pictures in the precision of the network."""
 
     def moved(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [moved(one) for one in value]
-        dtype = work.inputs.content.dtype if value.is_floating_point() else value.dtype
-        return value.to(device, dtype, non_blocking=True)
+        return value.to(device, dtype if value.is_floating_point() else value.dtype, non_blocking=True)
 
     return moved(default_collate(items))
 

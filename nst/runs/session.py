@@ -1,0 +1,239 @@
+"""The life of a run, whatever its task: its folder, record, status, log, checkpoint and trackers, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from nst import runtime
+from nst.cli import describe
+from nst.errors import UserError
+from nst.files import CannotWrite
+from nst.images import rgb
+from nst.runs import checkpoint, logs, resume
+from nst.runs.record import Job, Record, timestamp, write_status
+from nst.runtime import memory
+
+log = logging.getLogger(__name__)
+
+
+class Retry(UserError):
+    """The attempt does not count: the run is to be begun again in other circumstances, such as a smaller batch."""
+
+
+class Session:
+    """A run from its beginning to its end.
+
+    Args:
+        job: what is asked for.
+        stop: answers signals between two steps.
+        device: name of the device, if it is not for the run to choose.
+        beside: how many runs go on beside each other in this process, this one included.
+        facts: what the record is to hold beside what every run's does.
+        leads: it shows its progress on the console.
+
+    Attributes:
+        saved: the checkpoint that is carried on from, or None.
+        device: that is computed on.
+        record: its ``run.json``.
+        trackers: what watches the run, see ``nst.tracking``, by the names that a checkpoint knows.
+        latest: what they have seen last.
+    """
+
+    device: torch.device
+    record: Record
+
+    def __init__(
+        self,
+        job: Job,
+        stop: runtime.PoliteStop,
+        device: str | None = None,
+        beside: int = 1,
+        facts: Mapping[str, Any] | None = None,
+        leads: bool = True,
+    ) -> None:
+        self.job, self.stop, self.beside, self.facts, self.leads = job, stop, beside, dict(facts or {}), leads
+        self.device_name = device or str(job.config.device)
+        self.saved: dict[str, Any] | None = None
+        self.trackers: Mapping[str, Any] = {}
+        self.latest: Any = None
+        self.done = 0  # steps
+        self.began = self.ready = time.perf_counter()
+        every = job.config.checkpoint_steps, job.config.checkpoint_seconds
+        self.checkpoints = checkpoint.Checkpoints(*every, share=checkpoint.LARGEST_SHARE / beside)
+
+    @property
+    def config(self) -> DictConfig:
+        """The configuration."""
+        return self.job.config
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return self.job.folder
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began, those before it was carried on included."""
+        return (self.saved["elapsed"] if self.saved else 0.0) + time.perf_counter() - self.began
+
+    @contextlib.contextmanager
+    def computing(self, precision: str | None = None) -> Iterator[torch.device]:
+        """Set the machine up as the configuration, or the record of a run that is carried on, says."""
+        recorded = resume.read(self.folder / "run.json")["machine"]["threads"] if self.saved else 0
+        threads = runtime.threads(self.config.threads or int(recorded))
+        with runtime.own_device(self.device_name) as name, threads:
+            self.device = runtime.prepare(name, precision or self.config.precision)
+            yield self.device
+
+    def carry_on(self) -> dict[str, Any]:
+        """Look for a checkpoint to carry on from, and return what is in it; empty if there is none."""
+        self.saved = checkpoint.to_carry_on_from(self.folder)
+        return self.saved or {}
+
+    def restore_random_state(self) -> None:
+        """Set torch's global generators to the state of the checkpoint that is carried on from."""
+        if self.saved is not None:
+            checkpoint.restore_random_state(self.saved["random"])
+
+    def aloud(self) -> contextlib.AbstractContextManager[None]:
+        """Let the messages of a block reach the console, whichever run leads."""
+        return logs.speaking_for(self.folder)
+
+    def begin_record(self) -> None:
+        """Begin the record, or go on with it."""
+        if self.saved is not None:
+            self.record = Record.carry_on(self.job, self.device, self.saved["step"])
+            self.done = self.saved["step"]
+        else:
+            self.record = Record.begin(self.job, self.device)
+        if self.facts:
+            self.record.note(**self.facts)
+
+    @contextlib.contextmanager
+    def optimising(self, forget: type[Exception] = Exception) -> Iterator[None]:
+        """Let signals wait for the next step; what goes wrong in the block, but for want of room, voids the checkpoint.
+
+        Args:
+            forget: errors after which another attempt starts from its beginning.
+        """
+        if self.ready == self.began:
+            self.ready = time.perf_counter()
+        self.stop.hold()
+        try:
+            yield
+        except Retry:
+            raise
+        except forget as error:
+            if not (memory.is_out_of_memory(error) or isinstance(error, CannotWrite)):
+                checkpoint.remove(self.folder)
+            raise
+        finally:
+            self.stop.release()
+
+    def see(self, snapshot: Any) -> None:
+        """Hand a step to the trackers."""
+        self.latest, self.done = snapshot, snapshot.step.index + 1
+        for tracker in self.trackers.values():
+            tracker.step(snapshot)
+
+    def between(self, take_content: Callable[[], dict[str, Any]] | None) -> None:
+        """Save a checkpoint if it is due, and answer a signal.
+
+        Args:
+            take_content: returns what the task needs to carry on, or None where that cannot be had.
+        """
+        if take_content is not None and (self.stop.asked is not None or self.checkpoints.is_due(self.done)):
+            with self.checkpoints.saving(self.done):
+                self.save_checkpoint(take_content())
+        self.stop.poll()
+
+    def save_checkpoint(self, content: dict[str, Any]) -> None:
+        """Save a checkpoint after ``done`` steps."""
+        about = {
+            "step": self.done,
+            **content,
+            "random": checkpoint.random_state(),
+            "trackers": {name: tracker.position() for name, tracker in self.trackers.items()},
+            "elapsed": self.elapsed,
+        }
+        checkpoint.save(self.folder, about)
+
+    def keep(self, name: str, image: torch.Tensor, shape: tuple[int, int] | None = None) -> Path:
+        """Save a picture ``(1, 3, H, W)`` RGB under a name, at (width, height) if not its own; return its path."""
+        path = self.job.picture(name)
+        rgb.save(path, rgb.encode(image, self.config.output_format, self.config.jpeg_quality, shape))
+        return path
+
+    def close(self, status: str) -> None:
+        """Close the trackers."""
+        trackers, self.trackers = self.trackers, {}
+        for tracker in trackers.values():
+            tracker.close(status)
+
+    def seconds(self, **parts: float) -> dict[str, float]:
+        """Return how long the parts of the run took, the time until its first step and the whole among them."""
+        return {"setup": self.ready - self.began, **parts, "total": self.elapsed}
+
+    def finish(self) -> None:
+        """Remove what earlier attempts left, and close the trackers."""
+        for name in ("interrupted", "best"):
+            self.job.picture(name).unlink(missing_ok=True)
+        self.close("done")
+
+
+def live(session: Session, story: Callable[[Session], object]) -> bool:
+    """Tell a run's story, with its status on disk from beginning to end; return whether it ended well.
+
+    Raises:
+        Retry: it is to be begun again.
+        Interrupted: a signal came; what there is has been saved.
+    """
+    job, started = session.job, timestamp()
+    write_status(job.folder, "running", started)
+    with logs.speaking_for(job.folder, session.leads), runtime.seeded(job.config.seed):
+        try:
+            story(session)
+        except KeyboardInterrupt as error:
+            session.close("interrupted")
+            write_status(job.folder, "interrupted", started, str(error))
+            if job.sweep is None:
+                log.warning("%s", how_to_carry_on(job.folder))
+            raise
+        except Retry:
+            _close_failed(session)
+            raise
+        except (Exception, SystemExit) as error:
+            _close_failed(session)
+            if isinstance(error, SystemExit):
+                error = UserError(f"Code of your own has called sys.exit({error.code!r}). Raise an exception instead.")
+            message = describe(error)
+            name = f"{job.folder.name}: " if session.beside > 1 else ""
+            with logs.speaking_for(job.folder):
+                log.error("%s%s", name, message, exc_info=error)
+            ran_out = memory.is_out_of_memory(error)  # seen through what it was raised from
+            write_status(job.folder, "out_of_memory" if ran_out else "failed", started, message)
+            return False
+    write_status(job.folder, "done", started)
+    checkpoint.remove(job.folder)
+    return True
+
+
+def _close_failed(session: Session) -> None:
+    with contextlib.suppress(UserError):  # the disk may be full; that has been told
+        session.close("failed")
+
+
+def how_to_carry_on(folder: Path) -> str:
+    """Return the command that carries on with a run, and from where."""
+    step = checkpoint.step(folder)
+    where = f"from its checkpoint at step {step}" if step else "from its beginning, since there is no checkpoint yet"
+    return f"Carry on, {where}: {shlex.join(['python', 'run.py', f'resume={folder}'])}"

@@ -1,0 +1,87 @@
+"""The frozen network that a configuration names, with its weights; one that an earlier run left is taken again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from cachetools import LRUCache
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from nst import configuration, runtime
+from nst.errors import UserError
+from nst.files import existing_file
+from nst.images.pixels import with_margin
+from nst.losses.functional import at_least_float32
+from nst.networks import backbones
+from nst.networks.backbones import Backbone
+from nst.setup.objective import KINDS, kept
+
+_networks: LRUCache[Hashable, Backbone] = LRUCache(2)  # between the runs of a process
+OWN = "nst.networks.backbones.load"
+
+
+def forget() -> None:
+    """Give back the networks that are kept for runs to come."""
+    _networks.clear()
+
+
+def load_network(config: DictConfig, device: torch.device) -> Backbone:
+    """Return the network that the losses look through, on the device.
+
+    Raises:
+        UserError: the weights cannot be had.
+    """
+    weights = (configuration.layer_weights(config, kind) for kind in KINDS)
+    return _network(config, list(dict.fromkeys(layer for of_kind in weights for layer in of_kind)), device)
+
+
+def inspected_maps(config: DictConfig, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]] | None:
+    """Return what makes the maps of an image ``(1, 3, H, W)`` RGB that are to be inspected, or None if none are.
+
+    They come from a network of their own, in the precision of the pixels, so that it does not touch the losses and a
+    layer deeper than theirs costs nothing at the other steps.
+
+    Raises:
+        UserError: the weights cannot be had.
+    """
+    layers = configuration.inspected_layers(config)
+    if not layers:
+        return None
+    backbone = _network(config, layers, device)
+
+    def maps_of(image: Tensor) -> dict[str, Tensor]:
+        maps = backbone(backbone.preprocessing(with_margin(image, config.margin)))
+        return {layer: at_least_float32(maps[layer]) for layer in layers}
+
+    return maps_of
+
+
+def _network(config: DictConfig, layers: list[str], device: torch.device) -> Backbone:
+    dtype = runtime.pixel_dtype(config.precision)
+
+    def build() -> Backbone:
+        try:
+            backbone: Backbone = configuration.build(config.backbone, layers=layers, pooling=config.pooling)
+        except UserError as error:
+            has_other_units = config.backbone.get("weights") == "torchvision" and config.pixel_space == "network"
+            if not has_other_units or config.clamp_range is None:
+                raise
+            bundled = backbones.no_download(str(config.backbone.get("architecture")), layers)
+            other = "take another recipe: rate and limits of this one are in units of these weights' preprocessing."
+            raise UserError(str(error).replace(bundled, other)) from error
+        backbone = backbone.to(device, dtype)
+        runtime.keep_freed_memory()
+        return backbone
+
+    if config.backbone.get("_target_") != OWN:
+        return build()  # one of the user's own may change while it is used
+    file = existing_file(str(config.backbone.weights))
+    version = [file.stat().st_mtime_ns, file.stat().st_size] if file is not None else None
+    node: Any = OmegaConf.to_container(config.backbone, resolve=True)
+    key = json.dumps([node, version, layers, config.pooling, str(dtype), str(device)], sort_keys=True)
+    found: Backbone = kept(_networks, key, build)
+    return found

@@ -1,0 +1,40 @@
+"""The picture that a run starts from."""
+
+from __future__ import annotations
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from nst import configuration, runtime
+from nst.images.pixels import PixelSpace
+from nst.networks.backbones import Backbone
+from nst.setup.inputs import Inputs
+
+RECOLORED = "nst.optimization.initial.from_recolored"
+
+
+def start(config: DictConfig, inputs: Inputs, backbone: Backbone) -> Tensor:
+    """Return the start, ``(1, 3, H, W)`` in the configuration's pixel space.
+
+    It is made of the first style, but recoloured in each style's region, or as they are weighted, where there are more.
+    """
+    space = PixelSpace(config.pixel_space, backbone.preprocessing)
+
+    def make(style: Tensor) -> Tensor:
+        with runtime.seeded(config.seed):
+            picture: Tensor = configuration.build(config.init)(
+                content=inputs.content, style=style, space=space, seed=config.seed
+            )
+        return picture
+
+    if len(inputs.styles) == 1 or config.init.get("_target_") != RECOLORED:
+        return make(inputs.style)
+    whole = torch.ones_like(inputs.content[:, :1])
+    shares = [
+        (whole if mask is None else mask).clamp(min=1e-6) * style.weight
+        for style, mask in zip(configuration.styles(config), inputs.masks, strict=True)
+    ]
+    total = torch.stack(shares).sum(0)
+    pictures = [make(style) * share / total for style, share in zip(inputs.styles, shares, strict=True)]
+    return torch.stack(pictures).sum(0)
