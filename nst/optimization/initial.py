@@ -86,14 +86,15 @@ def from_style_color(
         style: gives the colour.
         space: the pixel space; the noise is added there.
         seed: of the noise.
-        distribution: see ``from_noise``.
-        amplitude: see ``from_noise``.
+        distribution: see ``from_noise``, as for ``amplitude``.
 
     Raises:
         ValueError: an argument is out of its range.
     """
     color = style.mean((2, 3), keepdim=True)
-    return space.encode(color) + from_noise(content, style, space, seed, distribution, 0.0, amplitude)
+    return space.encode(color) + from_noise(
+        content, style, space, seed, distribution=distribution, center=0.0, amplitude=amplitude
+    )
 
 
 def from_blend(
@@ -114,16 +115,14 @@ def from_blend(
         space: the pixel space in which the two are mixed.
         seed: of the noise.
         noise: share of the noise, 0 to 1.
-        distribution: see ``from_noise``.
-        center: see ``from_noise``.
-        amplitude: see ``from_noise``.
+        distribution: see ``from_noise``, as for ``center`` and ``amplitude``.
 
     Raises:
         ValueError: an argument is out of its range.
     """
     if not 0 <= noise <= 1:
         raise ValueError(f"init.noise={noise} must be between 0 (content only) and 1 (noise only)")
-    drawn = from_noise(content, style, space, seed, distribution, center, amplitude)
+    drawn = from_noise(content, style, space, seed, distribution=distribution, center=center, amplitude=amplitude)
     return (1 - noise) * space.encode(content) + noise * drawn
 
 

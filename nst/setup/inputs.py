@@ -75,8 +75,9 @@ def load(config: DictConfig, device: torch.device) -> Inputs:
     resample, background = config.resample, config.background
     content = rgb.load(config.content, config.size, config.fit, resample, background)
     shape = content.shape[3], content.shape[2]
-    style_fit, style_shape = config.style_fit or config.fit, shape if config.style_fit == "content" else None
-    styles = [rgb.load(one.image, one.size, style_fit, resample, background, style_shape) for one in listed]
+    in_style = {"shape": shape if config.style_fit == "content" else None, "background": background}
+    style_fit = config.style_fit or config.fit
+    styles = [rgb.load(one.image, one.size, style_fit, resample, **in_style) for one in listed]
     natural = rgb.unsqueezed(config.content, config.size) if config.fit == "square" else None
     masks = [rgb.load_mask(one.mask, shape, natural) if one.mask is not None else None for one in listed]
     protected = rgb.load_mask(config.content_mask, shape, natural) if config.content_mask is not None else None

@@ -84,7 +84,7 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
             reporter.at_scale(number, begin, inputs.canvas(space))
             optimizer = configuration.build(config.optimizer)
             with session.optimising(), fit.explained(), reporter.keeping_what_there_is():
-                outcome = optimize(picture, losses, optimizer, options, reporter, state)
+                outcome = optimize(picture, losses, optimizer, options, callback=reporter, state=state)
             reporter.end_scale(outcome)
             begin = outcome.last.index
             del losses  # and with it the targets, of which the next scale has larger ones

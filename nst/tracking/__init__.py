@@ -1,12 +1,12 @@
 """What watches a run: TensorBoard, metrics, pictures, progress, and a user's own. Knows nothing of formulas.
 
-Each tracker is one class with the same small protocol.
+Each tracker is one class with the same three small methods.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,8 +44,8 @@ class Snapshot:
         return self.canvas.decode(self.step.pixels).clamp(0, 1).cpu()
 
 
-class Tracker(Protocol):
-    """Something that watches a run."""
+class Tracker:
+    """Something that watches a run; one of your own needs ``step`` only."""
 
     def step(self, snapshot: Snapshot) -> None:
         """See one step; the first is the start, the last has ``snapshot.step.last``."""

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nst.tracking import Snapshot
+from nst.tracking import Snapshot, Tracker
 from nst.tracking.tensorboard import picture_steps
 
 PICTURES = 6  # along the way, beside the start: each costs a pass through the network
@@ -40,7 +40,7 @@ Look = Callable[[Tensor], Mapping[str, Tensor]]
 Show = Callable[[str, Image.Image, int], None]
 
 
-class Inside:
+class Inside(Tracker):
     """Shows ``features/<layer>/...`` and ``gram/<layer>/...`` of the content image, the style image and the picture.
 
     Args:
@@ -72,12 +72,6 @@ class Inside:
             assert snapshot.canvas is not None
             image = snapshot.canvas.seen(snapshot.step.pixels)
             self._show(self._maps(image), "picture", snapshot.step.index)
-
-    def position(self) -> None:
-        """Return nothing: what was shown is kept by whoever shows it."""
-
-    def close(self, status: str) -> None:
-        """Do nothing: every picture has been shown."""
 
     @torch.no_grad()
     def _maps(self, image: Tensor) -> dict[str, Tensor]:

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 from nst.files import writing
-from nst.tracking import Snapshot
+from nst.tracking import Snapshot, Tracker
 
 
-class MetricsFile:
+class MetricsFile(Tracker):
     """Writes one line of numbers per logged step, each on disk before the run goes on.
 
     Args:

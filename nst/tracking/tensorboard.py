@@ -19,7 +19,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summary
 
 from nst.files import writing
 from nst.images import rgb
-from nst.tracking import Snapshot
+from nst.tracking import Snapshot, Tracker
 
 PICTURES = 10  # TensorBoard keeps ten pictures a tag by default (--samples_per_plugin images=N shows more)
 COMPARED = ("content_distance", "style_distance", "ssim")  # scores that the HParams tab shows
@@ -39,7 +39,7 @@ FILES = "events.out.tfevents.*"
 FINAL = {"unweighted/content": "final/content", "unweighted/style": "final/style", "loss/total": "final/total"}
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Writes one TensorBoard run; the HParams row belongs to the same run, so a sweep compares without extra runs.
 
     Args:

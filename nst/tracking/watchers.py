@@ -17,9 +17,8 @@ from nst.evaluation.evaluator import Evaluator, recorded_masks, recorded_styles
 from nst.runs import launchers, resume, sweep
 from nst.runs.record import Job
 from nst.runs.session import Session
-from nst.tracking.frames import Frames
 from nst.tracking.metrics import MetricsFile
-from nst.tracking.previews import Previews
+from nst.tracking.pictures import Frames, Previews
 from nst.tracking.progress import progress
 from nst.tracking.tensorboard import TensorBoard
 
