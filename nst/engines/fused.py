@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,12 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
 
 from nst.engines import operators
-from nst.engines.reading import Reading, Shapes, Wanted, Window, each, only, target_of, together, value_of
-from nst.losses import SummedLoss, functional, is_summed
+from nst.engines.operators import Pooling
+from nst.engines.requests import Shapes, Sums, Window, each, given, only, target_of, value_of
+from nst.losses import functional
 from nst.losses.functional import at_least_float32
+from nst.losses.objective import Reading, Wanted
+from nst.losses.protocols import is_summed
 from nst.networks.backbones import Backbone, ExtendedConv2d, ScaledAvgPool2d, refuse_too_small
 
 
@@ -64,8 +67,9 @@ class Squeeze:
         assert narrow.bias is not None and wide.bias is not None
         weight = torch.cat([nnf.pad(narrow.weight, (1, 1, 1, 1)), wide.weight])  # both as one 3x3 convolution
         bias = torch.cat([narrow.bias, wide.bias])
-        border = wide.padding_mode  # of which the narrow one sees nothing
-        self.expand = operators.Convolution(weight.detach().to(dtype), bias.detach().to(dtype), 1, 1, True, border)
+        weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
+        # of the border the narrow one sees nothing
+        self.expand = operators.Convolution(weight, bias, 1, 1, True, border=wide.padding_mode)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Squeeze and expand; keep both rectified maps."""
@@ -91,12 +95,12 @@ class Residual:
         if isinstance(module, Bottleneck):
             pairs.append((module.conv3, module.bn3))
         self.branch = [
-            _operator(_normalised(convolution, norm), rectified=place < len(pairs), dtype=dtype)
-            for place, (convolution, norm) in enumerate(pairs, 1)
+            _operator(fuse_conv_bn_eval(*pair), rectified=place < len(pairs), dtype=dtype)
+            for place, pair in enumerate(pairs, 1)
         ]
         self.shortcut = None
         if module.downsample is not None:
-            self.shortcut = _operator(_normalised(*module.downsample), False, dtype)
+            self.shortcut = _operator(fuse_conv_bn_eval(*module.downsample), False, dtype)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Convolve and add; keep the rectified maps."""
@@ -135,39 +139,36 @@ class MaxPool:
     """A max pooling."""
 
     def __init__(self, module: nn.MaxPool2d) -> None:
-        self.size, self.stride, self.padding = (
-            int(_one(v)) for v in (module.kernel_size, module.stride, module.padding)
-        )
-        self.ceil = bool(module.ceil_mode)
+        size, stride, padding = (int(_one(value)) for value in (module.kernel_size, module.stride, module.padding))
+        self.pooling = Pooling(size, stride, padding, bool(module.ceil_mode))
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Pool; keep the places of the maxima."""
-        result, places = nnf.max_pool2d(
-            maps, self.size, self.stride, self.padding, ceil_mode=self.ceil, return_indices=True
-        )
+        size, stride, padding, ceil = self.pooling
+        result, places = nnf.max_pool2d(maps, size, stride, padding, ceil_mode=ceil, return_indices=True)
         return result, [maps, places]
 
     def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
         """Send the gradient to the maxima."""
         maps, places = kept
-        return operators.max_pool_backward(gradient, maps, places, self.size, self.stride, self.padding, self.ceil)
+        return operators.max_pool_backward(gradient, maps, places, self.pooling)
 
 
 class AveragePool:
     """An average pooling with windows of 2 or 3, stride 2, no padding."""
 
     def __init__(self, module: nn.AvgPool2d) -> None:
-        self.size, self.stride = int(_one(module.kernel_size)), int(_one(module.stride))
-        self.ceil, self.scale = module.ceil_mode, float(getattr(module, "scale", 1.0))
+        self.size, self.ceil = int(_one(module.kernel_size)), bool(module.ceil_mode)
+        self.scale = float(module.scale) if isinstance(module, ScaledAvgPool2d) else 1.0
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Pool; nothing need be kept."""
-        result = nnf.avg_pool2d(maps, self.size, self.stride, ceil_mode=self.ceil)
+        result = nnf.avg_pool2d(maps, self.size, 2, ceil_mode=self.ceil)
         return (result if self.scale == 1 else result * self.scale), []
 
     def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
         """Spread the gradient over the windows."""
-        return operators.average_pool_backward(gradient, height, width, self.size, self.stride, self.scale)
+        return operators.average_pool_backward(gradient, height, width, self.size, self.scale)
 
 
 class Foreign:
@@ -209,9 +210,9 @@ class Fused:
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
-        maps = {name: activation for name, _, activation, _ in self.run(image) if name is not None}
+        maps = self._maps(image)
         return {
-            tag: self._target(together(one.layer, (maps[name] for name in each(one.layer))), one)
+            tag: self._target(given(one.layer, (maps[name] for name in each(one.layer))), one)
             for tag, one in wanted.items()
         }
 
@@ -219,36 +220,30 @@ class Fused:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
         found, shapes = self._ask(image, readings, {})
         return {
-            tag: cast(SummedLoss, r.loss).value(found[tag], r.target, shapes[only(r.layer)])
+            tag: r.loss.value(found[tag], r.target, shapes[only(r.layer)])
             if _sums(r.loss) in KNOWN
             else value_of(r, found[tag])
             for tag, r in readings.items()
         }
 
-    def sums(
-        self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
-    ) -> tuple[dict[str, Tensor], Shapes]:
+    def sums(self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]) -> Sums:
         """Sum up a tile; see ``nst.engines.tiles.Summing``."""
         found, shapes = self._ask(image, readings, windows)
         sums = {
-            tag: found[tag] if _sums(r.loss) in KNOWN else _sums(r.loss)(found[tag], r.target)
+            tag: found[tag] if _sums(r.loss) in KNOWN else r.loss.sums(found[tag], r.target)
             for tag, r in readings.items()
         }
         return sums, shapes
 
-    def pieces(
-        self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]
-    ) -> tuple[dict[str, Tensor], Shapes]:
+    def pieces(self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]) -> Sums:
         """Take a tile's part of the targets; see ``nst.engines.tiles.Summing``."""
-        maps = {name: activation for name, _, activation, _ in self.run(image) if name is not None}
-        pieces = {}
+        maps, pieces = self._maps(image), {}
         for tag, (layer, loss) in wanted.items():
-            own = _cut(maps[only(layer)], windows.get(only(layer)))
-            if cast(SummedLoss, loss).target_is_map:
+            own, known = _cut(maps[only(layer)], windows.get(only(layer))), KNOWN.get(_sums(loss))
+            if loss.target_is_map:
                 pieces[tag] = loss.target(own)
             else:
-                sums = _sums(loss)
-                pieces[tag] = KNOWN[sums][0](own, None)[0] if sums in KNOWN else sums(at_least_float32(own), None)
+                pieces[tag] = known[0](own, None)[0] if known else loss.sums(at_least_float32(own), None)
         return pieces, {name: tuple(activation.shape[1:]) for name, activation in maps.items()}
 
     def _ask(
@@ -265,8 +260,11 @@ class Fused:
         found = {}
         for tag, reading in readings.items():
             own = [next(results) for _ in each(reading.layer)]
-            found[tag] = together(reading.layer, (r if request.sums else at_least_float32(r) for request, r in own))
+            found[tag] = given(reading.layer, (r if request.sums else at_least_float32(r) for request, r in own))
         return found, shapes
+
+    def _maps(self, image: Tensor) -> dict[str, Tensor]:
+        return {name: activation for name, _, activation, _ in self.run(image) if name is not None}
 
     def run(self, image: Tensor) -> Iterator[tuple[str | None, Link, Tensor, list[Tensor]]]:
         """Run the chain; yield for each link its layer's name, itself, its maps, and what its backward pass needs."""
@@ -281,7 +279,7 @@ class Fused:
 
     def _target(self, maps: Any, wanted: Wanted) -> Any:
         """Let a loss take its target; the map itself stays in the type and memory it has here."""
-        loss: Any = wanted.loss
+        loss = wanted.loss
         if isinstance(maps, tuple):
             return target_of(wanted, tuple(at_least_float32(one.clone()) for one in maps))
         if _sums(loss) in KNOWN:
@@ -299,48 +297,45 @@ class Request(NamedTuple):
         sums: a function of ``KNOWN`` to sum with, or None for the map itself.
         target: for that function.
         window: rows and columns to look at, or None for all.
+        kept: which of the tensors that the way back keeps are its own.
+        shape: of the map.
     """
 
     layer: str
     sums: Callable[..., Tensor] | None
     target: Any
     window: Window | None
+    kept: slice = slice(0)
+    shape: Sequence[int] = ()
 
 
 class _Chain(torch.autograd.Function):
     """The chain as one function of the image: the sums and maps asked for, and the way back from their gradients."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        image: Tensor,
-        engine: Fused,
-        requests: list[Request],
-        shapes: Shapes,
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, image: Tensor, engine: Fused, requests: list[Request], shapes: Shapes) -> tuple[Tensor, ...]:
         maps: dict[str, Tensor] = {}
-        tensors: list[Tensor] = []  # what the way back needs; links and requests know theirs by begin and end
-        ctx.links = []
-        sizes = image.shape[2:]
+        tensors: list[Tensor] = []  # what the way back needs, in one list, as autograd wants it
+
+        def keep(kept: list[Tensor]) -> slice:
+            tensors.extend(kept)
+            return slice(len(tensors) - len(kept), len(tensors))
+
+        ctx.links, sizes = [], image.shape[2:]
         for name, link, activation, kept in engine.run(image):
-            ctx.links.append((name, link, sizes, (len(tensors), len(tensors) + len(kept))))
-            tensors += kept
+            ctx.links.append((name, link, sizes, keep(kept)))
             sizes = activation.shape[2:]
             if name is not None:
                 maps[name] = activation
         shapes |= {name: tuple(activation.shape[1:]) for name, activation in maps.items()}
         results: list[Tensor] = []
-        spans = []
+        ctx.requests = []
         for request in requests:
             own = _cut(maps[request.layer], request.window)
             result, kept = KNOWN[request.sums][0](own, request.target) if request.sums else (own.clone(), [])
-            spans.append((len(tensors), len(tensors) + len(kept)))
             results.append(result)
-            tensors += kept
-        ctx.requests = [
-            request._replace(target=None)._asdict() | {"span": span, "shape": maps[request.layer].shape}
-            for request, span in zip(requests, spans, strict=True)
-        ]
+            shape = maps[request.layer].shape
+            ctx.requests.append(request._replace(target=None, kept=keep(kept), shape=shape))
         ctx.dtype = engine.dtype
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
@@ -350,31 +345,30 @@ class _Chain(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        asked: dict[str, list[tuple[dict[str, Any], Tensor]]] = {}
+        asked: dict[str, list[tuple[Request, Tensor]]] = {}
         for request, gradient in zip(ctx.requests, gradients, strict=True):
             if gradient is not None:
-                asked.setdefault(request["layer"], []).append((request, gradient))
+                asked.setdefault(request.layer, []).append((request, gradient))
         current: Tensor | None = None
-        for name, link, sizes, (begin, end) in reversed(ctx.links):
+        for name, link, sizes, kept in reversed(ctx.links):
             for request, gradient in asked.get(name, []):
-                current = _add(current, request, gradient, tensors[slice(*request["span"])], ctx.dtype)
+                current = _add(current, request, gradient, tensors[request.kept], ctx.dtype)
             if current is not None:
-                current = link.backward(current, *sizes, tensors[begin:end])
+                current = link.backward(current, *sizes, tensors[kept])
         return current, None, None, None
 
 
 def _add(
-    current: Tensor | None, request: dict[str, Any], gradient: Tensor, kept: Sequence[Tensor], dtype: torch.dtype
+    current: Tensor | None, request: Request, gradient: Tensor, kept: Sequence[Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Add a request's gradient to that of its map, which may be overwritten."""
-    sums, window = request["sums"], request["window"]
-    if window is None and sums is not None:
-        return KNOWN[sums][1](current, gradient, *kept)
-    part = KNOWN[sums][1](None, gradient, *kept) if sums is not None else gradient.to(dtype)
+    backward = KNOWN[request.sums][1] if request.sums else None
+    if request.window is None and backward:
+        return backward(current, gradient, *kept)
+    part = backward(None, gradient, *kept) if backward else gradient.to(dtype)
     if current is None:
-        empty = torch.zeros(request["shape"], dtype=dtype, device=gradient.device)
-        current = _channels_last(empty)
-    _view(current, window).add_(part)
+        current = _channels_last(torch.zeros(request.shape, dtype=dtype, device=gradient.device))
+    _view(current, request.window).add_(part)
     return current
 
 
@@ -412,7 +406,7 @@ def _chain(backbone: Backbone, dtype: torch.dtype) -> tuple[list[tuple[int, Link
             norm = _at(modules, place + 1)
             if isinstance(norm, nn.BatchNorm2d) and place not in backbone.taps:
                 place += 1
-                module = _normalised(module, norm)
+                module = fuse_conv_bn_eval(module, norm)
             rectified = place not in backbone.taps and isinstance(_at(modules, place + 1), nn.ReLU)
             place += int(rectified)
             link: Link = Convolve(module, rectified, compute, dtype)
@@ -444,18 +438,11 @@ def _at(modules: list[nn.Module], place: int) -> nn.Module | None:
     return modules[place] if place < len(modules) else None
 
 
-def _normalised(module: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Return a convolution that does what two modules do."""
-    fused: nn.Conv2d = fuse_conv_bn_eval(module, norm)
-    return fused
-
-
 def _operator(module: nn.Conv2d, rectified: bool, dtype: torch.dtype) -> operators.Convolution:
     bias = module.bias.detach().to(dtype) if module.bias is not None else None
+    weight, border = module.weight.detach().to(dtype), module.padding_mode
     stride, padding = int(_one(module.stride)), int(_one(module.padding))
-    return operators.Convolution(
-        module.weight.detach().to(dtype), bias, stride, padding, rectified, module.padding_mode
-    )
+    return operators.Convolution(weight, bias, stride, padding, rectified, border=border)
 
 
 def _is_simple(module: nn.Conv2d) -> bool:
@@ -491,7 +478,7 @@ def _view(maps: Tensor, window: Window | None) -> Tensor:
 
 
 def _cut(maps: Tensor, window: Window | None) -> Tensor:
-    return maps if window is None else _channels_last(maps[:, :, window[0], window[1]])
+    return maps if window is None else _channels_last(_view(maps, window))
 
 
 def _channels_last(maps: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ F is the feature map of the image being optimised, P the content image's, S the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -175,7 +175,7 @@ def content_loss(features: Tensor, target: Tensor, norm: str | float = "relative
 def content_value(sums: Tensor, target: Tensor, norm: str | float, reduction: str) -> Tensor:
     """Finish ``content_loss`` from its ``squared_differences`` ``(B,)``."""
     elements = target[0].numel() if reduction == "mean" else 1
-    return sums / elements / _divisor(norm, target, target.shape[1:], reduction)
+    return sums / elements / divisor(norm, lambda: _size(target, reduction))
 
 
 def gram_loss(
@@ -202,7 +202,7 @@ def gram_loss(
         ``(B,)``.
     """
     sums, shape = channel_products(features), features.shape[1:]
-    return gram_value(sums, target_gram, shape, gram_norm, term_norm, reduction, picture)
+    return gram_value(sums, target_gram, shape, gram_norm, term_norm, reduction=reduction, picture=picture)
 
 
 def gram_value(
@@ -211,12 +211,20 @@ def gram_value(
     shape: Sequence[float],
     gram_norm: str,
     term_norm: str | float,
+    *,
     reduction: str,
     picture: int | None = None,
 ) -> Tensor:
     """Finish ``gram_loss`` from its ``channel_products`` ``(B, C, C)`` and the map's ``(C, H, W)``."""
-    gram = sums / gram_divisor(gram_norm, shape)
-    return squared_error(gram, target_gram, reduction) / _divisor(term_norm, target_gram, shape, reduction, picture)
+    channels, positions = shape[0], shape[1] * shape[2]
+    named = {
+        "CN": channels * positions,
+        "4C2": 4 * channels**2,
+        "4C2N2": 4 * channels**2 * positions**2,
+        "keras": 4 * 3**2 * (picture or positions) ** 2,
+    }
+    error = squared_error(sums / gram_divisor(gram_norm, shape), target_gram, reduction)
+    return error / divisor(term_norm, lambda: _size(target_gram, reduction), **named)
 
 
 def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean") -> Tensor:
@@ -278,18 +286,30 @@ def _laplacian_variation(image: Tensor, reduction: str) -> Tensor:
 WHOLE_KINDS = {"diagonal": _diagonal_variation, "keras": _keras_variation, "laplacian": _laplacian_variation}
 
 
-def size_divisor(norm: str | float, target: Tensor) -> Tensor | float:
-    """Return what the mean of squared differences from a target is divided by.
+def divisor(norm: str | float, size: Callable[[], Tensor], **named: float) -> Tensor | float:
+    """Return what a term is divided by.
 
     Args:
-        norm: ``relative`` gives the mean of the target's squares ``(B,)``, or 1 where that is 0; ``none`` gives 1; a
-            number itself.
-        target: ``(B, ...)``.
+        norm: ``relative`` gives ``size()``, or 1 where that is 0 or less; ``none`` gives 1; another name gives what is
+            named so; a number itself.
+        size: gives ``(B,)`` or ``(1,)``, what the target is worth; called only if it is needed.
+        named: divisors by name.
     """
     if norm == "relative":
-        size = at_least_float32(target).flatten(1).square().mean(1)
-        return torch.where(size > 0, size, torch.ones_like(size))
-    return 1.0 if isinstance(norm, str) else norm
+        worth = size()
+        return torch.where(worth > 0, worth, torch.ones_like(worth))
+    return float({"none": 1, **named}[norm]) if isinstance(norm, str) else norm
+
+
+def mean_square(target: Tensor) -> Tensor:
+    """Return the mean of squares of each image ``(B,)``."""
+    return at_least_float32(target).flatten(1).square().mean(1)
+
+
+def _size(target: Tensor, reduction: str) -> Tensor:
+    """Return the sum or mean of squares of each image, to the last digits."""
+    size = sum_of_squares(target, at_least_float32(target[:0]).dtype)
+    return size / target[0].numel() if reduction == "mean" else size
 
 
 class _SumOfSquares(torch.autograd.Function):
@@ -309,42 +329,3 @@ class _SumOfSquares(torch.autograd.Function):
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Return the tensor in float32 if it has fewer digits; float32 and float64 stay what they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def normalised(distance: Tensor, norm: str | float, size: Tensor, **named: float) -> Tensor:
-    """Divide a style image's distance by its norm.
-
-    Args:
-        distance: ``(B,)``.
-        norm: ``relative`` divides by ``size``; ``none`` does not; a name divides by what is given for it; a number is
-            the divisor.
-        size: ``(B,)`` or ``(1,)``, what the target is worth; where it is 0 or less, nothing is divided by it.
-        named: divisors by name.
-
-    Returns:
-        ``(B,)``.
-    """
-    if norm == "relative":
-        return distance / torch.where(size > 0, size, torch.ones_like(size))
-    if norm == "none":
-        return distance
-    return distance / (named[norm] if isinstance(norm, str) else norm)
-
-
-def _divisor(
-    norm: str | float, target: Tensor, shape: Sequence[float], reduction: str, picture: int | None = None
-) -> Tensor | float:
-    """Return what a term is divided by; relative to an all-zero target means not divided."""
-    if norm == "relative":
-        size = sum_of_squares(target, at_least_float32(target[:0]).dtype)
-        size = size / target[0].numel() if reduction == "mean" else size
-        return torch.where(size > 0, size, torch.ones_like(size))
-    channels, positions = shape[0], shape[1] * shape[2]
-    named = {
-        "none": 1,
-        "CN": channels * positions,
-        "4C2": 4 * channels**2,
-        "4C2N2": 4 * channels**2 * positions**2,
-        "keras": 4 * 3**2 * (picture or positions) ** 2,
-    }
-    return float(named[norm]) if isinstance(norm, str) else norm

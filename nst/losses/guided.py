@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from torch import Tensor
@@ -45,8 +44,3 @@ def guide_of(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the weights of a map's positions, ``(1, 1, h, w)`` with a mean of 1, given a mask ``(1, 1, H, W)``."""
     weights = interpolate(mask, size=size, mode="area").square()
     return weights / weights.mean()
-
-
-def is_guidable(loss: Any) -> bool:
-    """Tell whether a loss can be confined to a region: whether calling it takes ``guide``."""
-    return "guide" in inspect.signature(loss.__call__).parameters

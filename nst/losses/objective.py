@@ -5,20 +5,46 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from nst.engines import Layer, Reading, Wanted
 from nst.errors import UserError
-from nst.losses import LayerLoss, TotalVariation
+from nst.losses.protocols import Layer, LayerLoss, couples_layers, scale_of
+from nst.losses.regularization import TotalVariation
 
 Shift = tuple[int, int]  # rows and columns that a picture is rolled by
 Roll = Shift | tuple[Shift, ...]  # one shift for all images of a batch, or one for each
 Weight = float | Tensor
 COMBINATIONS = ("mean", "sum")
 TERMS = ("content", "style", "tv")
+
+
+class Wanted(NamedTuple):
+    """A target to take.
+
+    Attributes:
+        layer: whose map; of two layers the loss is given a pair of maps.
+        loss: that knows what to keep of it.
+    """
+
+    layer: Layer
+    loss: Any  # a LayerLoss
+
+
+class Reading(NamedTuple):
+    """A value to compute.
+
+    Attributes:
+        layer: whose map; of two layers the loss is given a pair of maps.
+        loss: that compares it.
+        target: what ``loss.target`` kept of the content or style image; its batch size is 1 or the picture's.
+    """
+
+    layer: Layer
+    loss: Any  # a LayerLoss
+    target: Any
 
 
 @dataclass
@@ -39,14 +65,8 @@ class Losses:
 
     def named(self) -> dict[str, Tensor]:
         """Return every value, detached, under its tag."""
-        terms = {
-            "loss/total": self.total,
-            "loss/content": self.content,
-            "loss/style": self.style,
-            "loss/tv": self.tv,
-            **self.unweighted,
-        }
-        return {tag: value.detach() for tag, value in terms.items()}
+        terms = {f"loss/{name}": getattr(self, name) for name in ("total", *TERMS)}
+        return {tag: value.detach() for tag, value in (terms | self.unweighted).items()}
 
     def of(self, image: int) -> Losses:
         """Return the losses of one image of the batch, ``(1,)`` each."""
@@ -78,12 +98,12 @@ class LayerTerm:
         self.loss = loss
         self.label = label
         self.layers: dict[str, Layer] = {layer: layer for layer in weights}
-        if getattr(loss, "couples_layers", False):  # each layer and the next one listed, with the mean of their weights
+        if couples_layers(loss):  # each layer and the next one listed, with the mean of their weights
             pairs = list(itertools.pairwise(weights))
             self.layers = {f"{a}-{b}": (a, b) for a, b in pairs}
             weights = {f"{a}-{b}": (weights[a] + weights[b]) / 2 for a, b in pairs}
         total = sum(weights.values()) if combine == "mean" else 1.0
-        scale = float(getattr(loss, "scale", 1.0))
+        scale = scale_of(loss)
         self.weights: dict[str, Weight] = {layer: scale * weight / total for layer, weight in weights.items()}
 
     @classmethod
@@ -96,7 +116,7 @@ class LayerTerm:
         like: Tensor,
         label: str = "",
     ) -> LayerTerm:
-        """Return the term of a batch, each image of which has weights of its own for the same layers.
+        """Return the term of a batch whose images have weights of their own for the same layers.
 
         Each weight is the very number that the image would have alone; ``like`` says where and in which precision.
         """
@@ -162,10 +182,11 @@ class Blend:
         return total, seen
 
 
+@dataclass
 class Objective:
     """The weighted sum that gradient descent makes small.
 
-    Args:
+    Attributes:
         content: the content term.
         style: the style term, or the blend of several.
         total_variation: the roughness of the picture.
@@ -174,22 +195,16 @@ class Objective:
         tv: weight of the total variation, likewise.
     """
 
-    def __init__(
-        self,
-        content: LayerTerm,
-        style: LayerTerm | Blend,
-        total_variation: TotalVariation,
-        alpha: Weight,
-        beta: Weight,
-        tv: Weight,
-    ) -> None:
-        self.content = content
-        self.style = style
-        self.total_variation = total_variation
-        self.alpha = alpha
-        self.beta = beta
-        self.tv = tv
-        self.counts = {name: bool(torch.as_tensor(w).any()) for name, w in zip(TERMS, (alpha, beta, tv), strict=True)}
+    content: LayerTerm
+    style: LayerTerm | Blend
+    total_variation: TotalVariation
+    alpha: Weight
+    beta: Weight
+    tv: Weight
+
+    def __post_init__(self) -> None:
+        weights = zip(TERMS, (self.alpha, self.beta, self.tv), strict=True)
+        self.counts = {name: bool(torch.as_tensor(weight).any()) for name, weight in weights}
 
     def __call__(self, values: dict[str, Tensor], pixels: Tensor) -> Losses:
         """Weight the terms of a picture.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from nst.losses.functional import at_least_float32, size_divisor, squared_error
+from nst.losses.functional import at_least_float32, divisor, mean_square, squared_error
 from nst.losses.settings import check_count, check_norm, check_positive
 
 SCORES = 2**24  # correlations that are held at once
@@ -81,4 +81,5 @@ class MRFLoss:
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
-        return mrf_loss(features, target, self.patch, self.stride) / size_divisor(self.norm, target)
+        value = mrf_loss(features, target, self.patch, self.stride)
+        return value / divisor(self.norm, lambda: mean_square(target))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nst.losses.drawing import Drawing, unit_directions
-from nst.losses.functional import at_least_float32, size_divisor, squared_error
+from nst.losses.functional import at_least_float32, divisor, mean_square, squared_error
 from nst.losses.settings import check_count, check_norm, check_positive
 
 
@@ -134,7 +134,8 @@ class SlicedWassersteinLoss(Drawing):
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
         channels = features.shape[1]
         directions = unit_directions(self.directions or channels, channels, self.generator())
-        return sliced_wasserstein(features, target, directions) / size_divisor(self.norm, target)
+        value = sliced_wasserstein(features, target, directions)
+        return value / divisor(self.norm, lambda: mean_square(target))
 
 
 class HistogramLoss:
@@ -158,7 +159,7 @@ class HistogramLoss:
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
-        return histogram_loss(features, target) / size_divisor(self.norm, target)
+        return histogram_loss(features, target) / divisor(self.norm, lambda: mean_square(target))
 
 
 def _parts(ordered: Tensor, count: int) -> tuple[Tensor, Tensor | float]:

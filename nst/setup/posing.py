@@ -27,6 +27,7 @@ from nst.images.pixels import PixelSpace, with_margin
 from nst.losses import Guided, TotalVariation, is_summed
 from nst.losses.functional import at_least_float32
 from nst.losses.objective import Blend, LayerTerm, Losses, Objective, Roll, Shift, together
+from nst.losses.protocols import DrawingLoss, SizedLoss, waits_for_the_device
 from nst.networks import backbones
 from nst.networks.backbones import Backbone
 from nst.optimization.state import Evaluate
@@ -361,13 +362,13 @@ def assemble(
         painted = canvas.paint(pixels)
         return objective(engine.values(seen(painted, roll), readings), painted)
 
-    drawing = [t.loss for t in (content_term, *style_terms) if hasattr(t.loss, "begin_step")]
+    drawing = [t.loss for t in (content_term, *style_terms) if isinstance(t.loss, DrawingLoss)]
 
     def begin_step(step: int) -> None:
         for loss in drawing:
             loss.begin_step(step, config.seed)
 
-    waits = any(getattr(one.loss, "waits_for_the_device", False) for one in (content_term, *style_terms))
+    waits = any(waits_for_the_device(one.loss) for one in (content_term, *style_terms))
     if _is_replayed(config, device, tile) and not (drawing or waits or (has_regions and config.jitter)):
         still = style_readings((0, 0))
         replayed = replay.Replay(
@@ -500,7 +501,7 @@ def term(configs: Sequence[DictConfig], kind: str, like: Tensor, label: str = ""
     """
     config = configs[0]
     loss, combine = configuration.build(config[f"{kind}_loss"]), config.layers.get("combine", "mean")
-    if hasattr(loss, "for_picture"):
+    if isinstance(loss, SizedLoss):
         loss = loss.for_picture(*like.shape[2:])
     weights = [configuration.layer_weights(config, kind) for config in configs]
     return LayerTerm.of_batch(kind, loss, weights, combine, like, label)
