@@ -1,7 +1,9 @@
-"""The formulas, as pure functions of feature maps; each returns one value per image of the batch.
+"""The formulas, as pure functions of feature maps; a loss is ``(B,)``, one value per image of the batch.
 
 F is the feature map of the image being optimised, P the content image's, S the style image's. All are
 ``(B, C, H, W)``; a target's batch size may be 1, for one target shared by the whole batch. N = H * W positions.
+float16 and bfloat16 are summed in float32. A ``guide`` ``(B or 1, 1, H, W)`` weights the positions: the sum of w F F^T
+(Gatys 2017, section 4, where w is T^2).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def gram_matrix(features: Tensor, norm: str = "N") -> Tensor:
     """Gram matrix of a feature map, the channel correlations G = F F^T / n (Gatys 2016, eq. 3).
 
     Args:
-        features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
+        features: ``(B, C, H, W)``.
         norm: what n is: ``none`` 1, ``N`` the positions H * W, ``CN`` channels times positions.
 
     Returns:
@@ -47,11 +49,10 @@ def channel_products(
     """Sum over the positions of the products of every two channels, F F^T: a Gram matrix before its division.
 
     Args:
-        features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
+        features: ``(B, C, H, W)``.
         target: not used.
         shift: added to every activation first (Novak & Nikulin 2016, section 3.3).
-        guide: ``(B or 1, 1, H, W)``, weights of the positions: the sum of w F F^T (Gatys 2017, section 4, where w
-            is T^2).
+        guide: weights of the positions.
 
     Returns:
         ``(B, C, C)``, symmetric.
@@ -63,30 +64,12 @@ def channel_products(
 
 
 def products_and_sums(features: Tensor, target: object = None, guide: Tensor | None = None) -> Tensor:
-    """Return ``channel_products`` with ``channel_sums`` beside them: all there is to know of mean and covariance.
-
-    Args:
-        features: ``(B, C, H, W)``.
-        target: not used.
-        guide: see ``channel_products``.
-
-    Returns:
-        ``(B, C, C + 1)``.
-    """
+    """Return ``channel_products`` and ``channel_sums`` beside them, ``(B, C, C + 1)``: for mean and covariance."""
     return torch.cat([channel_products(features, guide=guide), channel_sums(features, guide)[:, :, None]], dim=2)
 
 
 def channel_sums(features: Tensor, guide: Tensor | None = None, power: int = 1) -> Tensor:
-    """Sum a power of each channel over the positions.
-
-    Args:
-        features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
-        guide: see ``channel_products``.
-        power: 1 or 2.
-
-    Returns:
-        ``(B, C)``.
-    """
+    """Sum each channel, or its squares (``power`` 2), over the positions: ``(B, C)``."""
     rows = at_least_float32(features).flatten(2)
     rows = rows.square() if power == 2 else rows
     return (rows if guide is None else rows * guide.to(rows.dtype).flatten(2)).sum(2)
@@ -101,7 +84,7 @@ def cross_products(first: Tensor, second: Tensor, shift: float = 0.0, guide: Ten
         first: ``(B, C, H, W)``.
         second: ``(B, C', H', W')``.
         shift: see ``channel_products``.
-        guide: see ``channel_products``; of the finer map.
+        guide: of the finer map.
 
     Returns:
         ``(B, C, C')``.
@@ -128,29 +111,12 @@ def gram_divisor(norm: str, shape: Sequence[float]) -> float:
 
 
 def squared_differences(features: Tensor, target: Tensor) -> Tensor:
-    """Sum over channels and positions of (F - P)^2: a content loss before its divisions.
-
-    Args:
-        features: F, ``(B, C, H, W)``.
-        target: P, ``(B or 1, C, H, W)``.
-
-    Returns:
-        ``(B,)``.
-    """
+    """Sum over channels and positions of (F - P)^2, ``(B,)``: a content loss before its divisions."""
     return squared_error(features, target, "sum")
 
 
 def squared_error(value: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Sum or mean over all elements of (value - target)^2, one for each image of the batch.
-
-    Args:
-        value: ``(B, ...)``.
-        target: ``(B, ...)`` or ``(1, ...)``.
-        reduction: ``mean`` or ``sum``.
-
-    Returns:
-        ``(B,)``.
-    """
+    """Return the sum or mean of (value - target)^2, ``(B,)``; value is ``(B, ...)``, target ``(B or 1, ...)``."""
     difference = (at_least_float32(value) - at_least_float32(target)).flatten(1)
     total: Tensor = _SumOfSquares.apply(difference)
     return total / difference.shape[1] if reduction == "mean" else total
@@ -160,14 +126,11 @@ def content_loss(features: Tensor, target: Tensor, norm: str | float = "relative
     """Squared difference of feature maps, sum or mean of (F - P)^2, divided by a norm (Gatys 2016, eq. 1).
 
     Args:
-        features: F, ``(B, C, H, W)``.
-        target: P, ``(B or 1, C, H, W)``.
+        features: F.
+        target: P.
         norm: ``relative`` divides by the sum (or mean) of P^2, so that 1 means "as far away as an all-zero map";
             ``none`` does not divide; a number is the divisor (2 for the paper's one half).
         reduction: ``mean`` or ``sum``.
-
-    Returns:
-        ``(B,)``.
     """
     return content_value(squared_differences(features, target), target, norm, reduction)
 
@@ -189,7 +152,7 @@ def gram_loss(
     """Squared difference of Gram matrices, sum or mean of (G - A)^2, divided by a norm (Gatys 2016, eq. 4).
 
     Args:
-        features: F, ``(B, C, H, W)``; its size need not be the style image's.
+        features: F; its size need not be the style image's.
         target_gram: A, ``(B or 1, C, C)``, made with the same ``gram_norm``.
         gram_norm: see ``gram_matrix``.
         term_norm: ``relative`` divides by the sum (or mean) of A^2; ``CN``, ``4C2`` and ``4C2N2`` by C N, 4 C^2 and
@@ -197,9 +160,6 @@ def gram_loss(
             does; ``none`` does not divide; a number is the divisor.
         reduction: ``mean`` or ``sum``, over the C x C elements.
         picture: positions of the picture, for ``keras``; without it the map's.
-
-    Returns:
-        ``(B,)``.
     """
     sums, shape = channel_products(features), features.shape[1:]
     return gram_value(sums, target_gram, shape, gram_norm, term_norm, reduction=reduction, picture=picture)
@@ -248,12 +208,10 @@ def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean
         return WHOLE_KINDS[kind](at_least_float32(image), reduction)
     total = at_least_float32(image.new_zeros(image.shape[0]))
     for axis in (2, 3):
-        difference = image.diff(dim=axis).flatten(1)
-        if difference.shape[1] == 0:
-            continue
-        difference = at_least_float32(difference)
-        size = difference.abs() if kind == "absolute" else difference.square()
-        total = total + (size.sum(1) if reduction == "sum" else size.mean(1))
+        difference = at_least_float32(image.diff(dim=axis).flatten(1))
+        if difference.shape[1]:
+            size = difference.abs() if kind == "absolute" else difference.square()
+            total = total + (size.sum(1) if reduction == "sum" else size.mean(1))
     return total
 
 

@@ -22,29 +22,18 @@ TERMS = ("content", "style", "tv")
 
 
 class Wanted(NamedTuple):
-    """A target to take.
-
-    Attributes:
-        layer: whose map; of two layers the loss is given a pair of maps.
-        loss: that knows what to keep of it.
-    """
+    """A target to take of the map of a layer; of two layers the loss is given a pair of maps."""
 
     layer: Layer
     loss: Any  # a LayerLoss
 
 
 class Reading(NamedTuple):
-    """A value to compute.
-
-    Attributes:
-        layer: whose map; of two layers the loss is given a pair of maps.
-        loss: that compares it.
-        target: what ``loss.target`` kept of the content or style image; its batch size is 1 or the picture's.
-    """
+    """A loss to compute, likewise."""
 
     layer: Layer
-    loss: Any  # a LayerLoss
-    target: Any
+    loss: Any
+    target: Any  # what the loss kept of the content or style image; its batch size is 1 or the picture's
 
 
 @dataclass
@@ -130,11 +119,9 @@ class LayerTerm:
         return {self._tag(name): Wanted(layer, self.loss) for name, layer in self.layers.items()}
 
     def readings(self, targets: dict[str, Any], loss: LayerLoss | None = None) -> dict[str, Reading]:
-        """Return what to ask an engine for, by tag, to compare a picture with the targets.
+        """Return what to ask an engine for, by tag, to compare a picture with the targets, which are by tag, too.
 
-        Args:
-            targets: by tag.
-            loss: takes the place of the term's own, such as one that looks at a region only.
+        A ``loss`` takes the place of the term's own, such as one that looks at a region only.
         """
         return {tag: Reading(layer, loss or own, targets[tag]) for tag, (layer, own) in self.wanted().items()}
 
@@ -186,13 +173,8 @@ class Blend:
 class Objective:
     """The weighted sum that gradient descent makes small.
 
-    Attributes:
-        content: the content term.
-        style: the style term, or the blend of several.
-        total_variation: the roughness of the picture.
-        alpha: weight of the content term, a number or ``(B,)``.
-        beta: weight of the style term, likewise.
-        tv: weight of the total variation, likewise.
+    ``alpha``, ``beta`` and ``tv`` are the weights of the content term, the style term (or the blend of several) and the
+    total variation of the picture, each a number or ``(B,)``.
     """
 
     content: LayerTerm

@@ -45,9 +45,6 @@ def mrf_loss(features: Tensor, target: Tensor, side: int = 3, stride: int = 2) -
         target: S, ``(B or 1, C, H', W')``.
         side: of a patch, in positions; where a map is smaller than that, the map's own.
         stride: positions from patch to patch, in both maps.
-
-    Returns:
-        ``(B,)``, the mean over the numbers of all patches.
     """
     side = min(side, *features.shape[2:], *target.shape[2:])
     ours, others = patches(features, side, stride), patches(target, side, stride)

@@ -66,14 +66,7 @@ def matched_quantiles(ordered: Tensor, count: int) -> Tensor:
     """Return the numbers that ``count`` others, in order, become when their histogram is matched to the given one.
 
     The k-th of n becomes the quantile k/n, interpolated between those of the M given numbers, which are at 1/M, 2/M ...
-    1. For n = M that is the k-th given number.
-
-    Args:
-        ordered: ``(..., M)``, ascending.
-        count: n.
-
-    Returns:
-        ``(..., n)``, ascending.
+    1. For n = M that is the k-th given number. Of ``(..., M)`` come ``(..., n)``, both ascending.
     """
     given = ordered.shape[-1]
     if given == count:
@@ -91,14 +84,8 @@ def histogram_loss(features: Tensor, ordered: Tensor) -> Tensor:
 
     R is a constant: how it depends on F is left out of the gradient, as in the paper. Values are matched by their
     ranks and not by bins, so that no number of bins has to be chosen and equal maps have no distance. Since matching
-    keeps the order, F and R are compared in order.
-
-    Args:
-        features: F, ``(B, C, H, W)``.
-        ordered: each channel of S in ascending order, ``(B or 1, C, M)``.
-
-    Returns:
-        ``(B,)``.
+    keeps the order, F ``(B, C, H, W)`` and R are compared in order; of S each channel is given in ascending order,
+    ``(B or 1, C, M)``.
     """
     ours = in_order(at_least_float32(features).flatten(2))
     return squared_error(ours, matched_quantiles(at_least_float32(ordered), ours.shape[2]))
@@ -121,14 +108,8 @@ class SlicedWassersteinLoss(Drawing):
     def __init__(
         self, directions: int | None = None, redraw: int = 1, norm: str | float = "relative", scale: float = 1.0
     ) -> None:
-        super().__init__(redraw)
+        super().__init__(redraw, norm, scale)
         self.directions = directions if directions is None else check_count("directions", directions)
-        self.norm = check_norm("norm", norm, ("none", "relative"))
-        self.scale = check_positive("scale", scale)
-
-    def target(self, features: Tensor) -> Tensor:
-        """Return what to keep of the style image's map ``(B, C, H, W)``: the map, since directions change."""
-        return features
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
@@ -163,11 +144,7 @@ class HistogramLoss:
 
 
 def _parts(ordered: Tensor, count: int) -> tuple[Tensor, Tensor | float]:
-    """Cut the quantile function of numbers ``(..., M)``, ascending, into ``count`` equal parts.
-
-    Returns:
-        Its mean over each part ``(..., count)``, and its mean variance within the parts ``(...)``.
-    """
+    """Return a quantile function's means over ``count`` equal parts, and its mean variance within them ``(...)``."""
     given = ordered.shape[-1]
     if given == count:
         return ordered, 0.0

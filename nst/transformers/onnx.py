@@ -93,12 +93,7 @@ def _inputs(styles: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
 
 
 def _exported(painter: _Painter, styles: int) -> Any:
-    """Return the network as an ``onnx.ModelProto``.
-
-    Raises:
-        UserError: it has something in it that cannot be exported.
-    """
-    names = ["images", "blend"] if styles > 1 else ["images"]
+    """Return the network as an ``onnx.ModelProto``; raise UserError if something in it cannot be exported."""
     sides = {2: torch.export.Dim("height", min=SMALLEST), 3: torch.export.Dim("width", min=SMALLEST)}
     shapes: dict[str, Any] = {"images": sides} | ({"blend": ({},)} if styles > 1 else {})
     exporter = logging.getLogger("torch.onnx")
@@ -112,7 +107,7 @@ def _exported(painter: _Painter, styles: int) -> Any:
                 _inputs(styles, TRACED),
                 dynamo=True,
                 dynamic_shapes=shapes,
-                input_names=names,
+                input_names=list(shapes),
                 output_names=["painted"],
                 opset_version=OPSET,
                 verbose=False,
@@ -141,11 +136,7 @@ def _describe(model: Any) -> None:
 
 
 def _difference(painter: _Painter, styles: int, data: bytes) -> float:
-    """Return by how much ONNX Runtime's colours differ from torch's at most.
-
-    Raises:
-        UserError: ONNX Runtime cannot work with the file.
-    """
+    """Return by how much ONNX Runtime's colours differ from torch's; raise UserError if it cannot use the file."""
     import onnxruntime
 
     largest = 0.0

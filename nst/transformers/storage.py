@@ -23,9 +23,7 @@ from nst.transformers.residual import ResidualTransformer
 FORMAT = 1
 KEY = "nst_transformer"  # of the JSON in the file's metadata
 OURS: dict[str, type[nn.Module]] = {
-    "nst.transformers.ResidualTransformer": ResidualTransformer,
-    "nst.transformers.PyramidTransformer": PyramidTransformer,
-    "nst.transformers.AdaptiveTransformer": AdaptiveTransformer,
+    f"nst.transformers.{kind.__name__}": kind for kind in (ResidualTransformer, PyramidTransformer, AdaptiveTransformer)
 }
 HOW_TO_GET_ONE = "A network file is what task=train leaves as network.safetensors in its folder."
 
