@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from nst import configuration, runtime
 from nst.errors import UserError
 from nst.images import rgb
-from nst.losses.protocols import DrawingLoss, LayerLoss, couples_layers
+from nst.losses.protocols import DrawingLoss, LayerLoss, traits
 from nst.optimization import schedule
 from nst.optimization.loop import KerasAdam
 from nst.runs import checkpoint, resume
@@ -178,7 +178,7 @@ def is_per_image(loss: LayerLoss) -> bool:
         generator = torch.Generator().manual_seed(0)
         maps, others = (torch.randn(2, 8, 6, 5, generator=generator) * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
                         for _ in range(2))  # fmt: skip
-        if couples_layers(loss):
+        if traits(loss).couples_layers:
             loss = _OfOneMap(loss)
         before = torch.get_rng_state()
         alone = [loss(image, loss.target(other)) for image, other in zip(maps.split(1), others.split(1), strict=True)]

@@ -16,7 +16,7 @@ from nst.engines import tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
 from nst.losses.objective import Reading, Wanted
-from nst.losses.protocols import couples_layers, is_summed
+from nst.losses.protocols import is_summed, traits
 from nst.networks.backbones import Backbone
 
 __all__ = ["ENGINES", "Engine", "Reading", "Wanted", "make", "untileable"]
@@ -66,7 +66,7 @@ def make(
 def untileable(backbone: nn.Module, losses: Iterable[object]) -> str | None:
     """Return why a picture cannot be computed in tiles with this network and these losses, or None if it can."""
     for loss in losses:
-        if couples_layers(loss):
+        if traits(loss).couples_layers:
             return f"{type(loss).__name__} compares layers with each other"
         if not is_summed(loss):
             return f"{type(loss).__name__} is no function of sums over positions"

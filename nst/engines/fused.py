@@ -192,16 +192,13 @@ class Foreign:
 class Fused:
     """Runs a backbone's chain of layers forward and backward by hand.
 
-    Args:
-        backbone: the network.
-        dtype: what it computes in; of the first layer, which sees the pixels, at least float32.
+    It computes in ``dtype``; the first layer, which sees the pixels, at least in float32.
     """
 
     def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
-        self.chain, self.taps, strangers = _chain(backbone, dtype)
-        self.names = list(backbone.taps.values())
-        self.dtype = dtype
-        self.strangers = strangers
+        self.chain = list(_chain(backbone, dtype))
+        self.taps, self.dtype = backbone.taps, dtype
+        self.strangers = {type(link.module).__name__ for _, link in self.chain if isinstance(link, Foreign)}
 
     def describe(self, losses: Iterable[object]) -> str:
         """Say what computes, and what it leaves to autograd; see ``nst.engines.Engine``."""
@@ -227,7 +224,7 @@ class Fused:
         }
 
     def sums(self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]) -> Sums:
-        """Sum up a tile; see ``nst.engines.tiles.Summing``."""
+        """Return the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
         found, shapes = self._ask(image, readings, windows)
         sums = {
             tag: found[tag] if _sums(r.loss) in KNOWN else r.loss.sums(found[tag], r.target)
@@ -236,7 +233,7 @@ class Fused:
         return sums, shapes
 
     def pieces(self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]) -> Sums:
-        """Take a tile's part of the targets; see ``nst.engines.tiles.Summing``."""
+        """Return what each target takes of its layer's window: a piece of a map, or sums."""
         maps, pieces = self._maps(image), {}
         for tag, (layer, loss) in wanted.items():
             own, known = _cut(maps[only(layer)], windows.get(only(layer))), KNOWN.get(_sums(loss))
@@ -273,7 +270,7 @@ class Fused:
             try:
                 maps, kept = link.forward(maps)
             except RuntimeError as error:
-                refuse_too_small(error, image, self.names)
+                refuse_too_small(error, image, self.taps.values())
                 raise
             yield self.taps.get(place), link, maps, kept
 
@@ -290,23 +287,14 @@ class Fused:
 
 
 class Request(NamedTuple):
-    """What is asked of the chain at one layer.
-
-    Attributes:
-        layer: whose map.
-        sums: a function of ``KNOWN`` to sum with, or None for the map itself.
-        target: for that function.
-        window: rows and columns to look at, or None for all.
-        kept: which of the tensors that the way back keeps are its own.
-        shape: of the map.
-    """
+    """What is asked of the chain at one layer."""
 
     layer: str
-    sums: Callable[..., Tensor] | None
-    target: Any
-    window: Window | None
-    kept: slice = slice(0)
-    shape: Sequence[int] = ()
+    sums: Callable[..., Tensor] | None  # of KNOWN, to sum with, or None for the map itself
+    target: Any  # for that function
+    window: Window | None  # rows and columns to look at, or None for all
+    kept: slice = slice(0)  # which of the tensors that the way back keeps are its own
+    shape: Sequence[int] = ()  # of the map
 
 
 class _Chain(torch.autograd.Function):
@@ -393,10 +381,8 @@ def _sums(loss: Any) -> Any:
     return loss.sums if is_summed(loss) else None
 
 
-def _chain(backbone: Backbone, dtype: torch.dtype) -> tuple[list[tuple[int, Link]], dict[int, str], set[str]]:
-    """Return a network as links, each with the place of its last module, and the names of modules not known."""
-    chain: list[tuple[int, Link]] = []
-    strangers = set()
+def _chain(backbone: Backbone, dtype: torch.dtype) -> Iterator[tuple[int, Link]]:
+    """Yield a network as links, each with the place of its last module."""
     modules = list(backbone.stack)
     place = 0
     while place < len(modules):
@@ -409,14 +395,10 @@ def _chain(backbone: Backbone, dtype: torch.dtype) -> tuple[list[tuple[int, Link
                 module = fuse_conv_bn_eval(module, norm)
             rectified = place not in backbone.taps and isinstance(_at(modules, place + 1), nn.ReLU)
             place += int(rectified)
-            link: Link = Convolve(module, rectified, compute, dtype)
+            yield place, Convolve(module, rectified, compute, dtype)
         else:
-            link = _link(module, compute)
-            if isinstance(link, Foreign):
-                strangers.add(type(module).__name__)
-        chain.append((place, link))
+            yield place, _link(module, compute)
         place += 1
-    return chain, backbone.taps, strangers
 
 
 def _link(module: nn.Module, dtype: torch.dtype) -> Link:

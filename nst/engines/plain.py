@@ -22,10 +22,7 @@ log = logging.getLogger(__name__)
 class Plain:
     """Runs a backbone module by module and hands its maps to the losses; autograd does the rest.
 
-    Args:
-        backbone: the network.
-        dtype: what it computes in; of the first layer, which sees the pixels, at least float32.
-        compiled: let torch.compile work on the network.
+    It computes in ``dtype``; the first layer, which sees the pixels, at least in float32.
     """
 
     def __init__(self, backbone: nn.Module, dtype: torch.dtype, compiled: bool = False) -> None:
@@ -53,13 +50,13 @@ class Plain:
         return {tag: value_of(one, _given(maps, one.layer, one.loss)) for tag, one in readings.items()}
 
     def sums(self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]) -> Sums:
-        """Sum up a tile; see ``nst.engines.tiles.Summing``."""
+        """Return the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
         maps = self._maps(image)
         sums = {tag: loss.sums(_cut(maps, layer, loss, windows), t) for tag, (layer, loss, t) in readings.items()}
         return sums, {layer: tuple(activation.shape[1:]) for layer, activation in maps.items()}
 
     def pieces(self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]) -> Sums:
-        """Take a tile's part of the targets; see ``nst.engines.tiles.Summing``."""
+        """Return what each target takes of its layer's window: a piece of a map, or sums."""
         maps = self._maps(image)
         pieces = {}
         for tag, (layer, loss) in wanted.items():

@@ -11,31 +11,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
 
-from nst.engines.requests import Shapes, Sums, Window, only
+from nst.engines.fused import Fused
+from nst.engines.plain import Plain
+from nst.engines.requests import Shapes, Window, only
 from nst.losses.objective import Reading, Wanted
 from nst.networks.backbones import Backbone, ExtendedConv2d, L2Pool2d, ScaledAvgPool2d
 
 SMALLEST_TILE = 64
-
-
-class Summing(Protocol):
-    """What tiles need of the engine that runs them."""
-
-    def describe(self, losses: Iterable[object]) -> str:
-        """Say what computes."""
-
-    def sums(self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]) -> Sums:
-        """Return, by tag, the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
-
-    def pieces(self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]) -> Sums:
-        """Return, by tag, what each target takes of its layer's window, a piece of a map or sums; and the shapes."""
 
 
 class ReceptiveField(NamedTuple):
@@ -56,17 +45,11 @@ class Span(NamedTuple):
 
 @dataclass(eq=False)
 class Tiled:
-    """Runs another engine on tiles.
+    """Runs another engine on tiles."""
 
-    Attributes:
-        engine: runs a tile.
-        fields: the receptive field of every layer asked for.
-        tile: pixels of a tile's side at most, without its halo.
-    """
-
-    engine: Summing
-    fields: dict[str, ReceptiveField]
-    tile: int
+    engine: Plain | Fused
+    fields: dict[str, ReceptiveField]  # of every layer asked for
+    tile: int  # pixels of a tile's side at most, without its halo
 
     def describe(self, losses: Iterable[object]) -> str:
         """Say what computes; see ``nst.engines.Engine``."""

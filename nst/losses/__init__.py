@@ -1,4 +1,7 @@
-"""Losses: pure formulas in ``functional``, thin classes that a config names, and ``protocols``: what a loss may be."""
+"""Losses: pure formulas in ``functional``, thin classes that a config names, and ``protocols``: what a loss may be.
+
+A class raises ValueError for an argument that is none of those it lists. ``scale`` multiplies a term as a whole.
+"""
 
 from nst.losses.combined import SumLoss
 from nst.losses.content import MSELoss

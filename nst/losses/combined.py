@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nst.losses.protocols import DrawingLoss, LayerLoss, SizedLoss, couples_layers, scale_of
+from nst.losses.protocols import DrawingLoss, LayerLoss, SizedLoss, traits
 from nst.losses.settings import check_positive
 
 
@@ -28,7 +28,7 @@ class SumLoss:
         for name, loss in losses.items():
             if not isinstance(loss, LayerLoss):
                 raise ValueError(f"losses.{name} is no loss")
-            if couples_layers(loss):
+            if traits(loss).couples_layers:
                 raise ValueError(f"losses.{name} compares layers with each other, which cannot be added to others")
         self.losses = dict(losses)
         self.scale = check_positive("scale", scale)
@@ -49,7 +49,7 @@ class SumLoss:
 
     def __call__(self, features: Tensor, target: dict[str, Any]) -> Tensor:
         """Compare ``(B, C, H, W)`` with the targets; returns ``(B,)``."""
-        values = [scale_of(loss) * loss(features, target[name]) for name, loss in self.losses.items()]
+        values = [float(traits(loss).scale) * loss(features, target[name]) for name, loss in self.losses.items()]
         return sum(values[1:], values[0])
 
     def _begin_step(self, step: int, seed: int) -> None:

@@ -16,10 +16,6 @@ class MSELoss:
     Args:
         norm: ``relative`` (to the target's own size), ``none`` or a divisor.
         reduction: ``mean`` or ``sum``.
-        scale: multiplies the content term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     target_is_map = True

@@ -19,10 +19,6 @@ class Drawing:
     Args:
         redraw: steps between two draws.
         norm: ``relative``, ``none`` or a divisor.
-        scale: multiplies the term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(self, redraw: int = 1, norm: str | float = "relative", scale: float = 1.0) -> None:

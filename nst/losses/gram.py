@@ -30,10 +30,6 @@ class GramLoss(FunctionOfSums):
         reduction: ``mean`` or ``sum`` over the matrix.
         shift: added to every activation first; -1 in Novak & Nikulin 2016, section 3.3.
         cross_layers: ``none`` or ``adjacent``.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(

@@ -30,7 +30,6 @@ class LinearMMDLoss(FunctionOfSums):
     Args:
         norm: ``relative`` divides by |mu_S|^2, what an all-zero map would give; ``li`` by C / N, as the authors' code
             does; ``none`` does not divide; a number is the divisor.
-        scale: multiplies the style term as a whole.
     """
 
     def sums(self, features: Tensor, target: object = None, guide: Tensor | None = None) -> Tensor:
@@ -55,10 +54,6 @@ class PolynomialMMDLoss(FunctionOfSums):
         offset: c, 0 or more.
         norm: ``relative`` divides by what an all-zero map would give; ``li`` by C^2 / N, as the authors' code does;
             ``none`` does not divide; a number is the divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(
@@ -125,10 +120,6 @@ class GaussianMMDLoss:
         norm: ``relative`` divides by what an all-zero map would give with the same bandwidth and pairs; ``li`` by
             C N / the number of pairs, which makes of the mean a sum as in the authors' code; ``none`` does not divide;
             a number is the divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(

@@ -17,7 +17,6 @@ class MomentsLoss(FunctionOfSums):
     Args:
         norm: ``relative`` divides by the sum of mu_S^2 + sigma_S^2, what an all-zero map would give; ``li`` by C / N,
             as the authors' code does; ``none`` does not divide; a number is the divisor.
-        scale: multiplies the style term as a whole.
     """
 
     def sums(self, features: Tensor, target: object = None, guide: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nst.errors import UserError
-from nst.losses.protocols import Layer, LayerLoss, couples_layers, scale_of
+from nst.losses.protocols import Layer, LayerLoss, traits
 from nst.losses.regularization import TotalVariation
 
 Shift = tuple[int, int]  # rows and columns that a picture is rolled by
@@ -87,12 +87,12 @@ class LayerTerm:
         self.loss = loss
         self.label = label
         self.layers: dict[str, Layer] = {layer: layer for layer in weights}
-        if couples_layers(loss):  # each layer and the next one listed, with the mean of their weights
+        if traits(loss).couples_layers:  # each layer and the next one listed, with the mean of their weights
             pairs = list(itertools.pairwise(weights))
             self.layers = {f"{a}-{b}": (a, b) for a, b in pairs}
             weights = {f"{a}-{b}": (weights[a] + weights[b]) / 2 for a, b in pairs}
         total = sum(weights.values()) if combine == "mean" else 1.0
-        scale = scale_of(loss)
+        scale = float(traits(loss).scale)
         self.weights: dict[str, Weight] = {layer: scale * weight / total for layer, weight in weights.items()}
 
     @classmethod

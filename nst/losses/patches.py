@@ -60,10 +60,6 @@ class MRFLoss:
         patch: positions of a patch's side.
         stride: positions from one patch to the next.
         norm: ``relative`` (to the style map's mean square), ``none`` or a divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(self, patch: int = 3, stride: int = 2, norm: str | float = "relative", scale: float = 1.0) -> None:

@@ -7,6 +7,7 @@ needs no base class.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -47,20 +48,6 @@ class SummedLoss(LayerLoss, Protocol):
 
 
 @runtime_checkable
-class RegionalLoss(Protocol):
-    """A loss that can look at a region: if ``takes_guide``, it is called with ``guide``, the weights of positions."""
-
-    takes_guide: bool
-
-
-@runtime_checkable
-class CouplingLoss(Protocol):
-    """A loss that is given pairs of maps, of each layer and the next one listed, if ``couples_layers``."""
-
-    couples_layers: bool
-
-
-@runtime_checkable
 class DrawingLoss(Protocol):
     """A loss that draws random numbers: the same for the same seed and step, whatever was drawn before."""
 
@@ -76,18 +63,20 @@ class SizedLoss(Protocol):
         """Return the loss for a picture of so many pixels."""
 
 
-@runtime_checkable
-class ScaledLoss(Protocol):
-    """A loss whose whole term is multiplied by ``scale``."""
+@dataclass(frozen=True)
+class Traits:
+    """What a loss may declare as attributes of these names, and what holds of one that does not; see ``traits``."""
 
-    scale: float
+    scale: float = 1.0  # multiplies the whole term
+    couples_layers: bool = False  # it is given pairs of maps, of each layer and the next one listed
+    takes_guide: bool = False  # it can look at a region: it is called with ``guide``, weights of positions
+    waits_for_the_device: bool = False  # a step with it is not recorded as a CUDA graph
 
 
-@runtime_checkable
-class WaitingLoss(Protocol):
-    """A loss that waits for the device, if ``waits_for_the_device``: no step with it becomes a CUDA graph."""
-
-    waits_for_the_device: bool
+def traits(loss: object) -> Traits:
+    """Return what a loss declares of itself."""
+    names = (field.name for field in fields(Traits))
+    return Traits(**{name: getattr(loss, name) for name in names if hasattr(loss, name)})
 
 
 def is_summed(loss: object) -> bool:
@@ -105,19 +94,4 @@ def is_summed(loss: object) -> bool:
 
 def is_guidable(loss: object) -> bool:
     """Tell whether a loss can be confined to a region."""
-    return isinstance(loss, RegionalLoss) and loss.takes_guide
-
-
-def couples_layers(loss: object) -> bool:
-    """Tell whether a loss compares two layers with each other."""
-    return isinstance(loss, CouplingLoss) and loss.couples_layers
-
-
-def waits_for_the_device(loss: object) -> bool:
-    """Tell whether a loss waits for the device."""
-    return isinstance(loss, WaitingLoss) and loss.waits_for_the_device
-
-
-def scale_of(loss: object) -> float:
-    """Return what a loss's term is multiplied by, 1 where it does not say."""
-    return float(loss.scale) if isinstance(loss, ScaledLoss) else 1.0
+    return traits(loss).takes_guide

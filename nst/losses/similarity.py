@@ -70,10 +70,6 @@ class RelaxedEMDLoss(Drawing):
         moments: weight of ``moment_distance``; 1 in the paper, 0 leaves it out.
         norm: of ``moment_distance`` alone, since cosine distances have no unit.
         redraw: steps between two draws of positions; with L-BFGS some dozens, since it wants one function.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(
@@ -103,10 +99,6 @@ class SelfSimilarityLoss(Drawing):
         norm: ``relative`` (to the target's own mean, 1/n for n positions, as in the authors' code), ``none`` (as in the
             paper) or a divisor.
         redraw: steps between two draws of positions; with L-BFGS some dozens, since it wants one function.
-        scale: multiplies the content term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(

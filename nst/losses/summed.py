@@ -15,10 +15,6 @@ class FunctionOfSums:
 
     Args:
         norm: one of the class's ``norms``, or a divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     norms: ClassVar[Sequence[str]] = ("none", "relative", "li")

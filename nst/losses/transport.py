@@ -99,10 +99,6 @@ class SlicedWassersteinLoss(Drawing):
         redraw: steps between two draws of directions; with L-BFGS some dozens, since it wants one function.
         norm: ``relative`` (to the target's mean square, which is the distance of an all-zero map on average over
             directions), ``none`` or a divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(
@@ -124,10 +120,6 @@ class HistogramLoss:
 
     Args:
         norm: ``relative`` (to the target's mean square), ``none`` or a divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(self, norm: str | float = "relative", scale: float = 1.0) -> None:

@@ -23,10 +23,6 @@ class GaussianWassersteinLoss(FunctionOfSums):
     Args:
         norm: ``relative`` (to what an all-zero map would give), ``none`` or a divisor.
         ridge: added to each variance, so that a layer with fewer positions than channels has a smooth distance.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     norms = ("none", "relative")

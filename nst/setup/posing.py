@@ -27,7 +27,7 @@ from nst.images.pixels import PixelSpace, with_margin
 from nst.losses import Guided, TotalVariation, is_summed
 from nst.losses.functional import at_least_float32
 from nst.losses.objective import Blend, LayerTerm, Losses, Objective, Roll, Shift, together
-from nst.losses.protocols import DrawingLoss, SizedLoss, waits_for_the_device
+from nst.losses.protocols import DrawingLoss, SizedLoss, traits
 from nst.networks import backbones
 from nst.networks.backbones import Backbone
 from nst.optimization.state import Evaluate
@@ -368,7 +368,7 @@ def assemble(
         for loss in drawing:
             loss.begin_step(step, config.seed)
 
-    waits = any(waits_for_the_device(one.loss) for one in (content_term, *style_terms))
+    waits = any(traits(one.loss).waits_for_the_device for one in (content_term, *style_terms))
     if _is_replayed(config, device, tile) and not (drawing or waits or (has_regions and config.jitter)):
         still = style_readings((0, 0))
         replayed = replay.Replay(
