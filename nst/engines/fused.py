@@ -42,9 +42,8 @@ class Link(Protocol):
 class Convolve:
     """A convolution and the ReLU behind it, if any; computes in the type of its weights, answers in ``dtype``."""
 
-    def __init__(self, module: nn.Conv2d, rectified: bool, compute: torch.dtype, dtype: torch.dtype) -> None:
-        self.operator = _operator(module, rectified, compute)
-        self.compute, self.dtype = compute, dtype
+    def __init__(self, operator: operators.Convolution, dtype: torch.dtype) -> None:
+        self.operator, self.compute, self.dtype = operator, operator.kernel.weight.dtype, dtype
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Convolve; keep the rectified map."""
@@ -56,32 +55,6 @@ class Convolve:
         if kept:
             gradient = operators.rectify_backward(gradient, kept[0])
         return self.operator.backward(gradient.to(self.compute), height, width)
-
-
-class Squeeze:
-    """SqueezeNet's fire module: 1x1 to few channels, then 1x1 and 3x3 side by side to many (Iandola 2016, fig. 1)."""
-
-    def __init__(self, module: Fire, dtype: torch.dtype) -> None:
-        self.squeeze = _operator(module.squeeze, True, dtype)
-        narrow, wide = module.expand1x1, module.expand3x3
-        assert narrow.bias is not None and wide.bias is not None
-        weight = torch.cat([nnf.pad(narrow.weight, (1, 1, 1, 1)), wide.weight])  # both as one 3x3 convolution
-        bias = torch.cat([narrow.bias, wide.bias])
-        weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
-        # of the border the narrow one sees nothing
-        self.expand = operators.Convolution(weight, bias, 1, 1, True, border=wide.padding_mode)
-
-    def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Squeeze and expand; keep both rectified maps."""
-        few = self.squeeze.forward(maps)
-        many = self.expand.forward(few)
-        return many, [few, many]
-
-    def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
-        """Go back through both."""
-        few, many = kept
-        gradient = self.expand.backward(operators.rectify_backward(gradient, many), *few.shape[2:])
-        return self.squeeze.backward(operators.rectify_backward(gradient, few), height, width)
 
 
 class Residual:
@@ -202,7 +175,7 @@ class Fused:
 
     def describe(self, losses: Iterable[object]) -> str:
         """Say what computes, and what it leaves to autograd; see ``nst.engines.Engine``."""
-        left = self.strangers | {type(loss).__name__ for loss in losses if _sums(loss) not in KNOWN}
+        left = self.strangers | {type(loss).__name__ for loss in losses if not _known(loss)}
         return f"fused, {', '.join(sorted(left))} under autograd" if left else "fused"
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
@@ -218,7 +191,7 @@ class Fused:
         found, shapes = self._ask(image, readings, {})
         return {
             tag: r.loss.value(found[tag], r.target, shapes[only(r.layer)])
-            if _sums(r.loss) in KNOWN
+            if _known(r.loss)
             else value_of(r, found[tag])
             for tag, r in readings.items()
         }
@@ -226,21 +199,18 @@ class Fused:
     def sums(self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]) -> Sums:
         """Return the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
         found, shapes = self._ask(image, readings, windows)
-        sums = {
-            tag: found[tag] if _sums(r.loss) in KNOWN else r.loss.sums(found[tag], r.target)
-            for tag, r in readings.items()
-        }
+        sums = {tag: found[tag] if _known(r.loss) else r.loss.sums(found[tag], r.target) for tag, r in readings.items()}
         return sums, shapes
 
     def pieces(self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]) -> Sums:
         """Return what each target takes of its layer's window: a piece of a map, or sums."""
         maps, pieces = self._maps(image), {}
         for tag, (layer, loss) in wanted.items():
-            own, known = _cut(maps[only(layer)], windows.get(only(layer))), KNOWN.get(_sums(loss))
+            own, known = _cut(maps[only(layer)], windows.get(only(layer))), _known(loss)
             if loss.target_is_map:
                 pieces[tag] = loss.target(own)
             else:
-                pieces[tag] = known[0](own, None)[0] if known else loss.sums(at_least_float32(own), None)
+                pieces[tag] = known.forward(own, None)[0] if known else loss.sums(at_least_float32(own), None)
         return pieces, {name: tuple(activation.shape[1:]) for name, activation in maps.items()}
 
     def _ask(
@@ -249,7 +219,7 @@ class Fused:
         """Return the known sums of each reading, else its map; of a layer's window, if it has one; and whole shapes."""
         shapes: Shapes = {}
         requests = [
-            Request(name, _sums(r.loss) if _sums(r.loss) in KNOWN else None, r.target, windows.get(name))
+            Request(name, _known(r.loss), r.target, windows.get(name))
             for r in readings.values()
             for name in each(r.layer)
         ]
@@ -257,7 +227,7 @@ class Fused:
         found = {}
         for tag, reading in readings.items():
             own = [next(results) for _ in each(reading.layer)]
-            found[tag] = given(reading.layer, (r if request.sums else at_least_float32(r) for request, r in own))
+            found[tag] = given(reading.layer, (r if request.known else at_least_float32(r) for request, r in own))
         return found, shapes
 
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
@@ -279,18 +249,25 @@ class Fused:
         loss = wanted.loss
         if isinstance(maps, tuple):
             return target_of(wanted, tuple(at_least_float32(one.clone()) for one in maps))
-        if _sums(loss) in KNOWN:
+        if known := _known(loss):
             if loss.target_is_map:
                 return loss.target(maps)
-            return loss.target_of_sums(KNOWN[_sums(loss)][0](maps, None)[0], maps.shape[1:])
+            return loss.target_of_sums(known.forward(maps, None)[0], maps.shape[1:])
         return target_of(wanted, at_least_float32(maps.clone()))  # which may be changed in place
+
+
+class Known(NamedTuple):
+    """A function that sums, from (maps, target) to the sums and what is kept, and the way back."""
+
+    forward: Callable[[Tensor, Any], tuple[Tensor, list[Tensor]]]
+    backward: Callable[..., Tensor]
 
 
 class Request(NamedTuple):
     """What is asked of the chain at one layer."""
 
     layer: str
-    sums: Callable[..., Tensor] | None  # of KNOWN, to sum with, or None for the map itself
+    known: Known | None  # to sum with, or None for the map itself
     target: Any  # for that function
     window: Window | None  # rows and columns to look at, or None for all
     kept: slice = slice(0)  # which of the tensors that the way back keeps are its own
@@ -320,7 +297,7 @@ class _Chain(torch.autograd.Function):
         ctx.requests = []
         for request in requests:
             own = _cut(maps[request.layer], request.window)
-            result, kept = KNOWN[request.sums][0](own, request.target) if request.sums else (own.clone(), [])
+            result, kept = request.known.forward(own, request.target) if request.known else (own.clone(), [])
             results.append(result)
             shape = maps[request.layer].shape
             ctx.requests.append(request._replace(target=None, kept=keep(kept), shape=shape))
@@ -350,10 +327,9 @@ def _add(
     current: Tensor | None, request: Request, gradient: Tensor, kept: Sequence[Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Add a request's gradient to that of its map, which may be overwritten."""
-    backward = KNOWN[request.sums][1] if request.sums else None
-    if request.window is None and backward:
-        return backward(current, gradient, *kept)
-    part = backward(None, gradient, *kept) if backward else gradient.to(dtype)
+    if request.window is None and request.known:
+        return request.known.backward(current, gradient, *kept)
+    part = request.known.backward(None, gradient, *kept) if request.known else gradient.to(dtype)
     if current is None:
         current = _channels_last(torch.zeros(request.shape, dtype=dtype, device=gradient.device))
     _view(current, request.window).add_(part)
@@ -369,16 +345,15 @@ def _differences(maps: Tensor, target: Tensor) -> tuple[Tensor, list[Tensor]]:
     return sums, [difference]
 
 
-# By the function that sums: (maps, target) to the sums and what is kept, and the way back.
-KNOWN: dict[Any, tuple[Callable[..., tuple[Tensor, list[Tensor]]], Callable[..., Tensor]]] = {
-    functional.channel_products: (_products, operators.add_channel_products_backward),
-    functional.squared_differences: (_differences, operators.add_squared_differences_backward),
+KNOWN: dict[Any, Known] = {
+    functional.channel_products: Known(_products, operators.add_channel_products_backward),
+    functional.squared_differences: Known(_differences, operators.add_squared_differences_backward),
 }
 
 
-def _sums(loss: Any) -> Any:
-    """Return the function that a loss sums with, or None if it is no function of sums."""
-    return loss.sums if is_summed(loss) else None
+def _known(loss: Any) -> Known | None:
+    """Return the written-out way to the sums of a loss, or None if there is none."""
+    return KNOWN.get(loss.sums) if is_summed(loss) else None
 
 
 def _chain(backbone: Backbone, dtype: torch.dtype) -> Iterator[tuple[int, Link]]:
@@ -395,16 +370,28 @@ def _chain(backbone: Backbone, dtype: torch.dtype) -> Iterator[tuple[int, Link]]
                 module = fuse_conv_bn_eval(module, norm)
             rectified = place not in backbone.taps and isinstance(_at(modules, place + 1), nn.ReLU)
             place += int(rectified)
-            yield place, Convolve(module, rectified, compute, dtype)
+            yield place, Convolve(_operator(module, rectified, compute), dtype)
+        elif isinstance(module, Fire):
+            squeeze, expand = _fire(module, dtype)
+            yield -1, Convolve(squeeze, dtype)
+            yield place, Convolve(expand, dtype)
         else:
             yield place, _link(module, compute)
         place += 1
 
 
+def _fire(module: Fire, dtype: torch.dtype) -> tuple[operators.Convolution, operators.Convolution]:
+    """Return SqueezeNet's module: 1x1 to few channels, then 1x1 and 3x3 side by side to many (Iandola 2016, fig. 1)."""
+    narrow, wide = module.expand1x1, module.expand3x3
+    assert narrow.bias is not None and wide.bias is not None
+    weight = torch.cat([nnf.pad(narrow.weight, (1, 1, 1, 1)), wide.weight])  # both as one 3x3 convolution
+    weight, bias = weight.detach().to(dtype), torch.cat([narrow.bias, wide.bias]).detach().to(dtype)
+    expand = operators.Convolution(weight, bias, 1, 1, True, border=wide.padding_mode)  # unseen by the narrow one
+    return _operator(module.squeeze, True, dtype), expand
+
+
 def _link(module: nn.Module, dtype: torch.dtype) -> Link:
     """Return one module as a link that computes in ``dtype``."""
-    if isinstance(module, Fire):
-        return Squeeze(module, dtype)
     if isinstance(module, BasicBlock | Bottleneck):
         return Residual(module, dtype)
     if isinstance(module, nn.ReLU):

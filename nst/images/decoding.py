@@ -274,8 +274,8 @@ def _eight_bit(image: Any, path: Path | None) -> Image.Image:
         is_guess = low < 0 or high > 65535
         white = high if low < 0 else white
     if is_guess:
-        told = "%s: its numbers reach from %g to %g; %g is taken for black, %g for white"
-        log.warning(told, path, low, high, low, white)
+        span = f"{low:g} to {high:g}"
+        log.warning("%s: its numbers reach from %s; %g is taken for black, %g for white", path, span, low, white)
     if WHITE_IS_ZERO in image.info:
         values = white - values
     grey = Image.fromarray(np.clip(np.rint((values - low) * 255 / max(white - low, 1e-30)), 0, 255).astype(np.uint8))

@@ -89,6 +89,8 @@ class PolynomialMMDLoss(FunctionOfSums):
         distance = distance - 2 * _mean(self._kernel, x, y, weights, style_weights)
         return distance / self._divisor(style - self.offset**self.degree, features.shape[1:])
 
+    target_of_sums = FunctionOfSums.target_of_sums  # goes with this class's target, see is_summed
+
     def value(self, sums: Tensor, target: Tensor, shape: Sequence[float]) -> Tensor:
         """Finish from the sums ``(B, C, C)`` or ``(B, C, C + 1)``; ``shape`` is the map's ``(C, H, W)``."""
         means, channels = self.target_of_sums(sums, shape), int(shape[0])

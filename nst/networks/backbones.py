@@ -197,7 +197,8 @@ def load(
     taps = {layer.index: layer.name for layer in (resolve(name, architecture) for name in wanted)}
     names, modules = zip(*_skeleton(architecture)[: max(taps) + 1], strict=True)
     features = nn.Sequential(*modules).to_empty(device="cpu")
-    source = weight_sources.load(features, architecture, weights, seed, names, no_download(architecture, wanted))
+    others = no_download(architecture, wanted)
+    source = weight_sources.load(features, architecture, weights, seed, names, no_download=others)
     for place, module in enumerate(features):
         if isinstance(module, nn.ReLU):
             module.inplace = place - 1 not in taps  # else the map before it would silently become the map after it
