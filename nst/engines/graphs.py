@@ -34,8 +34,7 @@ def roll_indices(
 
 def roll(image: Tensor, indices: Sequence[Tensor]) -> Tensor:
     """Roll each image ``(B, 3, H, W)`` by its shift, given as ``roll_indices``: ``torch.roll``, value for value."""
-    rolled: Tensor = _Roll.apply(image, *indices)
-    return rolled
+    return _Roll.apply(image, *indices)
 
 
 class _Roll(torch.autograd.Function):

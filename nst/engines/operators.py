@@ -79,8 +79,7 @@ class Kernel:
             "algorithm": "",
         }
         convolve = torch.ops.mkldnn._convolution_pointwise
-        result: Tensor = convolve(maps, self.packed[maps.shape], self.bias, **self.about, **more)
-        return result
+        return convolve(maps, self.packed[maps.shape], self.bias, **self.about, **more)
 
     def cudnn_convolution(self, maps: Tensor) -> Tensor:
         """Do the same, rectified, by cuDNN's fused ReLU, which torch does not document."""

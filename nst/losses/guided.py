@@ -36,8 +36,7 @@ class Guided:
         size = (finest.shape[2], finest.shape[3])
         if size not in self.guides:
             self.guides[size] = guide_of(self.mask, size)
-        value: Tensor = self.loss(features, target, guide=self.guides[size].to(F.at_least_float32(finest).dtype))
-        return value
+        return self.loss(features, target, guide=self.guides[size].to(F.at_least_float32(finest).dtype))
 
 
 def guide_of(mask: Tensor, size: tuple[int, int]) -> Tensor:

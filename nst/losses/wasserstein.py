@@ -83,8 +83,7 @@ class _TraceOfRoot(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         slopes, vectors = ctx.saved_tensors
-        result: Tensor = vectors * (slopes * gradient[:, None])[:, None] @ vectors.mT
-        return result
+        return vectors * (slopes * gradient[:, None])[:, None] @ vectors.mT
 
 
 def _trace(matrices: Tensor) -> Tensor:

@@ -129,8 +129,7 @@ class AdaptiveTransformer(nn.Module):
         for step, size in zip(reversed(self.steps), reversed(sizes), strict=True):
             maps = nnf.interpolate(maps, size=size, mode="nearest") if step.shrinks else maps
             maps = next(convolutions)(maps) if step.convolves else maps
-        painted: Tensor = self.colours.leave(maps, maps)
-        return painted
+        return self.colours.leave(maps, maps)
 
     def forward(self, images: Tensor, blend: Tensor | None = None, statistics: Statistics | None = None) -> Tensor:
         """Paint images.

@@ -81,8 +81,7 @@ class _Painter(nn.Module):
 
     def forward(self, images: Tensor, *blend: Tensor) -> Tensor:
         """Paint ``(1, 3, H, W)``, with the blend ``(1, S)`` of a network that has one."""
-        painted: Tensor = self.network(images, *blend)
-        return painted
+        return self.network(images, *blend)
 
 
 def _inputs(styles: int, size: tuple[int, int]) -> tuple[Tensor, ...]:

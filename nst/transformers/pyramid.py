@@ -78,8 +78,7 @@ class PyramidTransformer(nn.Module):
                 parts = [self.deep_norms[level - 1](deep, blend), self.branch_norms[level - 1](maps, blend)]
                 maps = self.joined[level - 1](torch.cat(parts, 1), blend)
             deep = maps
-        painted: Tensor = self.colours.leave(self.last(deep)[:, :, :height, :width], images)
-        return painted
+        return self.colours.leave(self.last(deep)[:, :, :height, :width], images)
 
 
 def _three(into: int, out: int, styles: int) -> Through:

@@ -80,8 +80,7 @@ class ResidualTransformer(nn.Module):
             maps = block(maps, blend)
         for number, doubling in enumerate(self.up):
             maps = doubling(maps, blend, _halved(height, 1 - number), _halved(width, 1 - number))
-        painted: Tensor = self.colours.leave(self.last(maps), images)
-        return painted
+        return self.colours.leave(self.last(maps), images)
 
 
 class Block(nn.Module):
@@ -115,8 +114,7 @@ class Doubling(nn.Module):
         """Map ``(B, C, h, w)`` to ``(B, C', height, width)``, which is ``2 h`` and ``2 w`` or one less."""
         if self.norm is None:
             doubled = nnf.interpolate(maps, scale_factor=2.0, mode="nearest")
-            painted: Tensor = self.convolution(doubled[:, :, :height, :width], blend)
-            return painted
+            return self.convolution(doubled[:, :, :height, :width], blend)
         return nnf.relu(self.norm(self.convolution(maps)[:, :, :height, :width], blend), inplace=True)
 
 
