@@ -161,14 +161,8 @@ def max_pool_backward(gradient: Tensor, maps: Tensor, places: Tensor, pooling: P
 def average_pool_backward(gradient: Tensor, height: int, width: int, size: int, scale: float) -> Tensor:
     """Spread the gradient ``(B, C, h, w)`` of an average pooling without padding over ``(B, C, height, width)``.
 
-    A window that reaches over the edge (``ceil_mode``) averages over what there is of it.
-
-    Args:
-        gradient: of the pooled map; it is not changed.
-        height: of the map before.
-        width: of the map before.
-        size: of the windows, 2 or 3; their stride is 2.
-        scale: what the average was multiplied by.
+    Windows of 2 or 3 positions, 2 apart, whose averages were multiplied by ``scale``. One that reaches over the edge
+    (``ceil_mode``) averages over what there is of it.
     """
     each = gradient * (scale / size**2)
     for axis, full in ((2, height), (3, width)):
@@ -203,13 +197,9 @@ def _spread(gradient: Tensor, axis: int, full: int, size: int) -> Tensor:
 
 
 def channel_products(maps: Tensor) -> Tensor:
-    """Sum of the products of every two channels over the positions; see ``nst.losses.functional.channel_products``.
+    """Return ``functional.channel_products`` of maps, ``(B, C, C)`` in float32, or float64 for float64.
 
-    Args:
-        maps: ``(B, C, H, W)``, channels last. In bfloat16 the sum is taken in chunks, and these are added in float32.
-
-    Returns:
-        ``(B, C, C)`` in float32, or float64 for float64.
+    In bfloat16 the sum is taken in chunks, and these are added in float32.
     """
     rows = rows_of(maps)
     if maps.dtype != torch.bfloat16:
@@ -227,13 +217,7 @@ def channel_products(maps: Tensor) -> Tensor:
 
 
 def add_channel_products_backward(accumulated: Tensor | None, gradient: Tensor, maps: Tensor) -> Tensor:
-    """Add the gradient of ``channel_products`` with respect to the maps to ``(B, C, H, W)``, in place if given.
-
-    Args:
-        accumulated: channels last, or None for zero.
-        gradient: ``(B, C, C)`` with respect to the products.
-        maps: ``(B, C, H, W)``, channels last.
-    """
+    """Add the gradient ``(B, C, C)`` of ``channel_products``, with respect to the maps, in place if given one."""
     weight = (gradient + gradient.transpose(1, 2)).to(maps.dtype)
     rows = rows_of(maps)
     if accumulated is None:

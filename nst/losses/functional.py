@@ -65,11 +65,11 @@ def channel_products(
 
 def products_and_sums(features: Tensor, target: object = None, guide: Tensor | None = None) -> Tensor:
     """Return ``channel_products`` and ``channel_sums`` beside them, ``(B, C, C + 1)``: for mean and covariance."""
-    return torch.cat([channel_products(features, guide=guide), channel_sums(features, guide)[:, :, None]], dim=2)
+    return torch.cat([channel_products(features, guide=guide), channel_sums(features, guide=guide)[:, :, None]], dim=2)
 
 
-def channel_sums(features: Tensor, guide: Tensor | None = None, power: int = 1) -> Tensor:
-    """Sum each channel, or its squares (``power`` 2), over the positions: ``(B, C)``."""
+def channel_sums(features: Tensor, target: object = None, guide: Tensor | None = None, power: int = 1) -> Tensor:
+    """Sum each channel, or its squares (``power`` 2), over the positions: ``(B, C)``; the target is not used."""
     rows = at_least_float32(features).flatten(2)
     rows = rows.square() if power == 2 else rows
     return (rows if guide is None else rows * guide.to(rows.dtype).flatten(2)).sum(2)

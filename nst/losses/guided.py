@@ -22,8 +22,7 @@ class Guided:
     """
 
     def __init__(self, loss: Any, mask: Tensor) -> None:
-        self.loss = loss
-        self.mask = mask
+        self.loss, self.mask = loss, mask
         self.guides: dict[tuple[int, int], Tensor] = {}
 
     def target(self, features: Tensor | tuple[Tensor, Tensor]) -> Any:

@@ -32,15 +32,7 @@ class LinearMMDLoss(FunctionOfSums):
             does; ``none`` does not divide; a number is the divisor.
     """
 
-    def sums(self, features: Tensor, target: object = None, guide: Tensor | None = None) -> Tensor:
-        """Sum each channel over the positions: ``(B, C)``."""
-        return F.channel_sums(features, guide)
-
-    def value(self, sums: Tensor, target: Tensor, shape: Sequence[float]) -> Tensor:
-        """Finish from the sums of the channels ``(B, C)``; ``shape`` is the map's ``(C, H, W)``."""
-        distance = F.squared_error(self.target_of_sums(sums, shape), target, "sum")
-        li = shape[0] / (shape[1] * shape[2])
-        return distance / F.divisor(self.norm, lambda: target.square().sum(1), li=li)
+    sums = staticmethod(F.channel_sums)
 
 
 class PolynomialMMDLoss(FunctionOfSums):

@@ -21,13 +21,7 @@ class MomentsLoss(FunctionOfSums):
 
     def sums(self, features: Tensor, target: object = None, guide: Tensor | None = None) -> Tensor:
         """Sum each channel and its square over the positions: ``(B, 2, C)``."""
-        return torch.stack([F.channel_sums(features, guide), F.channel_sums(features, guide, power=2)], dim=1)
-
-    def value(self, sums: Tensor, target: Tensor, shape: Sequence[float]) -> Tensor:
-        """Finish from the sums ``(B, 2, C)``; ``shape`` is the map's ``(C, H, W)``."""
-        distance = F.squared_error(self.target_of_sums(sums, shape), target, "sum")
-        channels, height, width = shape
-        return distance / F.divisor(self.norm, lambda: target.square().sum((1, 2)), li=channels / (height * width))
+        return torch.stack([F.channel_sums(features, guide=guide, power=power) for power in (1, 2)], dim=1)
 
     def target_of_sums(self, sums: Tensor, shape: Sequence[float]) -> Tensor:
         """Return the mean and the standard deviation of each channel, ``(B, 2, C)``."""

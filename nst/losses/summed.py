@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from nst.losses import functional as F
 from nst.losses.settings import check_norm, check_positive
 
 
@@ -43,8 +44,10 @@ class FunctionOfSums:
         return sums / (shape[1] * shape[2])
 
     def value(self, sums: Tensor, target: Tensor, shape: Sequence[float]) -> Tensor:
-        """Return ``(B,)`` from the sums; ``shape`` is the map's ``(C, H, W)``."""
-        raise NotImplementedError
+        """Return ``(B,)`` from the sums; ``shape`` is the map's ``(C, H, W)``. Here |T(F) - T(S)|^2 of targets T."""
+        distance = F.squared_error(self.target_of_sums(sums, shape), target, "sum")
+        li = shape[0] / (shape[1] * shape[2])
+        return distance / F.divisor(self.norm, lambda: target.square().flatten(1).sum(1), li=li)
 
     def _summed(self, features: Any, guide: Tensor | None) -> tuple[Tensor, Sequence[float]]:
         assert self.sums is not None

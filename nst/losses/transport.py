@@ -1,7 +1,7 @@
 """Losses that compare how the style image's activations are distributed, by sorting: optimal transport on a line.
 
 For two sets of numbers the cheapest way to carry one into the other pairs them in order. F is the feature map of the
-image being optimised, S the style image's, with C channels and N = H * W positions each; N need not be the same.
+image being optimised, S the style image's, ``(B, C, H, W)`` and ``(B or 1, C, H', W')``; a loss is ``(B,)``.
 """
 
 from __future__ import annotations
@@ -32,12 +32,7 @@ def wasserstein_1d(values: Tensor, target: Tensor) -> Tensor:
     numbers. Else let m_i be the mean of Q_S over the i-th part of Q_F: the integral is the mean of (F_i - m_i)^2 plus
     the variance of Q_S within the parts, which no F can change.
 
-    Args:
-        values: ``(..., N)``.
-        target: ``(..., M)``; a constant, whose gradient is not taken.
-
-    Returns:
-        ``(...)``, exact for any N and M.
+    Values are ``(..., N)``, the target ``(..., M)``, a constant whose gradient is not taken; ``(...)`` is exact.
     """
     with torch.no_grad():
         means, variance = _parts(in_order(target), values.shape[-1])
@@ -47,13 +42,8 @@ def wasserstein_1d(values: Tensor, target: Tensor) -> Tensor:
 def sliced_wasserstein(features: Tensor, target: Tensor, directions: Tensor) -> Tensor:
     """Sliced Wasserstein distance: the mean over directions V of W2^2(V F, V S) (Heitz 2021).
 
-    Args:
-        features: F, ``(B, C, H, W)``.
-        target: S, ``(B or 1, C, H', W')``.
-        directions: V, ``(n, C)``, each of length 1.
-
-    Returns:
-        ``(B,)``; its expectation over uniform directions is zero only where F and S have the same distribution.
+    V is ``(n, C)``, each of length 1. The expectation over uniform directions is zero only where F and S have the same
+    distribution.
     """
     rows = at_least_float32(features).flatten(2)
     directions = directions.to(rows)

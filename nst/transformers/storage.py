@@ -29,12 +29,12 @@ HOW_TO_GET_ONE = "A network file is what task=train leaves as network.safetensor
 
 
 def build(node: Any, styles: int, seed: int, as_if: Any = None) -> nn.Module:
-    """Make an image-transformation network, its weights drawn from a seed.
+    """Make an image-transformation network, its weights drawn from a seed; torch's own random state does not change.
 
     Args:
-        node: a mapping with ``_target_`` and the arguments.
-        styles: how many styles the network is to paint in; passed on as the argument ``styles``.
-        seed: of the weights; torch's own random state neither matters nor changes.
+        node: a mapping with ``_target_`` and the arguments, to which ``styles`` is added.
+        styles: how many styles the network is to paint in.
+        seed: of the weights.
         as_if: what to keep in place of the node.
 
     Returns:
