@@ -144,7 +144,7 @@ class AveragePool:
         return operators.average_pool_backward(gradient, height, width, self.size, self.scale)
 
 
-class Foreign:
+class ByAutograd:
     """A module that this engine does not know, under autograd; it is run again on the way back."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -171,11 +171,11 @@ class Fused:
     def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
         self.chain = list(_chain(backbone, dtype))
         self.taps, self.dtype = backbone.taps, dtype
-        self.strangers = {type(link.module).__name__ for _, link in self.chain if isinstance(link, Foreign)}
+        self.under_autograd = {type(link.module).__name__ for _, link in self.chain if isinstance(link, ByAutograd)}
 
     def describe(self, losses: Iterable[object]) -> str:
         """Say what computes, and what it leaves to autograd; see ``nst.engines.Engine``."""
-        left = self.strangers | {type(loss).__name__ for loss in losses if not _known(loss)}
+        left = self.under_autograd | {type(loss).__name__ for loss in losses if not _known(loss)}
         return f"fused, {', '.join(sorted(left))} under autograd" if left else "fused"
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
@@ -400,7 +400,7 @@ def _link(module: nn.Module, dtype: torch.dtype) -> Link:
         return MaxPool(module)
     if isinstance(module, nn.AvgPool2d) and type(module) in (nn.AvgPool2d, ScaledAvgPool2d) and _is_halving(module):
         return AveragePool(module)
-    return Foreign(copy.deepcopy(module).to(dtype))
+    return ByAutograd(copy.deepcopy(module).to(dtype))
 
 
 def _at(modules: list[nn.Module], place: int) -> nn.Module | None:

@@ -40,11 +40,7 @@ def is_ours(loss: object) -> bool:
 
 
 def target_of(wanted: Wanted, maps: Any) -> Any:
-    """Return what a loss keeps of the content or style image's map, or pair of maps.
-
-    Raises:
-        UserError: a loss of one's own fails.
-    """
+    """Return what a loss keeps of a map, or pair of maps; raise UserError if a loss of one's own fails."""
     try:
         return wanted.loss.target(maps)
     except Exception as error:

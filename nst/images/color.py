@@ -39,9 +39,6 @@ def prepare(kind: str, content: Tensor, styles: Sequence[Tensor]) -> tuple[Tenso
 
     Returns:
         Images of the same sizes, in [0, 1].
-
-    Raises:
-        KeyError: there is no such kind.
     """
     if kind == "style":
         return content, list(styles)

@@ -27,11 +27,7 @@ LARGEST_SIDE = 8192
 
 
 def locate(name: str) -> Path:
-    """Return the file that a path or the name of a bundled sample stands for.
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Return the file that a path or a bundled sample's name stands for; raise UserError if it is neither."""
     if (path := existing_file(name)) is not None:
         return path
     known = samples()
@@ -87,15 +83,12 @@ def opened(name: str, background: str = "white") -> Image.Image:
 
 
 def load_mask(name: str, shape: tuple[int, int], natural: tuple[int, int] | None = None) -> Tensor:
-    """Load a greyscale image as a mask: white is 1, black (and what is transparent) is 0.
+    """Load a greyscale image as a mask ``(1, 1, H, W)`` in float64: white is 1, black (and what is transparent) is 0.
 
     Args:
         name: a path, or the name of a bundled sample.
         shape: (width, height) to stretch it to, those of the content image.
         natural: the content's aspect ratio as (width, height), if it is squeezed.
-
-    Returns:
-        ``(1, 1, H, W)`` float64 in [0, 1].
 
     Raises:
         UserError: the file is missing or broken, or the mask is black everywhere.
@@ -115,11 +108,7 @@ def load_mask(name: str, shape: tuple[int, int], natural: tuple[int, int] | None
 
 
 def fitted(width: int, height: int, size: int, fit: str, path: Path) -> tuple[int, int]:
-    """Return the (width, height) in pixels that an image of ``width`` x ``height`` gets.
-
-    Raises:
-        UserError: one side would vanish or exceed ``LARGEST_SIDE``.
-    """
+    """Return the (width, height) that an image gets; raise UserError if a side would vanish, or be too long."""
     if fit == "square":
         return size, size
     side = {"long": max(width, height), "short": min(width, height), "height": height}[fit]

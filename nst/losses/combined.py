@@ -12,15 +12,7 @@ from nst.losses.settings import check_positive
 
 
 class SumLoss:
-    """The sum of several losses of the same layers, each times its own ``scale``.
-
-    Args:
-        losses: by name.
-        scale: multiplies the term as a whole.
-
-    Raises:
-        ValueError: there are no losses, one of them is none, or compares two layers at a time.
-    """
+    """The sum of several losses, by name, of the same layers, each times its own ``scale``; none may couple layers."""
 
     def __init__(self, losses: Mapping[str, Any], scale: float = 1.0) -> None:
         if not isinstance(losses, Mapping) or not losses:

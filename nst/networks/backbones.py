@@ -40,10 +40,10 @@ class Layer:
 
 
 class Backbone(nn.Module):
-    """A frozen feature stack in eval mode.
+    """A frozen feature stack in eval mode, whose modules are run in order.
 
     Args:
-        modules: the stack, first to deepest module; they are run in order.
+        modules: the stack, first to deepest module.
         taps: layer names by the place in the stack whose output they name.
         preprocessing: what the weights expect of an image.
         source: where the weights came from.
@@ -76,13 +76,7 @@ class Backbone(nn.Module):
         return network
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the feature maps of an image.
-
-        Args:
-            image: ``(B, 3, H, W)``, already preprocessed.
-
-        Returns:
-            ``{layer name: (B, C, h, w)}`` in order of depth.
+        """Return the feature maps of a preprocessed image ``(B, 3, H, W)``: ``{layer: (B, C, h, w)}``, by depth.
 
         Raises:
             UserError: the image is too small for the deepest layer.
@@ -353,10 +347,7 @@ def scales(architecture: str) -> tuple[str, ...]:
     """Name a layer for each resolution of a network, from the first to the last: its first rectified map.
 
     In VGG these are the style layers of Gatys 2016, ``relu1_1``, ``relu2_1``, ..., ``relu5_1``; in SqueezeNet they are
-    ``relu1``, ``fire2``, ``fire4`` and ``fire6``.
-
-    Raises:
-        UserError: the network is none of ours, so that its layers are not known.
+    ``relu1``, ``fire2``, ``fire4`` and ``fire6``. Raises UserError if the network is none of ours.
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"The layers of {architecture} are not known here. Networks: {', '.join(ARCHITECTURES)}.")

@@ -140,10 +140,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Ask the C library (glibc) to keep freed memory for the next step, instead of asking the system for it each time.
+    """Ask the C library (glibc) to keep freed memory for the next step, which asks for the same maps again.
 
-    A step frees and asks again for the same maps, up to hundreds of megabytes, and the system hands out zeroed pages.
-    Called once weights are loaded, so that what loading needed goes back. Elsewhere than on Linux nothing happens.
+    The system hands out zeroed pages. Called once weights are loaded, so that what loading needed goes back.
     """
     trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
     with contextlib.suppress(OSError, AttributeError):

@@ -51,7 +51,6 @@ class AdaptiveTransformer(nn.Module):
         styles: how many rows there are.
 
     Raises:
-        ConfigError: an argument has a value that makes no network.
         UserError: the weights cannot be had.
     """
 
@@ -132,18 +131,9 @@ class AdaptiveTransformer(nn.Module):
         return self.colours.leave(maps, maps)
 
     def forward(self, images: Tensor, blend: Tensor | None = None, statistics: Statistics | None = None) -> Tensor:
-        """Paint images.
+        """Paint images ``(B, 3, H, W)``; see ``nst.transformers``.
 
-        Args:
-            images: ``(B, 3, H, W)`` RGB in [0, 1], H and W at least 16.
-            blend: ``(B or 1, S)`` weights of the styles; None is the first style.
-            statistics: mean and deviation ``(B or 1, C)`` in place of the rows: what ``statistics`` returns.
-
-        Returns:
-            ``(B, 3, H, W)`` RGB, not clamped.
-
-        Raises:
-            UserError: the images are too small.
+        ``statistics`` are a mean and deviation ``(B or 1, C)`` in place of the rows: what the method returns.
         """
         layers.refuse_too_small(*images.shape[2:])
         maps, sizes = self.encode(images)

@@ -28,9 +28,6 @@ class PyramidTransformer(nn.Module):
         output: how colours are made: ``bytes`` (as in the authors' code), ``linear``, ``added`` to the image or
             ``tanh``; see ``Colours``.
         gains: what normalisations multiply with at first: ``ones``, or ``uniform`` in [0, 1), as in the authors' code.
-
-    Raises:
-        ConfigError: an argument has a value that makes no network.
     """
 
     def __init__(

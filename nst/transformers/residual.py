@@ -32,9 +32,6 @@ class ResidualTransformer(nn.Module):
         padding: ``reflect`` every map at its border, or ``reflect_start``: only the image, by as much as the blocks'
             convolutions, which have no padding then, cut away (``8 blocks`` pixels); zeros around the others.
         gains: what normalisations multiply with at first: ``ones``, or ``uniform`` in [0, 1).
-
-    Raises:
-        ConfigError: an argument has a value that makes no network.
     """
 
     def __init__(
