@@ -170,7 +170,7 @@ def load(
         seed: of random weights.
         padding: what convolutions see beyond the border of a map: ``zeros``, ``replicate`` or ``reflect``.
         padding_layers: which of them: the ``first`` (crowsonkb) or ``all`` (Heitz 2021).
-        rescale: ``none``, or ``mean_activation``; see ``nst.rescaling``.
+        rescale: ``none``, or ``mean_activation``; see ``nst.networks.rescaling``.
 
     Returns:
         The backbone, on the CPU in float32, giving its maps under their canonical names.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from nst.errors import UserError
-from nst.files import plain, write_atomic
+from nst.files import write_atomic
 from nst.transformers.layers import SMALLEST
-from nst.transformers.storage import FORMAT, KEY
+from nst.transformers.storage import described
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18  # of ONNX 1.13 (2022)
@@ -49,9 +48,8 @@ def export(network: nn.Module, path: Path, about: Mapping[str, Any] | None = Non
     styles = int(network.styles)  # type: ignore[arg-type]
     painter = _Painter(copy.deepcopy(network).cpu().float().eval())
     model = _exported(painter, styles)
-    facts = {"format": FORMAT, "transformer": network.node, "styles": styles, "about": plain(dict(about or {}))}
     entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, json.dumps(facts, ensure_ascii=False, sort_keys=True)
+    ((entry.key, entry.value),) = described(network, about or {}).items()
     data = model.SerializeToString()
     difference = _difference(painter, styles, data)
     if not difference <= TOLERANCE:

@@ -74,9 +74,14 @@ def save(path: Path, network: nn.Module, about: Mapping[str, Any]) -> None:
     if styles is not None and len(styles) != network.styles:
         raise ValueError(f"{len(styles)} styles are named of a network that has {network.styles}")
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    facts = {"format": FORMAT, "transformer": network.node, "styles": network.styles, "about": plain(dict(about))}
-    data = safetensors.torch.save(tensors, {KEY: json.dumps(facts, ensure_ascii=False, sort_keys=True)})
+    data = safetensors.torch.save(tensors, described(network, about))
     write_atomic(path, lambda file: file.write(data))
+
+
+def described(network: nn.Module, about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata of a network's file."""
+    facts = {"format": FORMAT, "transformer": network.node, "styles": network.styles, "about": plain(dict(about))}
+    return {KEY: json.dumps(facts, ensure_ascii=False, sort_keys=True)}
 
 
 def load(path: Path, node: Any = None) -> tuple[nn.Module, dict[str, Any]]:
