@@ -90,15 +90,7 @@ class Convolution:
     """A convolution, rectified or not, and its gradient with respect to its input.
 
     The gradient of a convolution with stride 1 is again a convolution, with the kernel flipped and its channels
-    transposed.
-
-    Args:
-        weight: ``(C', C, k, k)``, in the type to compute in.
-        bias: ``(C',)`` or None.
-        stride: of both axes.
-        padding: on all four sides; less than k.
-        rectified: a ReLU follows.
-        border: what is there: ``zeros``, ``replicate`` or ``reflect``.
+    transposed. All four sides are padded, by less than k, with a border of ``zeros``, ``replicate`` or ``reflect``.
     """
 
     def __init__(

@@ -46,16 +46,9 @@ def gram_matrix(features: Tensor, norm: str = "N") -> Tensor:
 def channel_products(
     features: Tensor, target: object = None, shift: float = 0.0, guide: Tensor | None = None
 ) -> Tensor:
-    """Sum over the positions of the products of every two channels, F F^T: a Gram matrix before its division.
+    """Sum over the positions of the products of every two channels, F F^T ``(B, C, C)``: a Gram matrix, not divided.
 
-    Args:
-        features: ``(B, C, H, W)``.
-        target: not used.
-        shift: added to every activation first (Novak & Nikulin 2016, section 3.3).
-        guide: weights of the positions.
-
-    Returns:
-        ``(B, C, C)``, symmetric.
+    ``shift`` is added to every activation first (Novak & Nikulin 2016, section 3.3); the target is not used.
     """
     rows = _shifted_rows(features, shift)
     if guide is not None:
@@ -76,18 +69,10 @@ def channel_sums(features: Tensor, target: object = None, guide: Tensor | None =
 
 
 def cross_products(first: Tensor, second: Tensor, shift: float = 0.0, guide: Tensor | None = None) -> Tensor:
-    """Sum over the positions of the products of one map's channels with another's (Novak & Nikulin 2016).
+    """Sum over the positions of the products of a map's channels with another's, ``(B, C, C')`` (Novak & Nikulin 2016).
 
-    The coarser map is brought to the finer one's size by repeating its positions (nearest neighbour).
-
-    Args:
-        first: ``(B, C, H, W)``.
-        second: ``(B, C', H', W')``.
-        shift: see ``channel_products``.
-        guide: of the finer map.
-
-    Returns:
-        ``(B, C, C')``.
+    The coarser map is brought to the finer one's size by repeating its positions (nearest neighbour); a guide is of the
+    finer one.
     """
     size = max(first.shape[2:], second.shape[2:], key=lambda size: size[0] * size[1])
     a, b = (
