@@ -12,11 +12,11 @@ from nst import engines
 from nst.engines import operators, tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
-from nst.engines.reading import Reading, Wanted
 from nst.engines.tiles import Tiled
 from nst.errors import UserError
 from nst.images.pixels import PREPROCESSINGS
 from nst.losses import GramLoss, MSELoss, functional
+from nst.losses.objective import Reading, Wanted
 from nst.networks import backbones
 from nst.networks.backbones import Backbone
 from nst.networks.weights import Source
@@ -311,7 +311,7 @@ def test_a_convolution_and_its_gradient_are_autograds(size, stride, padding, dty
             torch.testing.assert_close(back, wanted, rtol=1e-5, atol=1e-5)
         for one, other in zip(results[0], results[1], strict=True):
             assert torch.equal(one, other)  # or a run that is carried on would end with other bytes
-        assert bool(operator.packed) == (packed and dtype == torch.float32 and operators._packing_works(dtype))
+        assert bool(operator.kernel.packed) == (packed and dtype == torch.float32 and operators._packing_works(dtype))
 
 
 @pytest.mark.parametrize("ceil", [False, True])
@@ -325,12 +325,12 @@ def test_poolings_send_their_gradient_as_autograd_does(size, ceil, shape):
     average = nnf.avg_pool2d(maps, size, 2, ceil_mode=ceil)
     gradient = torch.randn(average.shape, generator=generator, dtype=torch.float64)
     (wanted,) = torch.autograd.grad(average * 1.5, maps, gradient)
-    found = operators.average_pool_backward(gradient.clone(), *shape, size, 2, 1.5)
+    found = operators.average_pool_backward(gradient.clone(), *shape, size, 1.5)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
     maximum, places = nnf.max_pool2d(maps, size, 2, ceil_mode=ceil, return_indices=True)
     (wanted,) = torch.autograd.grad(maximum, maps, gradient)
-    found = operators.max_pool_backward(gradient.clone(), maps.detach(), places, size, 2, 0, ceil)
+    found = operators.max_pool_backward(gradient.clone(), maps.detach(), places, operators.Pooling(size, 2, 0, ceil))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
@@ -363,7 +363,7 @@ def test_tiles_give_the_losses_and_the_gradient_of_the_whole(kind, inner, size):
     asked = readings(whole, layers, content, style)
     weights = [torch.tensor([0.3 + 0.1 * i, 1.7 - 0.1 * i], dtype=torch.float64) for i in range(len(asked))]
     expected, gradient = values_and_gradient(whole, image, asked, weights)
-    tiled = Tiled(inner(backbone, torch.float64), tiles.reaches(backbone), 64)
+    tiled = Tiled(inner(backbone, torch.float64), tiles.receptive_fields(backbone), 64)
     assert len(tiled.spans(size[1])) > 1
     own = readings(tiled, layers, content, style)
     for tag, reading in asked.items():
@@ -377,9 +377,9 @@ def test_tiles_give_the_losses_and_the_gradient_of_the_whole(kind, inner, size):
 @pytest.mark.parametrize("full", [64, 65, 127, 200, 513, 1000])
 def test_every_position_of_every_map_belongs_to_one_tile(full):
     backbone = network("vgg16 max", torch.float32)
-    tiled = Tiled(Plain(backbone, torch.float32), tiles.reaches(backbone), 100)
+    tiled = Tiled(Plain(backbone, torch.float32), tiles.receptive_fields(backbone), 100)
     spans = tiled.spans(full)
-    for layer, (stride, _, _) in tiled.reaches.items():
+    for layer, (stride, _, _) in tiled.fields.items():
         positions = []
         for span in spans:
             local = range((span.end - span.begin) // stride)[span.own[layer]]
@@ -460,7 +460,10 @@ def test_a_summed_loss_of_ones_own_is_tiled_and_another_is_refused(inner):
     assert "Identity" in engines.untileable(nn.Identity(), losses)
     image, content, style = (picture(1, 90, 101, seed) for seed in (0, 1, 2))
     results = []
-    for engine in (Plain(backbone, torch.float64), Tiled(inner(backbone, torch.float64), tiles.reaches(backbone), 64)):
+    for engine in (
+        Plain(backbone, torch.float64),
+        Tiled(inner(backbone, torch.float64), tiles.receptive_fields(backbone), 64),
+    ):
         results.append(values_and_gradient(engine, image, readings(engine, SQUEEZE, content, style, losses)))
     assert off(results[1][1], results[0][1]) < 1e-10
 

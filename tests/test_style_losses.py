@@ -13,7 +13,6 @@ from nst.batching import grouping
 from nst.engines import tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
-from nst.engines.reading import Reading, Wanted
 from nst.engines.tiles import Tiled
 from nst.losses import (
     GaussianMMDLoss,
@@ -25,7 +24,7 @@ from nst.losses import (
     is_summed,
 )
 from nst.losses import functional as F
-from nst.losses.objective import LayerTerm
+from nst.losses.objective import LayerTerm, Reading, Wanted
 from nst.networks import backbones
 
 PRECISIONS = [(torch.float64, 1e-9), (torch.float32, 1e-4)]
@@ -309,7 +308,7 @@ def test_the_gram_loss_is_the_discrepancy_of_the_quadratic_kernel(seed):
 def test_degree_two_from_sums_is_degree_two_from_pairs(offset):
     features, style = maps(2, 4, 5, 6), maps(2, 4, 7, 3, seed=1)
     loss, pairwise = PolynomialMMDLoss(2, offset), PolynomialMMDLoss(2, offset)
-    pairwise.summable = False
+    pairwise.sums = None
     values = [one(features, one.target(style)) for one in (loss, pairwise)]
     np.testing.assert_allclose(*values, rtol=1e-9)
 
@@ -594,7 +593,7 @@ def test_tiles_are_the_whole(name, inner):
     backbone = network("squeezenet1_1", layers)
     loss = LOSSES[name][0]("relative") if name in LOSSES else GramLoss(shift=-1.0)
     assert engines.untileable(backbone, [loss]) is None
-    made = inner(backbone, torch.float64), Tiled(inner(backbone, torch.float64), tiles.reaches(backbone), 64)
+    made = inner(backbone, torch.float64), Tiled(inner(backbone, torch.float64), tiles.receptive_fields(backbone), 64)
     results = [compared(engine, [loss], layers, picture(1, 90, 70, 1), picture(2, 131, 75)) for engine in made]
     for one, other in zip(*results, strict=True):
         for tag in one:

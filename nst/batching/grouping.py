@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from nst import configuration, runtime
 from nst.errors import UserError
 from nst.images import rgb
-from nst.losses import LayerLoss
+from nst.losses.protocols import DrawingLoss, LayerLoss, traits
 from nst.optimization import schedule
 from nst.runs import resume
 from nst.runtime import memory
@@ -160,7 +160,7 @@ def is_per_image(loss: LayerLoss) -> bool:
         generator = torch.Generator().manual_seed(0)
         maps, others = (torch.randn(2, 8, 6, 5, generator=generator) * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
                         for _ in range(2))  # fmt: skip
-        if getattr(loss, "couples_layers", False):
+        if traits(loss).couples_layers:
             loss = _OfOneMap(loss)
         before = torch.get_rng_state()
         alone = [loss(image, loss.target(other)) for image, other in zip(maps.split(1), others.split(1), strict=True)]
@@ -212,7 +212,7 @@ def _key(candidate: Candidate) -> str:
     if OmegaConf.is_list(config.style):  # whose names are part of the tags
         common["style"] = settings["style"]
     losses = {kind: configuration.build(config[f"{kind}_loss"]) for kind in ("content", "style")}
-    if any(hasattr(loss, "begin_step") for loss in losses.values()):
+    if any(isinstance(loss, DrawingLoss) for loss in losses.values()):
         common["seed"] = config.seed  # one loss draws for all images
     scales = [schedule.at(config, number) for number in range(len(schedule.scales(config)))]
     sized = [(scale.content, scale.size, scale.fit) for scale in scales]

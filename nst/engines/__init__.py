@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from nst.engines import tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
-from nst.engines.reading import Layer, Reading, Wanted
-from nst.losses import is_summed
+from nst.losses.objective import Reading, Wanted
+from nst.losses.protocols import is_summed, traits
 from nst.networks.backbones import Backbone
 
-__all__ = ["ENGINES", "Engine", "Layer", "Reading", "Wanted", "make", "untileable"]
+__all__ = ["ENGINES", "Engine", "Reading", "Wanted", "make", "untileable"]
 log = logging.getLogger(__name__)
 ENGINES = ("auto", "plain", "fused")
 
@@ -58,18 +58,18 @@ def make(
         whole = Plain(backbone, dtype, compiled)
     if tile is None:
         return whole
-    reaches = tiles.reaches(backbone)
-    assert reaches is not None
-    return tiles.Tiled(whole, reaches, tile)
+    fields = tiles.receptive_fields(backbone)
+    assert fields is not None
+    return tiles.Tiled(whole, fields, tile)
 
 
 def untileable(backbone: nn.Module, losses: Iterable[object]) -> str | None:
     """Return why a picture cannot be computed in tiles with this network and these losses, or None if it can."""
     for loss in losses:
-        if getattr(loss, "couples_layers", False):
+        if traits(loss).couples_layers:
             return f"{type(loss).__name__} compares layers with each other"
         if not is_summed(loss):
             return f"{type(loss).__name__} is no function of sums over positions"
-    if tiles.reaches(backbone) is None:
+    if tiles.receptive_fields(backbone) is None:
         return f"the network ({type(backbone).__name__}) has a layer whose reach is not known"
     return None

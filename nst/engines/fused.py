@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,12 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
 
 from nst.engines import operators
-from nst.engines.reading import Reading, Shapes, Wanted, Window, each, only, target_of, together, value_of
-from nst.losses import SummedLoss, functional, is_summed
+from nst.engines.operators import Pooling
+from nst.engines.requests import Shapes, Sums, Window, each, given, only, target_of, value_of
+from nst.losses import functional
 from nst.losses.functional import at_least_float32
+from nst.losses.objective import Reading, Wanted
+from nst.losses.protocols import is_summed
 from nst.networks.backbones import Backbone, ExtendedConv2d, ScaledAvgPool2d, refuse_too_small
 
 
@@ -39,9 +42,8 @@ class Link(Protocol):
 class Convolve:
     """A convolution and the ReLU behind it, if any; computes in the type of its weights, answers in ``dtype``."""
 
-    def __init__(self, module: nn.Conv2d, rectified: bool, compute: torch.dtype, dtype: torch.dtype) -> None:
-        self.operator = _operator(module, rectified, compute)
-        self.compute, self.dtype = compute, dtype
+    def __init__(self, operator: operators.Convolution, dtype: torch.dtype) -> None:
+        self.operator, self.compute, self.dtype = operator, operator.kernel.weight.dtype, dtype
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Convolve; keep the rectified map."""
@@ -55,31 +57,6 @@ class Convolve:
         return self.operator.backward(gradient.to(self.compute), height, width)
 
 
-class Squeeze:
-    """SqueezeNet's fire module: 1x1 to few channels, then 1x1 and 3x3 side by side to many (Iandola 2016, fig. 1)."""
-
-    def __init__(self, module: Fire, dtype: torch.dtype) -> None:
-        self.squeeze = _operator(module.squeeze, True, dtype)
-        narrow, wide = module.expand1x1, module.expand3x3
-        assert narrow.bias is not None and wide.bias is not None
-        weight = torch.cat([nnf.pad(narrow.weight, (1, 1, 1, 1)), wide.weight])  # both as one 3x3 convolution
-        bias = torch.cat([narrow.bias, wide.bias])
-        border = wide.padding_mode  # of which the narrow one sees nothing
-        self.expand = operators.Convolution(weight.detach().to(dtype), bias.detach().to(dtype), 1, 1, True, border)
-
-    def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Squeeze and expand; keep both rectified maps."""
-        few = self.squeeze.forward(maps)
-        many = self.expand.forward(few)
-        return many, [few, many]
-
-    def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
-        """Go back through both."""
-        few, many = kept
-        gradient = self.expand.backward(operators.rectify_backward(gradient, many), *few.shape[2:])
-        return self.squeeze.backward(operators.rectify_backward(gradient, few), height, width)
-
-
 class Residual:
     """ResNet's block: convolutions one after the other, their input added to the last, and a ReLU (He 2015, fig. 5).
 
@@ -91,12 +68,12 @@ class Residual:
         if isinstance(module, Bottleneck):
             pairs.append((module.conv3, module.bn3))
         self.branch = [
-            _operator(_normalised(convolution, norm), rectified=place < len(pairs), dtype=dtype)
-            for place, (convolution, norm) in enumerate(pairs, 1)
+            _operator(fuse_conv_bn_eval(*pair), rectified=place < len(pairs), dtype=dtype)
+            for place, pair in enumerate(pairs, 1)
         ]
         self.shortcut = None
         if module.downsample is not None:
-            self.shortcut = _operator(_normalised(*module.downsample), False, dtype)
+            self.shortcut = _operator(fuse_conv_bn_eval(*module.downsample), False, dtype)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Convolve and add; keep the rectified maps."""
@@ -135,42 +112,39 @@ class MaxPool:
     """A max pooling."""
 
     def __init__(self, module: nn.MaxPool2d) -> None:
-        self.size, self.stride, self.padding = (
-            int(_one(v)) for v in (module.kernel_size, module.stride, module.padding)
-        )
-        self.ceil = bool(module.ceil_mode)
+        size, stride, padding = (int(_one(value)) for value in (module.kernel_size, module.stride, module.padding))
+        self.pooling = Pooling(size, stride, padding, bool(module.ceil_mode))
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Pool; keep the places of the maxima."""
-        result, places = nnf.max_pool2d(
-            maps, self.size, self.stride, self.padding, ceil_mode=self.ceil, return_indices=True
-        )
+        size, stride, padding, ceil = self.pooling
+        result, places = nnf.max_pool2d(maps, size, stride, padding, ceil_mode=ceil, return_indices=True)
         return result, [maps, places]
 
     def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
         """Send the gradient to the maxima."""
         maps, places = kept
-        return operators.max_pool_backward(gradient, maps, places, self.size, self.stride, self.padding, self.ceil)
+        return operators.max_pool_backward(gradient, maps, places, self.pooling)
 
 
 class AveragePool:
     """An average pooling with windows of 2 or 3, stride 2, no padding."""
 
     def __init__(self, module: nn.AvgPool2d) -> None:
-        self.size, self.stride = int(_one(module.kernel_size)), int(_one(module.stride))
-        self.ceil, self.scale = module.ceil_mode, float(getattr(module, "scale", 1.0))
+        self.size, self.ceil = int(_one(module.kernel_size)), bool(module.ceil_mode)
+        self.scale = float(module.scale) if isinstance(module, ScaledAvgPool2d) else 1.0
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Pool; nothing need be kept."""
-        result = nnf.avg_pool2d(maps, self.size, self.stride, ceil_mode=self.ceil)
+        result = nnf.avg_pool2d(maps, self.size, 2, ceil_mode=self.ceil)
         return (result if self.scale == 1 else result * self.scale), []
 
     def backward(self, gradient: Tensor, height: int, width: int, kept: Sequence[Tensor]) -> Tensor:
         """Spread the gradient over the windows."""
-        return operators.average_pool_backward(gradient, height, width, self.size, self.stride, self.scale)
+        return operators.average_pool_backward(gradient, height, width, self.size, self.scale)
 
 
-class Foreign:
+class ByAutograd:
     """A module that this engine does not know, under autograd; it is run again on the way back."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -191,27 +165,24 @@ class Foreign:
 class Fused:
     """Runs a backbone's chain of layers forward and backward by hand.
 
-    Args:
-        backbone: the network.
-        dtype: what it computes in; of the first layer, which sees the pixels, at least float32.
+    It computes in ``dtype``; the first layer, which sees the pixels, at least in float32.
     """
 
     def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
-        self.chain, self.taps, strangers = _chain(backbone, dtype)
-        self.names = list(backbone.taps.values())
-        self.dtype = dtype
-        self.strangers = strangers
+        self.chain = list(_chain(backbone, dtype))
+        self.taps, self.dtype = backbone.taps, dtype
+        self.under_autograd = {type(link.module).__name__ for _, link in self.chain if isinstance(link, ByAutograd)}
 
     def describe(self, losses: Iterable[object]) -> str:
         """Say what computes, and what it leaves to autograd; see ``nst.engines.Engine``."""
-        left = self.strangers | {type(loss).__name__ for loss in losses if _sums(loss) not in KNOWN}
+        left = self.under_autograd | {type(loss).__name__ for loss in losses if not _known(loss)}
         return f"fused, {', '.join(sorted(left))} under autograd" if left else "fused"
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
-        maps = {name: activation for name, _, activation, _ in self.run(image) if name is not None}
+        maps = self._maps(image)
         return {
-            tag: self._target(together(one.layer, (maps[name] for name in each(one.layer))), one)
+            tag: self._target(given(one.layer, (maps[name] for name in each(one.layer))), one)
             for tag, one in wanted.items()
         }
 
@@ -219,36 +190,27 @@ class Fused:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
         found, shapes = self._ask(image, readings, {})
         return {
-            tag: cast(SummedLoss, r.loss).value(found[tag], r.target, shapes[only(r.layer)])
-            if _sums(r.loss) in KNOWN
+            tag: r.loss.value(found[tag], r.target, shapes[only(r.layer)])
+            if _known(r.loss)
             else value_of(r, found[tag])
             for tag, r in readings.items()
         }
 
-    def sums(
-        self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
-    ) -> tuple[dict[str, Tensor], Shapes]:
-        """Sum up a tile; see ``nst.engines.tiles.Summing``."""
+    def sums(self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]) -> Sums:
+        """Return the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
         found, shapes = self._ask(image, readings, windows)
-        sums = {
-            tag: found[tag] if _sums(r.loss) in KNOWN else _sums(r.loss)(found[tag], r.target)
-            for tag, r in readings.items()
-        }
+        sums = {tag: found[tag] if _known(r.loss) else r.loss.sums(found[tag], r.target) for tag, r in readings.items()}
         return sums, shapes
 
-    def pieces(
-        self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]
-    ) -> tuple[dict[str, Tensor], Shapes]:
-        """Take a tile's part of the targets; see ``nst.engines.tiles.Summing``."""
-        maps = {name: activation for name, _, activation, _ in self.run(image) if name is not None}
-        pieces = {}
+    def pieces(self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]) -> Sums:
+        """Return what each target takes of its layer's window: a piece of a map, or sums."""
+        maps, pieces = self._maps(image), {}
         for tag, (layer, loss) in wanted.items():
-            own = _cut(maps[only(layer)], windows.get(only(layer)))
-            if cast(SummedLoss, loss).target_is_map:
+            own, known = _cut(maps[only(layer)], windows.get(only(layer))), _known(loss)
+            if loss.target_is_map:
                 pieces[tag] = loss.target(own)
             else:
-                sums = _sums(loss)
-                pieces[tag] = KNOWN[sums][0](own, None)[0] if sums in KNOWN else sums(at_least_float32(own), None)
+                pieces[tag] = known.forward(own, None)[0] if known else loss.sums(at_least_float32(own), None)
         return pieces, {name: tuple(activation.shape[1:]) for name, activation in maps.items()}
 
     def _ask(
@@ -257,7 +219,7 @@ class Fused:
         """Return the known sums of each reading, else its map; of a layer's window, if it has one; and whole shapes."""
         shapes: Shapes = {}
         requests = [
-            Request(name, _sums(r.loss) if _sums(r.loss) in KNOWN else None, r.target, windows.get(name))
+            Request(name, _known(r.loss), r.target, windows.get(name))
             for r in readings.values()
             for name in each(r.layer)
         ]
@@ -265,8 +227,11 @@ class Fused:
         found = {}
         for tag, reading in readings.items():
             own = [next(results) for _ in each(reading.layer)]
-            found[tag] = together(reading.layer, (r if request.sums else at_least_float32(r) for request, r in own))
+            found[tag] = given(reading.layer, (r if request.known else at_least_float32(r) for request, r in own))
         return found, shapes
+
+    def _maps(self, image: Tensor) -> dict[str, Tensor]:
+        return {name: activation for name, _, activation, _ in self.run(image) if name is not None}
 
     def run(self, image: Tensor) -> Iterator[tuple[str | None, Link, Tensor, list[Tensor]]]:
         """Run the chain; yield for each link its layer's name, itself, its maps, and what its backward pass needs."""
@@ -275,72 +240,67 @@ class Fused:
             try:
                 maps, kept = link.forward(maps)
             except RuntimeError as error:
-                refuse_too_small(error, image, self.names)
+                refuse_too_small(error, image, self.taps.values())
                 raise
             yield self.taps.get(place), link, maps, kept
 
     def _target(self, maps: Any, wanted: Wanted) -> Any:
         """Let a loss take its target; the map itself stays in the type and memory it has here."""
-        loss: Any = wanted.loss
+        loss = wanted.loss
         if isinstance(maps, tuple):
             return target_of(wanted, tuple(at_least_float32(one.clone()) for one in maps))
-        if _sums(loss) in KNOWN:
+        if known := _known(loss):
             if loss.target_is_map:
                 return loss.target(maps)
-            return loss.target_of_sums(KNOWN[_sums(loss)][0](maps, None)[0], maps.shape[1:])
+            return loss.target_of_sums(known.forward(maps, None)[0], maps.shape[1:])
         return target_of(wanted, at_least_float32(maps.clone()))  # which may be changed in place
 
 
-class Request(NamedTuple):
-    """What is asked of the chain at one layer.
+class Known(NamedTuple):
+    """A function that sums, from (maps, target) to the sums and what is kept, and the way back."""
 
-    Attributes:
-        layer: whose map.
-        sums: a function of ``KNOWN`` to sum with, or None for the map itself.
-        target: for that function.
-        window: rows and columns to look at, or None for all.
-    """
+    forward: Callable[[Tensor, Any], tuple[Tensor, list[Tensor]]]
+    backward: Callable[..., Tensor]
+
+
+class Request(NamedTuple):
+    """What is asked of the chain at one layer."""
 
     layer: str
-    sums: Callable[..., Tensor] | None
-    target: Any
-    window: Window | None
+    known: Known | None  # to sum with, or None for the map itself
+    target: Any  # for that function
+    window: Window | None  # rows and columns to look at, or None for all
+    kept: slice = slice(0)  # which of the tensors that the way back keeps are its own
+    shape: Sequence[int] = ()  # of the map
 
 
 class _Chain(torch.autograd.Function):
     """The chain as one function of the image: the sums and maps asked for, and the way back from their gradients."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        image: Tensor,
-        engine: Fused,
-        requests: list[Request],
-        shapes: Shapes,
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, image: Tensor, engine: Fused, requests: list[Request], shapes: Shapes) -> tuple[Tensor, ...]:
         maps: dict[str, Tensor] = {}
-        tensors: list[Tensor] = []  # what the way back needs; links and requests know theirs by begin and end
-        ctx.links = []
-        sizes = image.shape[2:]
+        tensors: list[Tensor] = []  # what the way back needs, in one list, as autograd wants it
+
+        def keep(kept: list[Tensor]) -> slice:
+            tensors.extend(kept)
+            return slice(len(tensors) - len(kept), len(tensors))
+
+        ctx.links, sizes = [], image.shape[2:]
         for name, link, activation, kept in engine.run(image):
-            ctx.links.append((name, link, sizes, (len(tensors), len(tensors) + len(kept))))
-            tensors += kept
+            ctx.links.append((name, link, sizes, keep(kept)))
             sizes = activation.shape[2:]
             if name is not None:
                 maps[name] = activation
         shapes |= {name: tuple(activation.shape[1:]) for name, activation in maps.items()}
         results: list[Tensor] = []
-        spans = []
+        ctx.requests = []
         for request in requests:
             own = _cut(maps[request.layer], request.window)
-            result, kept = KNOWN[request.sums][0](own, request.target) if request.sums else (own.clone(), [])
-            spans.append((len(tensors), len(tensors) + len(kept)))
+            result, kept = request.known.forward(own, request.target) if request.known else (own.clone(), [])
             results.append(result)
-            tensors += kept
-        ctx.requests = [
-            request._replace(target=None)._asdict() | {"span": span, "shape": maps[request.layer].shape}
-            for request, span in zip(requests, spans, strict=True)
-        ]
+            shape = maps[request.layer].shape
+            ctx.requests.append(request._replace(target=None, kept=keep(kept), shape=shape))
         ctx.dtype = engine.dtype
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
@@ -350,31 +310,29 @@ class _Chain(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        asked: dict[str, list[tuple[dict[str, Any], Tensor]]] = {}
+        asked: dict[str, list[tuple[Request, Tensor]]] = {}
         for request, gradient in zip(ctx.requests, gradients, strict=True):
             if gradient is not None:
-                asked.setdefault(request["layer"], []).append((request, gradient))
+                asked.setdefault(request.layer, []).append((request, gradient))
         current: Tensor | None = None
-        for name, link, sizes, (begin, end) in reversed(ctx.links):
+        for name, link, sizes, kept in reversed(ctx.links):
             for request, gradient in asked.get(name, []):
-                current = _add(current, request, gradient, tensors[slice(*request["span"])], ctx.dtype)
+                current = _add(current, request, gradient, tensors[request.kept], ctx.dtype)
             if current is not None:
-                current = link.backward(current, *sizes, tensors[begin:end])
+                current = link.backward(current, *sizes, tensors[kept])
         return current, None, None, None
 
 
 def _add(
-    current: Tensor | None, request: dict[str, Any], gradient: Tensor, kept: Sequence[Tensor], dtype: torch.dtype
+    current: Tensor | None, request: Request, gradient: Tensor, kept: Sequence[Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Add a request's gradient to that of its map, which may be overwritten."""
-    sums, window = request["sums"], request["window"]
-    if window is None and sums is not None:
-        return KNOWN[sums][1](current, gradient, *kept)
-    part = KNOWN[sums][1](None, gradient, *kept) if sums is not None else gradient.to(dtype)
+    if request.window is None and request.known:
+        return request.known.backward(current, gradient, *kept)
+    part = request.known.backward(None, gradient, *kept) if request.known else gradient.to(dtype)
     if current is None:
-        empty = torch.zeros(request["shape"], dtype=dtype, device=gradient.device)
-        current = _channels_last(empty)
-    _view(current, window).add_(part)
+        current = _channels_last(torch.zeros(request.shape, dtype=dtype, device=gradient.device))
+    _view(current, request.window).add_(part)
     return current
 
 
@@ -387,22 +345,19 @@ def _differences(maps: Tensor, target: Tensor) -> tuple[Tensor, list[Tensor]]:
     return sums, [difference]
 
 
-# By the function that sums: (maps, target) to the sums and what is kept, and the way back.
-KNOWN: dict[Any, tuple[Callable[..., tuple[Tensor, list[Tensor]]], Callable[..., Tensor]]] = {
-    functional.channel_products: (_products, operators.add_channel_products_backward),
-    functional.squared_differences: (_differences, operators.add_squared_differences_backward),
+KNOWN: dict[Any, Known] = {
+    functional.channel_products: Known(_products, operators.add_channel_products_backward),
+    functional.squared_differences: Known(_differences, operators.add_squared_differences_backward),
 }
 
 
-def _sums(loss: Any) -> Any:
-    """Return the function that a loss sums with, or None if it is no function of sums."""
-    return loss.sums if is_summed(loss) else None
+def _known(loss: Any) -> Known | None:
+    """Return the written-out way to the sums of a loss, or None if there is none."""
+    return KNOWN.get(loss.sums) if is_summed(loss) else None
 
 
-def _chain(backbone: Backbone, dtype: torch.dtype) -> tuple[list[tuple[int, Link]], dict[int, str], set[str]]:
-    """Return a network as links, each with the place of its last module, and the names of modules not known."""
-    chain: list[tuple[int, Link]] = []
-    strangers = set()
+def _chain(backbone: Backbone, dtype: torch.dtype) -> Iterator[tuple[int, Link]]:
+    """Yield a network as links, each with the place of its last module."""
     modules = list(backbone.stack)
     place = 0
     while place < len(modules):
@@ -412,23 +367,31 @@ def _chain(backbone: Backbone, dtype: torch.dtype) -> tuple[list[tuple[int, Link
             norm = _at(modules, place + 1)
             if isinstance(norm, nn.BatchNorm2d) and place not in backbone.taps:
                 place += 1
-                module = _normalised(module, norm)
+                module = fuse_conv_bn_eval(module, norm)
             rectified = place not in backbone.taps and isinstance(_at(modules, place + 1), nn.ReLU)
             place += int(rectified)
-            link: Link = Convolve(module, rectified, compute, dtype)
+            yield place, Convolve(_operator(module, rectified, compute), dtype)
+        elif isinstance(module, Fire):
+            squeeze, expand = _fire(module, dtype)
+            yield -1, Convolve(squeeze, dtype)
+            yield place, Convolve(expand, dtype)
         else:
-            link = _link(module, compute)
-            if isinstance(link, Foreign):
-                strangers.add(type(module).__name__)
-        chain.append((place, link))
+            yield place, _link(module, compute)
         place += 1
-    return chain, backbone.taps, strangers
+
+
+def _fire(module: Fire, dtype: torch.dtype) -> tuple[operators.Convolution, operators.Convolution]:
+    """Return SqueezeNet's module: 1x1 to few channels, then 1x1 and 3x3 side by side to many (Iandola 2016, fig. 1)."""
+    narrow, wide = module.expand1x1, module.expand3x3
+    assert narrow.bias is not None and wide.bias is not None
+    weight = torch.cat([nnf.pad(narrow.weight, (1, 1, 1, 1)), wide.weight])  # both as one 3x3 convolution
+    weight, bias = weight.detach().to(dtype), torch.cat([narrow.bias, wide.bias]).detach().to(dtype)
+    expand = operators.Convolution(weight, bias, 1, 1, True, border=wide.padding_mode)  # unseen by the narrow one
+    return _operator(module.squeeze, True, dtype), expand
 
 
 def _link(module: nn.Module, dtype: torch.dtype) -> Link:
     """Return one module as a link that computes in ``dtype``."""
-    if isinstance(module, Fire):
-        return Squeeze(module, dtype)
     if isinstance(module, BasicBlock | Bottleneck):
         return Residual(module, dtype)
     if isinstance(module, nn.ReLU):
@@ -437,25 +400,18 @@ def _link(module: nn.Module, dtype: torch.dtype) -> Link:
         return MaxPool(module)
     if isinstance(module, nn.AvgPool2d) and type(module) in (nn.AvgPool2d, ScaledAvgPool2d) and _is_halving(module):
         return AveragePool(module)
-    return Foreign(copy.deepcopy(module).to(dtype))
+    return ByAutograd(copy.deepcopy(module).to(dtype))
 
 
 def _at(modules: list[nn.Module], place: int) -> nn.Module | None:
     return modules[place] if place < len(modules) else None
 
 
-def _normalised(module: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Return a convolution that does what two modules do."""
-    fused: nn.Conv2d = fuse_conv_bn_eval(module, norm)
-    return fused
-
-
 def _operator(module: nn.Conv2d, rectified: bool, dtype: torch.dtype) -> operators.Convolution:
     bias = module.bias.detach().to(dtype) if module.bias is not None else None
+    weight, border = module.weight.detach().to(dtype), module.padding_mode
     stride, padding = int(_one(module.stride)), int(_one(module.padding))
-    return operators.Convolution(
-        module.weight.detach().to(dtype), bias, stride, padding, rectified, module.padding_mode
-    )
+    return operators.Convolution(weight, bias, stride, padding, rectified, border=border)
 
 
 def _is_simple(module: nn.Conv2d) -> bool:
@@ -491,7 +447,7 @@ def _view(maps: Tensor, window: Window | None) -> Tensor:
 
 
 def _cut(maps: Tensor, window: Window | None) -> Tensor:
-    return maps if window is None else _channels_last(maps[:, :, window[0], window[1]])
+    return maps if window is None else _channels_last(_view(maps, window))
 
 
 def _channels_last(maps: Tensor) -> Tensor:

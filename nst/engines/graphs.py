@@ -34,8 +34,7 @@ def roll_indices(
 
 def roll(image: Tensor, indices: Sequence[Tensor]) -> Tensor:
     """Roll each image ``(B, 3, H, W)`` by its shift, given as ``roll_indices``: ``torch.roll``, value for value."""
-    rolled: Tensor = _Roll.apply(image, *indices)
-    return rolled
+    return _Roll.apply(image, *indices)
 
 
 class _Roll(torch.autograd.Function):
@@ -86,9 +85,9 @@ def record(function: Callable[..., Losses], sample: tuple[Tensor, ...]) -> Calla
 
 def _changed(sample: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return other arguments of the same shapes, which a graph that has frozen anything answers as it did the first."""
-    floats = [argument.detach().clone() for argument in sample]
-    other = tuple(one.flip(-1) * 0.9 if one.is_floating_point() else one for one in floats)
-    return other[0].requires_grad_(), *other[1:]
+    copies = (argument.detach().clone() for argument in sample)
+    first, *others = (one.flip(-1) * 0.9 if one.is_floating_point() else one for one in copies)
+    return first.requires_grad_(), *others
 
 
 def _with_gradient(function: Callable[..., Losses], arguments: tuple[Tensor, ...]) -> list[Tensor]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,84 +24,101 @@ log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message="max_unpooling2d_forward_out does not have a deterministic")
 CHUNK = 1024  # positions summed in bfloat16's product before float32 takes over
 LEAST_CHUNKS = 16
-MOST_PACKED = 4  # sizes of maps, forward and backward, that a weight is kept packed for
+MOST_PACKED = 2  # sizes of maps that a weight is kept packed for
+
+
+class Pooling(NamedTuple):
+    """The windows of a pooling, the same along both axes."""
+
+    size: int
+    stride: int
+    padding: int = 0
+    ceil: bool = False
+
+
+@dataclass(eq=False)
+class Kernel:
+    """What one pass of a convolution multiplies with: ``(C', C, k, k)``, and ``(C',)`` or None.
+
+    On a CPU the weight is kept in the order in which its library multiplies it, which is best for maps of one size;
+    that for another size costs more than none. It is packed whenever it is used, so that the bits of a result do not
+    depend on what was computed before.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: int
+    padding: int
+    rectified: bool
+
+    def __post_init__(self) -> None:
+        self.weight = self.weight.contiguous(memory_format=torch.channels_last)
+        self.packed: dict[torch.Size, Tensor] = {}
+        self.about: dict[str, Any] = {"stride": [self.stride] * 2, "padding": [self.padding] * 2, "dilation": [1, 1]}
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, C', h, w)``."""
+        if maps.is_cpu and _packing_works(maps.dtype):
+            return self.packed_convolution(maps)
+        if self.rectified and self.bias is not None and maps.is_cuda and _cudnn_relu_works(maps.device, maps.dtype):
+            return self.cudnn_convolution(maps)
+        result = nnf.conv2d(maps, self.weight, self.bias, self.stride, self.padding)
+        return result.relu_() if self.rectified else result
+
+    def packed_convolution(self, maps: Tensor) -> Tensor:
+        """Do the same by oneDNN, whose packed weights and fused ReLU are private to torch's compiler."""
+        if maps.shape not in self.packed:
+            if len(self.packed) == MOST_PACKED:
+                self.packed.pop(next(iter(self.packed)))
+            pack = torch.ops.mkldnn._reorder_convolution_weight
+            self.packed[maps.shape] = pack(self.weight, **self.about, groups=1, input_size=list(maps.shape))
+        more: dict[str, Any] = {
+            "groups": 1,
+            "attr": "relu" if self.rectified else "none",
+            "scalars": [],
+            "algorithm": "",
+        }
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        return convolve(maps, self.packed[maps.shape], self.bias, **self.about, **more)
+
+    def cudnn_convolution(self, maps: Tensor) -> Tensor:
+        """Do the same, rectified, by cuDNN's fused ReLU, which torch does not document."""
+        return torch.cudnn_convolution_relu(maps, self.weight, self.bias, groups=1, **self.about)
 
 
 class Convolution:
     """A convolution, rectified or not, and its gradient with respect to its input.
 
     The gradient of a convolution with stride 1 is again a convolution, with the kernel flipped and its channels
-    transposed. On a CPU weights are kept in the order in which its library multiplies them.
-
-    Args:
-        weight: ``(C', C, k, k)``, in the type to compute in.
-        bias: ``(C',)`` or None.
-        stride: of both axes.
-        padding: on all four sides; less than k.
-        rectified: a ReLU follows.
-        border: what is there: ``zeros``, ``replicate`` or ``reflect``.
+    transposed. All four sides are padded, by less than k, with a border of ``zeros``, ``replicate`` or ``reflect``.
     """
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, stride: int, padding: int, rectified: bool, border: str = "zeros"
     ) -> None:
-        self.stride, self.rectified = stride, rectified
-        self.padding, self.frame = (padding, 0) if border == "zeros" else (0, padding)
-        self.border = border
-        self.size = weight.shape[2]
-        self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.bias = bias
-        self.flipped = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        self.packs = weight.device.type == "cpu" and _packing_works(weight.dtype)
-        self.packed: dict[tuple[bool, torch.Size], Tensor] = {}
+        self.rectified, self.border = rectified, border
+        padding, self.frame = (padding, 0) if border == "zeros" else (0, padding)
+        self.kernel = Kernel(weight, bias, stride, padding, rectified)
+        self.flipped = Kernel(weight.flip(2, 3).transpose(0, 1), None, 1, weight.shape[2] - 1 - padding, False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, C', h, w)``."""
         if self.frame:
             maps = extended(maps, self.frame, self.border).contiguous(memory_format=torch.channels_last)
-        return self._convolve(maps, self.weight, self.bias, self.stride, self.padding, self.rectified)
+        return self.kernel(maps)
 
     def backward(self, gradient: Tensor, height: int, width: int) -> Tensor:
         """Map the gradient ``(B, C', h, w)``, before the ReLU, to that of the input ``(B, C, height, width)``."""
-        if self.frame:
-            framed = self._backward(gradient, height + 2 * self.frame, width + 2 * self.frame)
-            return extended_backward(framed, self.frame, self.border)
-        return self._backward(gradient, height, width)
-
-    def _backward(self, gradient: Tensor, height: int, width: int) -> Tensor:
-        if self.stride == 1:
-            padding = self.size - 1 - self.padding
-            return self._convolve(gradient, self.flipped, None, 1, padding, False)
-        rest = [
-            full - (self.stride * (part - 1) + self.size - 2 * self.padding)
-            for full, part in zip((height, width), gradient.shape[2:], strict=True)
-        ]
-        return nnf.conv_transpose2d(gradient, self.weight, None, self.stride, self.padding, rest)
-
-    def _packed(self, weight: Tensor, maps: Tensor, stride: int, padding: int) -> Tensor:
-        """Return a weight in the order that is best for maps of this size; that for another size costs more than none.
-
-        It is packed whenever it is used, so that the bits of a result do not depend on what was computed before.
-        """
-        key = weight is self.weight, maps.shape
-        if key not in self.packed:
-            if len(self.packed) == MOST_PACKED:
-                self.packed.pop(next(iter(self.packed)))
-            about = [padding] * 2, [stride] * 2, [1, 1], 1, list(maps.shape)
-            self.packed[key] = torch.ops.mkldnn._reorder_convolution_weight(weight, *about)
-        return self.packed[key]
-
-    def _convolve(
-        self, maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, rectified: bool
-    ) -> Tensor:
-        if self.packs:
-            packed = self._packed(weight, maps, stride, padding)
-            return _packed_convolution(maps, packed, bias, stride, padding, rectified)
-        if rectified and bias is not None and maps.is_cuda and _cudnn_relu_works(maps.device, maps.dtype):
-            two = [stride] * 2, [padding] * 2
-            return torch.cudnn_convolution_relu(maps, weight, bias, *two, [1, 1], 1)
-        result = nnf.conv2d(maps, weight, bias, stride, padding)
-        return result.relu_() if rectified else result
+        weight, stride, padding = self.kernel.weight, self.kernel.stride, self.kernel.padding
+        if stride == 1:
+            result = self.flipped(gradient)
+        else:
+            rest = [
+                full + 2 * self.frame - (stride * (part - 1) + weight.shape[2] - 2 * padding)
+                for full, part in zip((height, width), gradient.shape[2:], strict=True)
+            ]
+            result = nnf.conv_transpose2d(gradient, weight, None, stride, padding, output_padding=rest)
+        return extended_backward(result, self.frame, self.border) if self.frame else result
 
 
 def extended_backward(gradient: Tensor, width: int, mode: str) -> Tensor:
@@ -121,34 +141,24 @@ def rectify_backward(gradient: Tensor, rectified: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward.grad_input(gradient, rectified, 0, grad_input=gradient)
 
 
-def max_pool_backward(
-    gradient: Tensor, maps: Tensor, places: Tensor, size: int, stride: int, padding: int, ceil: bool
-) -> Tensor:
+def max_pool_backward(gradient: Tensor, maps: Tensor, places: Tensor, pooling: Pooling) -> Tensor:
     """Send the gradient ``(B, C, h, w)`` to the place of each window's maximum in ``maps`` ``(B, C, H, W)``."""
+    size, stride, padding, ceil = pooling
     if gradient.device.type == "cpu" and size == stride and not padding:  # each place is in one window at most
         return nnf.max_unpool2d(gradient, places, [size] * 2, [stride] * 2, output_size=maps.shape[2:])
     window = [size] * 2, [stride] * 2, [padding] * 2, [1, 1]
     return torch.ops.aten.max_pool2d_with_indices_backward(gradient, maps, *window, ceil, places)
 
 
-def average_pool_backward(gradient: Tensor, height: int, width: int, size: int, stride: int, scale: float) -> Tensor:
+def average_pool_backward(gradient: Tensor, height: int, width: int, size: int, scale: float) -> Tensor:
     """Spread the gradient ``(B, C, h, w)`` of an average pooling without padding over ``(B, C, height, width)``.
 
-    Works for windows of 2 and 3 with stride 2. A window that reaches over the edge (``ceil_mode``) averages over what
-    there is of it.
-
-    Args:
-        gradient: of the pooled map; it is not changed.
-        height: of the map before.
-        width: of the map before.
-        size: of the window.
-        stride: of the window: 2.
-        scale: what the average was multiplied by.
+    Windows of 2 or 3 positions, 2 apart, whose averages were multiplied by ``scale``. One that reaches over the edge
+    (``ceil_mode``) averages over what there is of it.
     """
-    assert stride == 2 and size in (2, 3)
     each = gradient * (scale / size**2)
     for axis, full in ((2, height), (3, width)):
-        there = full - stride * (gradient.shape[axis] - 1)
+        there = full - 2 * (gradient.shape[axis] - 1)
         if there < size:  # the last window has fewer members
             each.narrow(axis, gradient.shape[axis] - 1, 1).mul_(size / there)
     for axis, full in ((3, width), (2, height)):
@@ -179,13 +189,9 @@ def _spread(gradient: Tensor, axis: int, full: int, size: int) -> Tensor:
 
 
 def channel_products(maps: Tensor) -> Tensor:
-    """Sum of the products of every two channels over the positions; see ``nst.losses.functional.channel_products``.
+    """Return ``functional.channel_products`` of maps, ``(B, C, C)`` in float32, or float64 for float64.
 
-    Args:
-        maps: ``(B, C, H, W)``, channels last. In bfloat16 the sum is taken in chunks, and these are added in float32.
-
-    Returns:
-        ``(B, C, C)`` in float32, or float64 for float64.
+    In bfloat16 the sum is taken in chunks, and these are added in float32.
     """
     rows = rows_of(maps)
     if maps.dtype != torch.bfloat16:
@@ -203,13 +209,7 @@ def channel_products(maps: Tensor) -> Tensor:
 
 
 def add_channel_products_backward(accumulated: Tensor | None, gradient: Tensor, maps: Tensor) -> Tensor:
-    """Add the gradient of ``channel_products`` with respect to the maps to ``(B, C, H, W)``, in place if given.
-
-    Args:
-        accumulated: channels last, or None for zero.
-        gradient: ``(B, C, C)`` with respect to the products.
-        maps: ``(B, C, H, W)``, channels last.
-    """
+    """Add the gradient ``(B, C, C)`` of ``channel_products``, with respect to the maps, in place if given one."""
     weight = (gradient + gradient.transpose(1, 2)).to(maps.dtype)
     rows = rows_of(maps)
     if accumulated is None:
@@ -250,49 +250,28 @@ def maps_of(rows: Tensor, height: int, width: int) -> Tensor:
     return rows.view(rows.shape[0], height, width, rows.shape[2]).permute(0, 3, 1, 2)
 
 
-def _packed_convolution(
-    maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, rectified: bool
-) -> Tensor:
-    two = [padding] * 2, [stride] * 2
-    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        maps, weight, bias, *two, [1, 1], 1, "relu" if rectified else "none", [], ""
+def _gives_the_same(trial: Callable[[Kernel, Tensor], Tensor], device: torch.device | str, dtype: torch.dtype) -> bool:
+    """Tell whether a private operator gives what the public one does, for a small rectified convolution."""
+    generator = torch.Generator().manual_seed(0)
+    maps, weight, bias = (
+        torch.randn(shape, generator=generator).to(device, dtype) for shape in ((1, 16, 9, 7), (8, 16, 3, 3), (8,))
     )
-    return result
+    maps, kernel = maps.contiguous(memory_format=torch.channels_last), Kernel(weight, bias, 1, 1, True)
+    expected = nnf.conv2d(maps, kernel.weight, bias, padding=1).relu_()
+    try:
+        return torch.allclose(trial(kernel, maps).float(), expected.float(), rtol=2e-2, atol=1e-1)
+    except (AttributeError, RuntimeError, NotImplementedError, TypeError) as error:
+        log.debug("No fused convolutions in %s: %s", dtype, error)
+        return False
 
 
 @functools.lru_cache
 def _packing_works(dtype: torch.dtype) -> bool:
-    """Try oneDNN's convolution with packed weights and a fused ReLU, which are private to torch's compiler."""
     if dtype == torch.float64 or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
-    generator = torch.Generator().manual_seed(0)
-    maps, weight, bias = (
-        torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
-        if len(shape) == 4
-        else torch.randn(shape, generator=generator).to(dtype)
-        for shape in ((1, 16, 9, 7), (8, 16, 3, 3), (8,))
-    )
-    try:
-        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, [1, 1], [1, 1])
-        found = _packed_convolution(maps, packed, bias, 1, 1, True)
-        expected = nnf.conv2d(maps, weight, bias, padding=1).relu_()
-        works = bool(torch.allclose(found.float(), expected.float(), rtol=2e-2, atol=1e-1))
-    except (AttributeError, RuntimeError, NotImplementedError, TypeError) as error:
-        log.debug("No packed convolutions in %s: %s", dtype, error)
-        works = False
-    return works
+    return _gives_the_same(Kernel.packed_convolution, "cpu", dtype)
 
 
 @functools.lru_cache
 def _cudnn_relu_works(device: torch.device, dtype: torch.dtype) -> bool:
-    """Try cuDNN's convolution with a fused ReLU, which torch does not document."""
-    maps, weight, bias = (
-        torch.ones(shape, device=device, dtype=dtype) for shape in ((1, 16, 9, 7), (8, 16, 3, 3), (8,))
-    )
-    maps, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (maps, weight))
-    try:
-        found = torch.cudnn_convolution_relu(maps, weight, bias, [1, 1], [1, 1], [1, 1], 1)
-        return bool(torch.allclose(found.float(), nnf.conv2d(maps, weight, bias, padding=1).relu_().float(), rtol=1e-2))
-    except (AttributeError, RuntimeError, NotImplementedError, TypeError) as error:
-        log.debug("No fused convolution in %s: %s", dtype, error)
-        return False
+    return _gives_the_same(Kernel.cudnn_convolution, device, dtype)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nst.engines.reading import Layer, Reading, Shapes, Wanted, Window, each, only, target_of, together, value_of
+from nst.engines.requests import Sums, Window, each, given, is_ours, only, target_of, value_of
 from nst.errors import UserError
-from nst.losses import SummedLoss
 from nst.losses.functional import at_least_float32
+from nst.losses.objective import Reading, Wanted
+from nst.losses.protocols import Layer
 from nst.networks.backbones import Backbone
 
 log = logging.getLogger(__name__)
@@ -21,10 +22,7 @@ log = logging.getLogger(__name__)
 class Plain:
     """Runs a backbone module by module and hands its maps to the losses; autograd does the rest.
 
-    Args:
-        backbone: the network.
-        dtype: what it computes in; of the first layer, which sees the pixels, at least float32.
-        compiled: let torch.compile work on the network.
+    It computes in ``dtype``; the first layer, which sees the pixels, at least in float32.
     """
 
     def __init__(self, backbone: nn.Module, dtype: torch.dtype, compiled: bool = False) -> None:
@@ -51,26 +49,19 @@ class Plain:
         maps = self._maps(image)
         return {tag: value_of(one, _given(maps, one.layer, one.loss)) for tag, one in readings.items()}
 
-    def sums(
-        self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
-    ) -> tuple[dict[str, Tensor], Shapes]:
-        """Sum up a tile; see ``nst.engines.tiles.Summing``."""
+    def sums(self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]) -> Sums:
+        """Return the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
         maps = self._maps(image)
-        sums = {
-            tag: cast(SummedLoss, loss).sums(_own(_cut(maps, layer, windows), loss), target)
-            for tag, (layer, loss, target) in readings.items()
-        }
+        sums = {tag: loss.sums(_cut(maps, layer, loss, windows), t) for tag, (layer, loss, t) in readings.items()}
         return sums, {layer: tuple(activation.shape[1:]) for layer, activation in maps.items()}
 
-    def pieces(
-        self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]
-    ) -> tuple[dict[str, Tensor], Shapes]:
-        """Take a tile's part of the targets; see ``nst.engines.tiles.Summing``."""
+    def pieces(self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]) -> Sums:
+        """Return what each target takes of its layer's window: a piece of a map, or sums."""
         maps = self._maps(image)
         pieces = {}
         for tag, (layer, loss) in wanted.items():
-            own, summed = _own(_cut(maps, layer, windows), loss), cast(SummedLoss, loss)
-            pieces[tag] = summed.target(own) if summed.target_is_map else summed.sums(own, None)
+            own = _cut(maps, layer, loss, windows)
+            pieces[tag] = loss.target(own) if loss.target_is_map else loss.sums(own, None)
         return pieces, {layer: tuple(activation.shape[1:]) for layer, activation in maps.items()}
 
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
@@ -89,13 +80,13 @@ class Plain:
 
 def _own(maps: Tensor, loss: object) -> Tensor:
     """Return a map for a loss, a copy if it is somebody's own, which may change it in place."""
-    return maps if type(loss).__module__.startswith("nst.") else maps.clone()
+    return maps if is_ours(loss) else maps.clone()
 
 
 def _given(maps: dict[str, Tensor], layer: Layer, loss: object) -> Any:
-    return together(layer, (_own(maps[name], loss) for name in each(layer)))
+    return given(layer, (_own(maps[name], loss) for name in each(layer)))
 
 
-def _cut(maps: dict[str, Tensor], layer: Layer, windows: dict[str, Window]) -> Tensor:
+def _cut(maps: dict[str, Tensor], layer: Layer, loss: object, windows: dict[str, Window]) -> Tensor:
     rows, columns = windows[only(layer)]
-    return maps[only(layer)][:, :, rows, columns]
+    return _own(maps[only(layer)][:, :, rows, columns], loss)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nst.engines import Reading, graphs
-from nst.losses.objective import Losses, Roll
+from nst.engines import graphs
+from nst.losses.objective import TERMS, Losses, Reading, Roll
 
 Roller = Callable[[Tensor], Tensor]
 
@@ -52,16 +52,15 @@ class Replay:
         total, values = self.recorded(pixels, *inputs)
         named = dict(zip(self.tags, values.clone(), strict=True))
         rest = {tag: value for tag, value in named.items() if not tag.startswith("loss/")}
-        return Losses(total.clone(), named["loss/content"], named["loss/style"], named["loss/tv"], rest)
+        terms = {term: named[f"loss/{term}"] for term in TERMS}
+        return Losses(total.clone(), **terms, unweighted=rest)
 
     def _function(self, readings: dict[str, Reading]) -> Callable[..., tuple[Tensor, ...]]:
         """Return the losses as a function of tensors alone: the total, and every value without its gradient."""
 
         def function(pixels: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-            own = {
-                tag: reading._replace(target=target)
-                for (tag, reading), target in zip(readings.items(), inputs[4:], strict=True)
-            }
+            pairs = zip(readings.items(), inputs[4:], strict=True)
+            own = {tag: reading._replace(target=target) for (tag, reading), target in pairs}
             losses = self.losses(pixels, lambda framed: graphs.roll(framed, inputs[:4]), own)
             named = losses.named()
             self.tags = list(named)

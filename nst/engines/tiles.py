@@ -11,38 +11,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
 
-from nst.engines.reading import Reading, Shapes, Wanted, Window, only
-from nst.losses import SummedLoss
+from nst.engines.fused import Fused
+from nst.engines.plain import Plain
+from nst.engines.requests import Shapes, Window, only
+from nst.losses.objective import Reading, Wanted
 from nst.networks.backbones import Backbone, ExtendedConv2d, L2Pool2d, ScaledAvgPool2d
 
 SMALLEST_TILE = 64
 
 
-class Summing(Protocol):
-    """What tiles need of the engine that runs them."""
-
-    def describe(self, losses: Iterable[object]) -> str:
-        """Say what computes."""
-
-    def sums(
-        self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
-    ) -> tuple[dict[str, Tensor], Shapes]:
-        """Return, by tag, the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
-
-    def pieces(
-        self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]
-    ) -> tuple[dict[str, Tensor], Shapes]:
-        """Return, by tag, what each target takes of its layer's window, a piece of a map or sums; and the shapes."""
-
-
-class Reach(NamedTuple):
+class ReceptiveField(NamedTuple):
     """What position i of a map sees of the image along each axis: from i * stride - before to i * stride + after."""
 
     stride: int
@@ -60,17 +45,11 @@ class Span(NamedTuple):
 
 @dataclass(eq=False)
 class Tiled:
-    """Runs another engine on tiles.
+    """Runs another engine on tiles."""
 
-    Attributes:
-        engine: runs a tile.
-        reaches: of every layer asked for.
-        tile: pixels of a tile's side at most, without its halo.
-    """
-
-    engine: Summing
-    reaches: dict[str, Reach]
-    tile: int
+    engine: Plain | Fused
+    fields: dict[str, ReceptiveField]  # of every layer asked for
+    tile: int  # pixels of a tile's side at most, without its halo
 
     def describe(self, losses: Iterable[object]) -> str:
         """Say what computes; see ``nst.engines.Engine``."""
@@ -78,34 +57,30 @@ class Tiled:
 
     def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
-        whole: dict[str, Any] = {}
         down, across = (self.spans(full) for full in image.shape[2:])
-        for tag in wanted:
-            whole[tag] = []
-        shapes: Shapes = {}
+        lines: dict[str, list[Any]] = {tag: [] for tag in wanted}
         for rows in down:
-            line: dict[str, list[Tensor]] = {tag: [] for tag in wanted}
+            line: list[dict[str, Tensor]] = []
             for columns in across:
                 pieces, seen = self.engine.pieces(_crop(image, rows, columns), wanted, _windows(rows, columns))
                 shapes = self._whole_shapes(seen, rows, columns)
-                for tag, piece in pieces.items():
-                    line[tag].append(piece)
+                line.append(pieces)
             for tag, (_, loss) in wanted.items():
-                is_map = cast(SummedLoss, loss).target_is_map
-                whole[tag].append(torch.cat(line[tag], 3) if is_map else sum(line[tag]))
-        for tag, (layer, loss) in wanted.items():
-            if cast(SummedLoss, loss).target_is_map:
-                whole[tag] = torch.cat(whole[tag], 2)
-            else:
-                whole[tag] = loss.target_of_sums(sum(whole[tag]), shapes[only(layer)])  # type: ignore[attr-defined]
-        return whole
+                parts = [pieces[tag] for pieces in line]
+                lines[tag].append(torch.cat(parts, 3) if loss.target_is_map else sum(parts))
+        return {
+            tag: torch.cat(lines[tag], 2)
+            if loss.target_is_map
+            else loss.target_of_sums(sum(lines[tag]), shapes[only(layer)])
+            for tag, (layer, loss) in wanted.items()
+        }
 
     def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
         shapes: Shapes = {}
         sums = _Sums.apply(image, self, readings, shapes)
         return {
-            tag: cast(SummedLoss, r.loss).value(total, r.target, shapes[only(r.layer)])
+            tag: r.loss.value(total, r.target, shapes[only(r.layer)])
             for (tag, r), total in zip(readings.items(), sums, strict=True)
         }
 
@@ -116,9 +91,9 @@ class Tiled:
         windows = _windows(rows, columns)
         own = {}
         for tag, reading in readings.items():
-            if cast(SummedLoss, reading.loss).target_is_map:
+            if reading.loss.target_is_map:
                 layer = only(reading.layer)
-                stride, (down, across) = self.reaches[layer].stride, windows[layer]
+                stride, (down, across) = self.fields[layer].stride, windows[layer]
                 place = _moved(down, rows.begin // stride), _moved(across, columns.begin // stride)
                 reading = reading._replace(target=reading.target[:, :, place[0], place[1]])
             own[tag] = reading
@@ -127,27 +102,26 @@ class Tiled:
 
     def spans(self, full: int) -> list[Span]:
         """Cut an axis of so many pixels evenly into tiles that begin on the grid of the deepest layer."""
-        grid = max(reach.stride for reach in self.reaches.values())
-        before, after = (max(getattr(reach, side) for reach in self.reaches.values()) for side in ("before", "after"))
+        grid, before, after = (max(of_all) for of_all in zip(*self.fields.values(), strict=True))
         number = -(-full // self.tile)
         cuts = [round(i * full / number / grid) * grid for i in range(number)] + [full]
         spans = []
         for start, stop in itertools.pairwise(cuts):
             begin, end = max(start - before, 0) // grid * grid, min(stop + after, full)
             own = {
-                layer: slice((start - begin) // reach.stride, None if stop == full else (stop - begin) // reach.stride)
-                for layer, reach in self.reaches.items()
+                layer: slice((start - begin) // field.stride, None if stop == full else (stop - begin) // field.stride)
+                for layer, field in self.fields.items()
             }
             spans.append(Span(begin, end, own))
         return spans
 
     def _whole_shapes(self, seen: Shapes, rows: Span, columns: Span) -> Shapes:
         """Return the shapes of the whole maps; true when asked of the last tile."""
-        found: Shapes = {}
-        for layer, (channels, height, width) in seen.items():
-            stride = self.reaches[layer].stride
-            found[layer] = (channels, rows.begin // stride + height, columns.begin // stride + width)
-        return found
+        strides = {layer: field.stride for layer, field in self.fields.items()}
+        return {
+            layer: (channels, rows.begin // strides[layer] + height, columns.begin // strides[layer] + width)
+            for layer, (channels, height, width) in seen.items()
+        }
 
 
 class _Sums(torch.autograd.Function):
@@ -171,38 +145,38 @@ class _Sums(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         (image,) = ctx.saved_tensors
-        asked = {
-            tag: (reading, gradient)
+        readings = {
+            tag: reading
             for (tag, reading), gradient in zip(ctx.readings.items(), gradients, strict=True)
             if gradient is not None
         }
+        asked = [gradient for gradient in gradients if gradient is not None]
         total = torch.zeros_like(image)
-        readings = {tag: reading for tag, (reading, _) in asked.items()}
         for rows, columns in itertools.product(*(ctx.tiled.spans(full) for full in image.shape[2:])):
             with torch.enable_grad():
                 crop = _crop(image, rows, columns).detach().requires_grad_(True)
                 shares, _ = ctx.tiled.share(crop, rows, columns, readings)
-            (part,) = torch.autograd.grad(shares, crop, [gradient for _, gradient in asked.values()])
+            (part,) = torch.autograd.grad(shares, crop, asked)
             _crop(total, rows, columns).add_(part)
         return total, None, None, None
 
 
-def reaches(backbone: nn.Module) -> dict[str, Reach] | None:
-    """Return the reach of every layer asked for, or None if the network has a layer that cannot be cut into tiles."""
+def receptive_fields(backbone: nn.Module) -> dict[str, ReceptiveField] | None:
+    """Return that of every layer asked for, or None if the network has a layer that cannot be cut into tiles."""
     if not isinstance(backbone, Backbone):
         return None
     found = {}
-    reach = Reach(1, 0, 0)
+    stride, before, after = ReceptiveField(1, 0, 0)
     for place, module in enumerate(backbone.stack):
         for part in _parts(module):
             window = _window(part)
             if window is None:
                 return None
-            size, stride, padding = window
-            before, after = padding * reach.stride, (size - 1 - padding) * reach.stride
-            reach = Reach(reach.stride * stride, reach.before + before, reach.after + after)
+            size, step, padding = window
+            before, after = before + padding * stride, after + (size - 1 - padding) * stride
+            stride *= step
         if place in backbone.taps:
-            found[backbone.taps[place]] = reach
+            found[backbone.taps[place]] = ReceptiveField(stride, before, after)
     return found
 
 

@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 REGION_SIDE = 512  # pixels that masks are looked at with
 FORMULAS = 2  # raised whenever a formula below changes, so that old and new scores have different names
 SMALLEST_SIZE, LARGEST_SIZE = 32, 2048
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in the greyscale pictures of Wang 2004
 BINS = 8  # of a colour histogram, for each channel
 DIGITS = 6  # significant ones that are kept: beyond them machines differ
 WAY_OUT = "take evaluator=squeezenet, whose weights are bundled, or score nothing: evaluator=none."
@@ -537,7 +536,8 @@ def _rounded(value: float | None) -> float | None:
 def _luminance(picture: np.ndarray) -> np.ndarray:
     """Return the luminance in [0, 1] of ``(H, W, 3)`` uint8 as ``(H, W)`` float64."""
     red, green, blue = np.moveaxis(picture.astype(np.float64) / 255, -1, 0)
-    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    weights = color_of_runs.LUMINANCE  # of ITU-R BT.601, as in the greyscale pictures of Wang 2004
+    return weights[0] * red + weights[1] * green + weights[2] * blue
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

@@ -12,19 +12,12 @@ from nst.images.pixels import PixelSpace
 
 @dataclass(frozen=True)
 class Canvas:
-    """From optimised pixels to what the network sees of them, and to the picture that is shown and saved.
+    """From optimised pixels to what the network sees of them, and to the picture that is shown and saved."""
 
-    Attributes:
-        space: where the optimiser works.
-        content: the content image as the network sees it, ``(1, 3, H, W)`` RGB in [0, 1].
-        protected: ``(1, 1, H, W)``, 1 where the content stays as it is, or None.
-        colors: an image ``(1, 3, H, W)`` whose colours the picture gets, of its own keeping the luminance; or None.
-    """
-
-    space: PixelSpace
-    content: Tensor
-    protected: Tensor | None = None
-    colors: Tensor | None = None
+    space: PixelSpace  # where the optimiser works
+    content: Tensor  # as the network sees it, (1, 3, H, W) RGB in [0, 1]
+    protected: Tensor | None = None  # (1, 1, H, W), 1 where the content stays as it is
+    colors: Tensor | None = None  # (1, 3, H, W), whose colours the picture gets, of its own keeping the luminance
 
     def paint(self, pixels: Tensor) -> Tensor:
         """Return the pixels ``(B, 3, H, W)`` as they count: grey if colours do not, the content where protected."""

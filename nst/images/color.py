@@ -2,7 +2,7 @@
 
 Images are ``(B, 3, H, W)`` RGB in [0, 1], float32 or float64; a content image of batch size 1 serves a whole batch.
 Nothing is clamped: a result may leave [0, 1] slightly, and who shows it to a network or saves it clamps it. Statistics
-are taken in float64 on the CPU, once for a picture.
+are taken in float64 on the CPU, once for a picture. A style is ``(B, 3, H', W')``, and so is what it becomes.
 
 Luminance is Y of YIQ, the colour space of NTSC television:
 
@@ -39,9 +39,6 @@ def prepare(kind: str, content: Tensor, styles: Sequence[Tensor]) -> tuple[Tenso
 
     Returns:
         Images of the same sizes, in [0, 1].
-
-    Raises:
-        KeyError: there is no such kind.
     """
     if kind == "style":
         return content, list(styles)
@@ -64,27 +61,14 @@ def _weights(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def with_luminance(content: Tensor, luminance_map: Tensor) -> Tensor:
-    """Return an image with the colours (I and Q) of one and the luminance of another (section 5.1).
-
-    Args:
-        content: ``(B or 1, 3, H, W)``, whose I and Q are kept.
-        luminance_map: ``(B, 1, H, W)``, which takes the place of its Y.
-
-    Returns:
-        ``(B, 3, H, W)``.
-    """
+    """Return an image ``(B, 3, H, W)`` with the I and Q of one, and a luminance ``(B, 1, H, W)`` as Y (section 5.1)."""
     return content + (luminance_map - luminance(content))
 
 
 def match_luminance(style: Tensor, content: Tensor) -> Tensor:
-    """Give the style's luminance the mean and standard deviation of the content's (section 5.1).
+    """Give a style's luminance ``(B, 1, H', W')`` the mean and standard deviation of the content's (section 5.1).
 
-    Args:
-        style: luminance ``(B, 1, H', W')``; where it is constant, so is the result.
-        content: luminance ``(B or 1, 1, H, W)``.
-
-    Returns:
-        ``(B, 1, H', W')``.
+    Where it is constant, so is the result.
     """
     centred, _, variance = _moments(style)
     _, mean, wanted = _moments(content)
@@ -98,13 +82,6 @@ def match_pca(style: Tensor, content: Tensor) -> Tensor:
     A = S_c^{1/2} S_s^{-1/2} with symmetric roots of the covariances, as in Image Analogies (section 5.2). Along
     a direction in which the style's colours hardly vary (a standard deviation below 2 of 255: a grey style, a single
     colour) there is nothing to stretch: the pseudo-inverse leaves it out, and the covariance is matched in the others.
-
-    Args:
-        style: ``(B, 3, H', W')``.
-        content: ``(B or 1, 3, H, W)``.
-
-    Returns:
-        ``(B, 3, H', W')``.
     """
     return _mapped(style, content, _symmetric_root)
 
@@ -119,13 +96,6 @@ def match_histogram(style: Tensor, content: Tensor) -> Tensor:
 
     A rank is the share of pixels that are no brighter; between two ranks of the content, values are interpolated
     linearly. A channel that is constant goes to the content's brightest value.
-
-    Args:
-        style: ``(B, 3, H', W')``.
-        content: ``(B or 1, 3, H, W)``.
-
-    Returns:
-        ``(B, 3, H', W')``.
     """
     pairs = zip(style, content.expand(len(style), -1, -1, -1), strict=True)
     matched = [[_equal_rank(*channels) for channels in zip(*pair, strict=True)] for pair in pairs]
@@ -162,10 +132,9 @@ def _cholesky_factor(covariance: Tensor) -> Tensor:
 
 def _equal_rank(style: Tensor, content: Tensor) -> Tensor:
     """Match the histogram of a single channel ``(H', W')`` to another's ``(H, W)``."""
-    (_, places, counts), (values, wanted) = (
-        np.unique(style.detach().cpu().double().numpy(), return_inverse=True, return_counts=True),
-        np.unique(content.detach().cpu().double().numpy(), return_counts=True),
-    )
+    ours, theirs = (channel.detach().cpu().double().numpy() for channel in (style, content))
+    _, places, counts = np.unique(ours, return_inverse=True, return_counts=True)
+    values, wanted = np.unique(theirs, return_counts=True)
     ranks, ranks_wanted = np.cumsum(counts) / style.numel(), np.cumsum(wanted) / content.numel()
     return torch.from_numpy(np.interp(ranks, ranks_wanted, values)[places.reshape(style.shape)])
 

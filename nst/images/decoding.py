@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 Image.init()
 KNOWN = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs
 FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
+ORIENTATION = 0x0112  # a tag of EXIF data
 PIXELS = 2**20 * 171  # at most, as Pillow has it: a small file may claim any size
 WAYS = "JPEG, PNG, WebP, TIFF and BMP work"
 SRGB_GAMMA = 0.45455
@@ -45,11 +46,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
 
 
 def parse_color(color: str) -> tuple[int, int, int]:
-    """Return the (red, green, blue) bytes of a colour name or ``#rrggbb``.
-
-    Raises:
-        ValueError: it is no colour.
-    """
+    """Return the (red, green, blue) bytes of a colour name or ``#rrggbb``; raise ValueError if it is no colour."""
     red, green, blue = ImageColor.getrgb(color)[:3]
     return red, green, blue
 
@@ -80,7 +77,7 @@ def read(path: Path, background: tuple[int, int, int], least: int = 0, most: int
                 raise UserError(f"{path} has {image.width} x {image.height} pixels, too many to read. Scale it down.")
             if why := _unreadable_layout(image):
                 raise UserError(f"{path} is a TIFF {why}, which is not understood. Save it as PNG.")
-            if image.mode.startswith("I;16") and image.format == "TIFF" and _tag(image, PHOTOMETRIC, 1) == 0:
+            if image.mode.startswith("I;16") and image.format == "TIFF" and _tag(image, PHOTOMETRIC, 1)[0] == 0:
                 image.info[WHITE_IS_ZERO] = True  # for 8 bits Pillow sees to it
             try:
                 image.load()
@@ -119,7 +116,7 @@ def upright_size(path: Path) -> tuple[int, int] | None:
     """Return the (width, height) that a file says its picture has once upright; None if that cannot be read."""
     try:
         with opened(path) as image:
-            is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            is_turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
             return (image.height, image.width) if is_turned else image.size
     except Exception:  # decoders raise whatever a broken file drives them to
         return None
@@ -138,26 +135,24 @@ def _draft(image: Image.Image, least: int, most: int) -> None:
 
 def _choose_page(image: Any) -> None:
     """Go to the page of a TIFF that is the picture, where the first is a small copy of it."""
-    if image.format != "TIFF" or not _tag(image, NEW_SUBFILE_TYPE, 0) & REDUCED:
+    if image.format != "TIFF" or not _tag(image, NEW_SUBFILE_TYPE, 0)[0] & REDUCED:
         return
     for page in range(1, getattr(image, "n_frames", 1)):
         image.seek(page)
-        if not _tag(image, NEW_SUBFILE_TYPE, 0) & REDUCED:
+        if not _tag(image, NEW_SUBFILE_TYPE, 0)[0] & REDUCED:
             return
     image.seek(0)
 
 
-def _tag(image: Any, number: int, default: int) -> int:
+def _tag(image: Any, number: int, default: int) -> tuple[int, ...]:
     value = image.tag_v2.get(number, default)
-    return int(value[0] if isinstance(value, tuple) else value)
+    return value if isinstance(value, tuple) else (int(value),)
 
 
 def _unreadable_layout(image: Any) -> str | None:
     """Return what Pillow would misread in a TIFF without a word, or None."""
-    if image.format == "TIFF" and _tag(image, PLANAR, 1) == 2:
-        bits = image.tag_v2.get(BITS, (8,))
-        if max(bits if isinstance(bits, tuple) else (bits,)) > 8:
-            return f"whose planes of {max(bits)} bits are stored one after the other"
+    if image.format == "TIFF" and _tag(image, PLANAR, 1)[0] == 2 and (bits := max(_tag(image, BITS, 8))) > 8:
+        return f"whose planes of {bits} bits are stored one after the other"
     return None
 
 
@@ -177,10 +172,8 @@ def _unidentified(path: Path) -> str:
                 pages = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
                 file.seek(pages.next)
                 pages.load(file)
-                bits, kind = (
-                    pages.get(BITS, (1,)),
-                    {2: "signed ", 3: "floating-point "}.get(pages.get(SAMPLE_FORMAT, (1,))[0], ""),
-                )
+                bits = pages.get(BITS, (1,))
+                kind = {2: "signed ", 3: "floating-point "}.get(pages.get(SAMPLE_FORMAT, (1,))[0], "")
                 layout = f"{len(bits)} channels of {bits[0]} {kind}bits"
                 return f"{path} is a TIFF of {layout}, a layout that cannot be read. Save it as PNG."
     return f"{path} is not an image that can be read. {WAYS}."
@@ -216,13 +209,10 @@ def _without_its_end(path: Path, image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """Turn a picture by its EXIF orientation; the rest of the EXIF data, often malformed, is not touched."""
     try:
-        orientation = image.getexif().get(0x0112, 1)
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # unreadable EXIF data turns no picture
-        orientation = 1
-    turn = TURNS.get(orientation)
-    if turn is None:
         return image
-    turned = image.transpose(turn)
+    turned = image if turn is None else image.transpose(turn)
     turned.info = image.info
     return turned
 
@@ -271,8 +261,7 @@ def _eight_bit(image: Any, path: Path | None) -> Image.Image:
     """Scale 16-bit, 32-bit or floating-point greyscale to 8 bits, with transparency if one value stands for it.
 
     Integers are taken as 16-bit where the mode or a value says so; floats as [0, 1] where hardly a value exceeds 1, as
-    0..255 where they come near it. Whatever has another range, or negative numbers, is scaled by its own, with a
-    warning. Values that are not finite count as black.
+    0..255 where they come near it. Whatever has another range is scaled by it, with a warning. Not finite is black.
     """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = min(values.min(initial=0), 0.0), values.max(initial=0)
@@ -285,8 +274,8 @@ def _eight_bit(image: Any, path: Path | None) -> Image.Image:
         is_guess = low < 0 or high > 65535
         white = high if low < 0 else white
     if is_guess:
-        told = "%s: its numbers reach from %g to %g; %g is taken for black, %g for white"
-        log.warning(told, path, low, high, low, white)
+        span = f"{low:g} to {high:g}"
+        log.warning("%s: its numbers reach from %s; %g is taken for black, %g for white", path, span, low, white)
     if WHITE_IS_ZERO in image.info:
         values = white - values
     grey = Image.fromarray(np.clip(np.rint((values - low) * 255 / max(white - low, 1e-30)), 0, 255).astype(np.uint8))
@@ -305,9 +294,8 @@ def _gamma_applied(image: Image.Image, gamma: float) -> Image.Image:
 
 def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert to sRGB by the embedded ICC profile; a broken or unfitting profile is ignored, as viewers do."""
-    try:
+    with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image.convert("RGB")
-    return converted if converted is not None else image.convert("RGB")
+        if converted := ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"):
+            return converted
+    return image.convert("RGB")

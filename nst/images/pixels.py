@@ -13,19 +13,12 @@ PIXEL_SPACES = ("unit", "network")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """An affine map from RGB in [0, 1] to what a network was trained on: ``(image * scale - mean) / std``.
+    """An affine map from RGB in [0, 1] to what a network was trained on: ``(image * scale - mean) / std``."""
 
-    Args:
-        mean: per channel, in the scaled units, in RGB order.
-        std: per channel, in the scaled units, in RGB order.
-        scale: 1 for networks fed with [0, 1], 255 for those fed with bytes.
-        bgr: the network wants blue first.
-    """
-
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    scale: float = 1.0
-    bgr: bool = False
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # per channel, in the scaled units, in RGB order
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # likewise
+    scale: float = 1.0  # 255 for networks fed with bytes
+    bgr: bool = False  # the network wants blue first
 
     def __call__(self, image: Tensor) -> Tensor:
         """Map ``(B, 3, H, W)`` RGB in [0, 1] to the network's space, differentiably."""
@@ -66,10 +59,8 @@ PREPROCESSINGS = {
 class PixelSpace:
     """Where the optimiser works: learning rates, noise amplitudes and clamps are in these units.
 
-    Args:
-        name: ``unit`` is RGB in [0, 1]; ``network`` is the network's own input, for instance mean-subtracted
-            0..255 with Caffe weights, as most published recipes have it.
-        preprocessing: the network's own.
+    ``unit`` is RGB in [0, 1]; ``network`` is the network's own input, for instance mean-subtracted 0..255 with Caffe
+    weights, as most published recipes have it.
     """
 
     name: str
@@ -97,13 +88,7 @@ def with_margin(pixels: Tensor, margin: int) -> Tensor:
     """Continue a picture beyond its border by reflection, so that the network's zero padding leaves no frame on it.
 
     Built from flips, since the backward pass of torch's own reflection padding gives different bits each time on a GPU.
-
-    Args:
-        pixels: ``(B, 3, H, W)``, or maps of more channels.
-        margin: pixels on each side, at most H - 1 and W - 1 of which are used.
-
-    Returns:
-        ``(B, 3, H + 2 margin, W + 2 margin)``.
+    ``(B, C, H, W)`` becomes ``(B, C, H + 2 margin, W + 2 margin)``, with margins of at most H - 1 and W - 1.
     """
     for axis in (2, 3):
         size = pixels.shape[axis]
@@ -116,15 +101,9 @@ def with_margin(pixels: Tensor, margin: int) -> Tensor:
 
 
 def extended(maps: Tensor, width: int, mode: str) -> Tensor:
-    """Continue maps beyond their border, as the padding of a convolution does; built from pieces, as above.
+    """Continue maps beyond their border by so many positions, as a convolution's padding does; from pieces, as above.
 
-    Args:
-        maps: ``(B, C, H, W)``.
-        width: positions on each side.
-        mode: ``replicate`` repeats the border; ``reflect`` mirrors what lies behind it, the border not repeated.
-
-    Returns:
-        ``(B, C, H + 2 width, W + 2 width)``.
+    The mode ``replicate`` repeats the border; ``reflect`` mirrors what lies behind it, the border not repeated.
 
     Raises:
         RuntimeError: the maps are too small to be mirrored.

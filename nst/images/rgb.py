@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +21,13 @@ from nst.samples import FOLDER, samples
 log = logging.getLogger(__name__)
 FITS = ("long", "short", "height", "square")
 STYLE_FITS = (*FITS, "content")
-RESAMPLINGS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+RESAMPLINGS = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "lanczos")}
 SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 LARGEST_SIDE = 8192
 
 
 def locate(name: str) -> Path:
-    """Return the file that a path or the name of a bundled sample stands for.
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Return the file that a path or a bundled sample's name stands for; raise UserError if it is neither."""
     if (path := existing_file(name)) is not None:
         return path
     known = samples()
@@ -79,37 +71,24 @@ def load(
         ValueError: ``background`` is no colour.
     """
     image = opened(name, background)
-    path = locate(name)
-    width, height = shape or fitted(image.width, image.height, size, fit, path)
-    if (width, height) != image.size:
-        image = image.resize((width, height), RESAMPLINGS[resample])
+    shape = shape or fitted(image.width, image.height, size, fit, locate(name))
+    if shape != image.size:
+        image = image.resize(shape, RESAMPLINGS[resample])
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous().float() / 255
 
 
 def opened(name: str, background: str = "white") -> Image.Image:
-    """Open an image, upright, as 8-bit sRGB, at its own size.
-
-    Args:
-        name: a path, or the name of a bundled sample.
-        background: see ``load``.
-
-    Raises:
-        UserError: the file is missing or broken.
-        ValueError: ``background`` is no colour.
-    """
+    """Open an image, upright, as 8-bit sRGB, at its own size; see ``load``."""
     return decoding.read(locate(name), decoding.parse_color(background))
 
 
 def load_mask(name: str, shape: tuple[int, int], natural: tuple[int, int] | None = None) -> Tensor:
-    """Load a greyscale image as a mask: white is 1, black (and what is transparent) is 0.
+    """Load a greyscale image as a mask ``(1, 1, H, W)`` in float64: white is 1, black (and what is transparent) is 0.
 
     Args:
         name: a path, or the name of a bundled sample.
         shape: (width, height) to stretch it to, those of the content image.
         natural: the content's aspect ratio as (width, height), if it is squeezed.
-
-    Returns:
-        ``(1, 1, H, W)`` float64 in [0, 1].
 
     Raises:
         UserError: the file is missing or broken, or the mask is black everywhere.
@@ -129,11 +108,7 @@ def load_mask(name: str, shape: tuple[int, int], natural: tuple[int, int] | None
 
 
 def fitted(width: int, height: int, size: int, fit: str, path: Path) -> tuple[int, int]:
-    """Return the (width, height) in pixels that an image of ``width`` x ``height`` gets.
-
-    Raises:
-        UserError: one side would vanish or exceed ``LARGEST_SIDE``.
-    """
+    """Return the (width, height) that an image gets; raise UserError if a side would vanish, or be too long."""
     if fit == "square":
         return size, size
     side = {"long": max(width, height), "short": min(width, height), "height": height}[fit]
@@ -147,13 +122,8 @@ def fitted(width: int, height: int, size: int, fit: str, path: Path) -> tuple[in
 
 
 def unsqueezed(name: str, size: int) -> tuple[int, int]:
-    """Return the (width, height) with an image's own aspect ratio and ``size`` as the long side.
-
-    Raises:
-        UserError: the file is missing or broken, or one side would vanish.
-    """
-    path = locate(name)
-    return fitted(*decoding.read(path, (0, 0, 0)).size, size, "long", path)
+    """Return the (width, height) with an image's own aspect ratio and ``size`` as the long side; see ``fitted``."""
+    return fitted(*opened(name).size, size, "long", locate(name))
 
 
 def to_bytes(image: Tensor, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -162,8 +132,7 @@ def to_bytes(image: Tensor, shape: tuple[int, int] | None = None) -> np.ndarray:
     With a ``shape`` (width, height) the picture is stretched to it: one that was optimised squeezed.
     """
     pixels = image.detach().reshape(image.shape[-3:]).clamp(0, 1).mul(255).round()
-    array = pixels.to("cpu", torch.uint8).permute(1, 2, 0).numpy()
-    return stretched(array, shape)
+    return stretched(pixels.to("cpu", torch.uint8).permute(1, 2, 0).numpy(), shape)
 
 
 def stretched(array: np.ndarray, shape: tuple[int, int] | None) -> np.ndarray:
@@ -174,30 +143,18 @@ def stretched(array: np.ndarray, shape: tuple[int, int] | None) -> np.ndarray:
 
 
 def encode(image: Tensor, kind: str = "png", jpeg_quality: int = 95, shape: tuple[int, int] | None = None) -> bytes:
-    """Encode an image as a PNG or JPEG file, the same bytes for the same pixels.
-
-    Args:
-        image: ``(3, H, W)`` or ``(1, 3, H, W)`` in [0, 1]; values outside are clamped.
-        kind: ``png`` or ``jpeg``.
-        jpeg_quality: 1 to 100.
-        shape: see ``to_bytes``.
-    """
+    """Encode an image, see ``to_bytes``, as a PNG or JPEG file, the same bytes for the same pixels."""
     return encode_bytes(to_bytes(image, shape), kind, jpeg_quality)
 
 
 def encode_bytes(array: np.ndarray, kind: str = "png", jpeg_quality: int = 95) -> bytes:
     """Encode ``(H, W, 3)`` uint8 as a PNG or JPEG file; see ``encode``."""
-    picture = Image.fromarray(array)
     buffer = io.BytesIO()
     options: dict[str, Any] = {"quality": jpeg_quality, "subsampling": 0} if kind == "jpeg" else {"compress_level": 6}
-    picture.save(buffer, kind, **options)
+    Image.fromarray(array).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def save(path: Path, data: bytes) -> None:
     """Write an encoded picture atomically."""
-
-    def write(file: BinaryIO) -> None:
-        file.write(data)
-
-    write_atomic(path, write)
+    write_atomic(path, lambda file: file.write(data))

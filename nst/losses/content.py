@@ -16,19 +16,15 @@ class MSELoss:
     Args:
         norm: ``relative`` (to the target's own size), ``none`` or a divisor.
         reduction: ``mean`` or ``sum``.
-        scale: multiplies the content term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
+
+    target_is_map = True
+    sums = staticmethod(F.squared_differences)
 
     def __init__(self, norm: str | float = "relative", reduction: str = "mean", scale: float = 1.0) -> None:
         self.norm = check_norm("norm", norm, ("none", "relative"))
         self.reduction = check_choice("reduction", reduction, F.REDUCTIONS)
         self.scale = check_positive("scale", scale)
-
-    sums = staticmethod(F.squared_differences)
-    target_is_map = True
 
     def target(self, features: Tensor) -> Tensor:
         """Return what to keep of the content image's map ``(B, C, H, W)``: the map itself."""

@@ -8,24 +8,28 @@ import torch
 from torch import Tensor
 
 from nst.losses.functional import at_least_float32
-from nst.losses.settings import check_count
+from nst.losses.settings import check_count, check_norm, check_positive
 
 
 class Drawing:
-    """What losses that draw numbers have in common.
+    """What losses that draw numbers have in common; their target is the whole map, since the numbers change.
 
     Between two calls of ``begin_step`` nothing is drawn anew, so that a line search sees one function.
 
     Args:
         redraw: steps between two draws.
-
-    Raises:
-        ValueError: ``redraw`` is no whole number from 1 up.
+        norm: ``relative``, ``none`` or a divisor.
     """
 
-    def __init__(self, redraw: int = 1) -> None:
+    def __init__(self, redraw: int = 1, norm: str | float = "relative", scale: float = 1.0) -> None:
         self.redraw = check_count("redraw", redraw)
+        self.norm = check_norm("norm", norm, ("none", "relative"))
+        self.scale = check_positive("scale", scale)
         self.begin_step(0, 0)
+
+    def target(self, features: Tensor) -> Tensor:
+        """Return what to keep of the content or style image's map ``(B, C, H, W)``: the map itself."""
+        return features
 
     def begin_step(self, step: int, seed: int) -> None:
         """Tell the loss which step of which run begins; before the first call it is step 0 of seed 0."""
@@ -45,14 +49,9 @@ def unit_directions(count: int, channels: int, generator: torch.Generator) -> Te
 
 
 def sampled_positions(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return so many positions of a map, drawn without repetition, or all of them where there are no more.
+    """Return ``count`` positions of a map ``(B, C, H, W)``, drawn without repetition, or all if there are no more.
 
     Maps of the same number of positions are seen at the same ones by generators in the same state.
-
-    Args:
-        features: ``(B, C, H, W)``.
-        count: of positions.
-        generator: draws them.
 
     Returns:
         ``(B, C, n)``.

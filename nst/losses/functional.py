@@ -1,12 +1,14 @@
-"""The formulas, as pure functions of feature maps; each returns one value per image of the batch.
+"""The formulas, as pure functions of feature maps; a loss is ``(B,)``, one value per image of the batch.
 
 F is the feature map of the image being optimised, P the content image's, S the style image's. All are
 ``(B, C, H, W)``; a target's batch size may be 1, for one target shared by the whole batch. N = H * W positions.
+float16 and bfloat16 are summed in float32. A ``guide`` ``(B or 1, 1, H, W)`` weights the positions: the sum of w F F^T
+(Gatys 2017, section 4, where w is T^2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ def gram_matrix(features: Tensor, norm: str = "N") -> Tensor:
     """Gram matrix of a feature map, the channel correlations G = F F^T / n (Gatys 2016, eq. 3).
 
     Args:
-        features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
+        features: ``(B, C, H, W)``.
         norm: what n is: ``none`` 1, ``N`` the positions H * W, ``CN`` channels times positions.
 
     Returns:
@@ -44,17 +46,9 @@ def gram_matrix(features: Tensor, norm: str = "N") -> Tensor:
 def channel_products(
     features: Tensor, target: object = None, shift: float = 0.0, guide: Tensor | None = None
 ) -> Tensor:
-    """Sum over the positions of the products of every two channels, F F^T: a Gram matrix before its division.
+    """Sum over the positions of the products of every two channels, F F^T ``(B, C, C)``: a Gram matrix, not divided.
 
-    Args:
-        features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
-        target: not used.
-        shift: added to every activation first (Novak & Nikulin 2016, section 3.3).
-        guide: ``(B or 1, 1, H, W)``, weights of the positions: the sum of w F F^T (Gatys 2017, section 4, where w
-            is T^2).
-
-    Returns:
-        ``(B, C, C)``, symmetric.
+    ``shift`` is added to every activation first (Novak & Nikulin 2016, section 3.3); the target is not used.
     """
     rows = _shifted_rows(features, shift)
     if guide is not None:
@@ -63,48 +57,22 @@ def channel_products(
 
 
 def products_and_sums(features: Tensor, target: object = None, guide: Tensor | None = None) -> Tensor:
-    """Return ``channel_products`` with ``channel_sums`` beside them: all there is to know of mean and covariance.
-
-    Args:
-        features: ``(B, C, H, W)``.
-        target: not used.
-        guide: see ``channel_products``.
-
-    Returns:
-        ``(B, C, C + 1)``.
-    """
-    return torch.cat([channel_products(features, guide=guide), channel_sums(features, guide)[:, :, None]], dim=2)
+    """Return ``channel_products`` and ``channel_sums`` beside them, ``(B, C, C + 1)``: for mean and covariance."""
+    return torch.cat([channel_products(features, guide=guide), channel_sums(features, guide=guide)[:, :, None]], dim=2)
 
 
-def channel_sums(features: Tensor, guide: Tensor | None = None, power: int = 1) -> Tensor:
-    """Sum a power of each channel over the positions.
-
-    Args:
-        features: ``(B, C, H, W)``; float16 and bfloat16 are summed in float32.
-        guide: see ``channel_products``.
-        power: 1 or 2.
-
-    Returns:
-        ``(B, C)``.
-    """
+def channel_sums(features: Tensor, target: object = None, guide: Tensor | None = None, power: int = 1) -> Tensor:
+    """Sum each channel, or its squares (``power`` 2), over the positions: ``(B, C)``; the target is not used."""
     rows = at_least_float32(features).flatten(2)
     rows = rows.square() if power == 2 else rows
     return (rows if guide is None else rows * guide.to(rows.dtype).flatten(2)).sum(2)
 
 
 def cross_products(first: Tensor, second: Tensor, shift: float = 0.0, guide: Tensor | None = None) -> Tensor:
-    """Sum over the positions of the products of one map's channels with another's (Novak & Nikulin 2016).
+    """Sum over the positions of the products of a map's channels with another's, ``(B, C, C')`` (Novak & Nikulin 2016).
 
-    The coarser map is brought to the finer one's size by repeating its positions (nearest neighbour).
-
-    Args:
-        first: ``(B, C, H, W)``.
-        second: ``(B, C', H', W')``.
-        shift: see ``channel_products``.
-        guide: see ``channel_products``; of the finer map.
-
-    Returns:
-        ``(B, C, C')``.
+    The coarser map is brought to the finer one's size by repeating its positions (nearest neighbour); a guide is of the
+    finer one.
     """
     size = max(first.shape[2:], second.shape[2:], key=lambda size: size[0] * size[1])
     a, b = (
@@ -128,29 +96,12 @@ def gram_divisor(norm: str, shape: Sequence[float]) -> float:
 
 
 def squared_differences(features: Tensor, target: Tensor) -> Tensor:
-    """Sum over channels and positions of (F - P)^2: a content loss before its divisions.
-
-    Args:
-        features: F, ``(B, C, H, W)``.
-        target: P, ``(B or 1, C, H, W)``.
-
-    Returns:
-        ``(B,)``.
-    """
+    """Sum over channels and positions of (F - P)^2, ``(B,)``: a content loss before its divisions."""
     return squared_error(features, target, "sum")
 
 
 def squared_error(value: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Sum or mean over all elements of (value - target)^2, one for each image of the batch.
-
-    Args:
-        value: ``(B, ...)``.
-        target: ``(B, ...)`` or ``(1, ...)``.
-        reduction: ``mean`` or ``sum``.
-
-    Returns:
-        ``(B,)``.
-    """
+    """Return the sum or mean of (value - target)^2, ``(B,)``; value is ``(B, ...)``, target ``(B or 1, ...)``."""
     difference = (at_least_float32(value) - at_least_float32(target)).flatten(1)
     total: Tensor = _SumOfSquares.apply(difference)
     return total / difference.shape[1] if reduction == "mean" else total
@@ -160,14 +111,11 @@ def content_loss(features: Tensor, target: Tensor, norm: str | float = "relative
     """Squared difference of feature maps, sum or mean of (F - P)^2, divided by a norm (Gatys 2016, eq. 1).
 
     Args:
-        features: F, ``(B, C, H, W)``.
-        target: P, ``(B or 1, C, H, W)``.
+        features: F.
+        target: P.
         norm: ``relative`` divides by the sum (or mean) of P^2, so that 1 means "as far away as an all-zero map";
             ``none`` does not divide; a number is the divisor (2 for the paper's one half).
         reduction: ``mean`` or ``sum``.
-
-    Returns:
-        ``(B,)``.
     """
     return content_value(squared_differences(features, target), target, norm, reduction)
 
@@ -175,7 +123,7 @@ def content_loss(features: Tensor, target: Tensor, norm: str | float = "relative
 def content_value(sums: Tensor, target: Tensor, norm: str | float, reduction: str) -> Tensor:
     """Finish ``content_loss`` from its ``squared_differences`` ``(B,)``."""
     elements = target[0].numel() if reduction == "mean" else 1
-    return sums / elements / _divisor(norm, target, target.shape[1:], reduction)
+    return sums / elements / divisor(norm, lambda: _size(target, reduction))
 
 
 def gram_loss(
@@ -189,7 +137,7 @@ def gram_loss(
     """Squared difference of Gram matrices, sum or mean of (G - A)^2, divided by a norm (Gatys 2016, eq. 4).
 
     Args:
-        features: F, ``(B, C, H, W)``; its size need not be the style image's.
+        features: F; its size need not be the style image's.
         target_gram: A, ``(B or 1, C, C)``, made with the same ``gram_norm``.
         gram_norm: see ``gram_matrix``.
         term_norm: ``relative`` divides by the sum (or mean) of A^2; ``CN``, ``4C2`` and ``4C2N2`` by C N, 4 C^2 and
@@ -197,12 +145,9 @@ def gram_loss(
             does; ``none`` does not divide; a number is the divisor.
         reduction: ``mean`` or ``sum``, over the C x C elements.
         picture: positions of the picture, for ``keras``; without it the map's.
-
-    Returns:
-        ``(B,)``.
     """
     sums, shape = channel_products(features), features.shape[1:]
-    return gram_value(sums, target_gram, shape, gram_norm, term_norm, reduction, picture)
+    return gram_value(sums, target_gram, shape, gram_norm, term_norm, reduction=reduction, picture=picture)
 
 
 def gram_value(
@@ -211,12 +156,20 @@ def gram_value(
     shape: Sequence[float],
     gram_norm: str,
     term_norm: str | float,
+    *,
     reduction: str,
     picture: int | None = None,
 ) -> Tensor:
     """Finish ``gram_loss`` from its ``channel_products`` ``(B, C, C)`` and the map's ``(C, H, W)``."""
-    gram = sums / gram_divisor(gram_norm, shape)
-    return squared_error(gram, target_gram, reduction) / _divisor(term_norm, target_gram, shape, reduction, picture)
+    channels, positions = shape[0], shape[1] * shape[2]
+    named = {
+        "CN": channels * positions,
+        "4C2": 4 * channels**2,
+        "4C2N2": 4 * channels**2 * positions**2,
+        "keras": 4 * 3**2 * (picture or positions) ** 2,
+    }
+    error = squared_error(sums / gram_divisor(gram_norm, shape), target_gram, reduction)
+    return error / divisor(term_norm, lambda: _size(target_gram, reduction), **named)
 
 
 def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean") -> Tensor:
@@ -240,12 +193,10 @@ def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean
         return WHOLE_KINDS[kind](at_least_float32(image), reduction)
     total = at_least_float32(image.new_zeros(image.shape[0]))
     for axis in (2, 3):
-        difference = image.diff(dim=axis).flatten(1)
-        if difference.shape[1] == 0:
-            continue
-        difference = at_least_float32(difference)
-        size = difference.abs() if kind == "absolute" else difference.square()
-        total = total + (size.sum(1) if reduction == "sum" else size.mean(1))
+        difference = at_least_float32(image.diff(dim=axis).flatten(1))
+        if difference.shape[1]:
+            size = difference.abs() if kind == "absolute" else difference.square()
+            total = total + (size.sum(1) if reduction == "sum" else size.mean(1))
     return total
 
 
@@ -278,18 +229,30 @@ def _laplacian_variation(image: Tensor, reduction: str) -> Tensor:
 WHOLE_KINDS = {"diagonal": _diagonal_variation, "keras": _keras_variation, "laplacian": _laplacian_variation}
 
 
-def size_divisor(norm: str | float, target: Tensor) -> Tensor | float:
-    """Return what the mean of squared differences from a target is divided by.
+def divisor(norm: str | float, size: Callable[[], Tensor], **named: float) -> Tensor | float:
+    """Return what a term is divided by.
 
     Args:
-        norm: ``relative`` gives the mean of the target's squares ``(B,)``, or 1 where that is 0; ``none`` gives 1; a
-            number itself.
-        target: ``(B, ...)``.
+        norm: ``relative`` gives ``size()``, or 1 where that is 0 or less; ``none`` gives 1; another name gives what is
+            named so; a number itself.
+        size: gives ``(B,)`` or ``(1,)``, what the target is worth; called only if it is needed.
+        named: divisors by name.
     """
     if norm == "relative":
-        size = at_least_float32(target).flatten(1).square().mean(1)
-        return torch.where(size > 0, size, torch.ones_like(size))
-    return 1.0 if isinstance(norm, str) else norm
+        worth = size()
+        return torch.where(worth > 0, worth, torch.ones_like(worth))
+    return float({"none": 1, **named}[norm]) if isinstance(norm, str) else norm
+
+
+def mean_square(target: Tensor) -> Tensor:
+    """Return the mean of squares of each image ``(B,)``."""
+    return at_least_float32(target).flatten(1).square().mean(1)
+
+
+def _size(target: Tensor, reduction: str) -> Tensor:
+    """Return the sum or mean of squares of each image, to the last digits."""
+    size = sum_of_squares(target, at_least_float32(target[:0]).dtype)
+    return size / target[0].numel() if reduction == "mean" else size
 
 
 class _SumOfSquares(torch.autograd.Function):
@@ -309,42 +272,3 @@ class _SumOfSquares(torch.autograd.Function):
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Return the tensor in float32 if it has fewer digits; float32 and float64 stay what they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def normalised(distance: Tensor, norm: str | float, size: Tensor, **named: float) -> Tensor:
-    """Divide a style image's distance by its norm.
-
-    Args:
-        distance: ``(B,)``.
-        norm: ``relative`` divides by ``size``; ``none`` does not; a name divides by what is given for it; a number is
-            the divisor.
-        size: ``(B,)`` or ``(1,)``, what the target is worth; where it is 0 or less, nothing is divided by it.
-        named: divisors by name.
-
-    Returns:
-        ``(B,)``.
-    """
-    if norm == "relative":
-        return distance / torch.where(size > 0, size, torch.ones_like(size))
-    if norm == "none":
-        return distance
-    return distance / (named[norm] if isinstance(norm, str) else norm)
-
-
-def _divisor(
-    norm: str | float, target: Tensor, shape: Sequence[float], reduction: str, picture: int | None = None
-) -> Tensor | float:
-    """Return what a term is divided by; relative to an all-zero target means not divided."""
-    if norm == "relative":
-        size = sum_of_squares(target, at_least_float32(target[:0]).dtype)
-        size = size / target[0].numel() if reduction == "mean" else size
-        return torch.where(size > 0, size, torch.ones_like(size))
-    channels, positions = shape[0], shape[1] * shape[2]
-    named = {
-        "none": 1,
-        "CN": channels * positions,
-        "4C2": 4 * channels**2,
-        "4C2N2": 4 * channels**2 * positions**2,
-        "keras": 4 * 3**2 * (picture or positions) ** 2,
-    }
-    return float(named[norm]) if isinstance(norm, str) else norm

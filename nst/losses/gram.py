@@ -10,12 +10,13 @@ from torch import Tensor
 
 from nst.losses import functional as F
 from nst.losses.settings import check_choice, check_finite, check_norm, check_positive
+from nst.losses.summed import FunctionOfSums
 
 CROSS_LAYERS = ("none", "adjacent")
 Maps = Tensor | tuple[Tensor, Tensor]
 
 
-class GramLoss:
+class GramLoss(FunctionOfSums):
     """Squared difference of Gram matrices; the formula is ``functional.gram_loss``.
 
     With ``cross_layers=adjacent`` the matrices are those of each layer with the next one listed, in place of each
@@ -29,10 +30,6 @@ class GramLoss:
         reduction: ``mean`` or ``sum`` over the matrix.
         shift: added to every activation first; -1 in Novak & Nikulin 2016, section 3.3.
         cross_layers: ``none`` or ``adjacent``.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(
@@ -50,12 +47,11 @@ class GramLoss:
         self.scale = check_positive("scale", scale)
         self.shift = check_finite("shift", shift)
         self.couples_layers = check_choice("cross_layers", cross_layers, CROSS_LAYERS) == "adjacent"
-        self.summable = not self.couples_layers
-        products = F.channel_products  # itself where it can be: engines know it
-        self.sums: Callable[..., Tensor] = functools.partial(products, shift=self.shift) if shift else products
+        self.sums: Callable[..., Tensor] | None = None
+        if not self.couples_layers:
+            products = F.channel_products  # itself where it can be: engines know it
+            self.sums = functools.partial(products, shift=self.shift) if shift else products
         self.picture: int | None = None
-
-    target_is_map = False
 
     def for_picture(self, height: int, width: int) -> GramLoss:
         """Return this loss for a picture of so many pixels, which ``term_norm=keras`` counts; else a map's count."""
@@ -63,31 +59,18 @@ class GramLoss:
         own.picture = height * width
         return own
 
-    def target(self, features: Maps, guide: Tensor | None = None) -> Tensor:
-        """Return what to keep of the style image's map ``(B, C, H, W)``: its Gram matrix ``(B, C, C)``."""
-        return self.target_of_sums(*self._products(features, guide))
-
-    def __call__(self, features: Maps, target: Tensor, guide: Tensor | None = None) -> Tensor:
-        """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``.
-
-        ``guide``, ``(B or 1, 1, H, W)`` with the mean 1, weights the positions; of two maps it is the finer one's.
-        """
-        sums, shape = self._products(features, guide)
-        return self.value(sums, target, shape)
-
     def value(self, sums: Tensor, target: Tensor, shape: Sequence[float]) -> Tensor:
         """Finish from the summed products of channels ``(B, C, C)``; ``shape`` is the map's ``(C, H, W)``."""
-        return F.gram_value(sums, target, shape, self.gram_norm, self.term_norm, self.reduction, self.picture)
+        norms = self.gram_norm, self.term_norm
+        return F.gram_value(sums, target, shape, *norms, reduction=self.reduction, picture=self.picture)
 
     def target_of_sums(self, sums: Tensor, shape: Sequence[float]) -> Tensor:
-        """Return what ``target`` would, from the summed products of channels of the style image's map."""
+        """Return the Gram matrix ``(B, C, C)`` from the summed products of channels of the style image's map."""
         return sums / F.gram_divisor(self.gram_norm, shape)
 
-    def _products(self, features: Maps, guide: Tensor | None) -> tuple[Tensor, Sequence[float]]:
-        """Return the products of channels, and the shape that they are divided by."""
+    def _summed(self, features: Maps, guide: Tensor | None) -> tuple[Tensor, Sequence[float]]:
         if isinstance(features, Tensor):
-            more = {} if guide is None else {"guide": guide}
-            return self.sums(features, **more), features.shape[1:]
+            return super()._summed(features, guide)
         first, second = features
         height, width = max(first.shape[2:], second.shape[2:], key=lambda size: size[0] * size[1])
         channels = (first.shape[1] * second.shape[1]) ** 0.5

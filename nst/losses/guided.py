@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from torch import Tensor
@@ -23,8 +22,7 @@ class Guided:
     """
 
     def __init__(self, loss: Any, mask: Tensor) -> None:
-        self.loss = loss
-        self.mask = mask
+        self.loss, self.mask = loss, mask
         self.guides: dict[tuple[int, int], Tensor] = {}
 
     def target(self, features: Tensor | tuple[Tensor, Tensor]) -> Any:
@@ -37,16 +35,10 @@ class Guided:
         size = (finest.shape[2], finest.shape[3])
         if size not in self.guides:
             self.guides[size] = guide_of(self.mask, size)
-        value: Tensor = self.loss(features, target, guide=self.guides[size].to(F.at_least_float32(finest).dtype))
-        return value
+        return self.loss(features, target, guide=self.guides[size].to(F.at_least_float32(finest).dtype))
 
 
 def guide_of(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the weights of a map's positions, ``(1, 1, h, w)`` with a mean of 1, given a mask ``(1, 1, H, W)``."""
     weights = interpolate(mask, size=size, mode="area").square()
     return weights / weights.mean()
-
-
-def is_guidable(loss: Any) -> bool:
-    """Tell whether a loss can be confined to a region: whether calling it takes ``guide``."""
-    return "guide" in inspect.signature(loss.__call__).parameters

@@ -15,56 +15,27 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from nst.losses import functional as F
-from nst.losses.settings import check_choice, check_finite, check_norm, check_positive
+from nst.losses.settings import check_choice, check_norm, check_not_negative, check_positive
+from nst.losses.summed import FunctionOfSums
 
-NORMS = ("none", "relative", "li")
 PAIRS = ("linear", "all")
 BLOCK = 2**22  # pairs looked at together, where all are
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
-class LinearMMDLoss:
+class LinearMMDLoss(FunctionOfSums):
     """MMD^2 of the kernel x . y, the squared distance of the channels' means |mu_F - mu_S|^2 (Li 2017, section 4.2).
 
     Args:
         norm: ``relative`` divides by |mu_S|^2, what an all-zero map would give; ``li`` by C / N, as the authors' code
             does; ``none`` does not divide; a number is the divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
-    def __init__(self, norm: str | float = "relative", scale: float = 1.0) -> None:
-        self.norm = check_norm("norm", norm, NORMS)
-        self.scale = check_positive("scale", scale)
-
-    target_is_map = False
-
-    def target(self, features: Tensor, guide: Tensor | None = None) -> Tensor:
-        """Return the mean of each channel of ``(B, C, H, W)``: ``(B, C)``."""
-        return self.target_of_sums(self.sums(features, guide=guide), features.shape[1:])
-
-    def __call__(self, features: Tensor, target: Tensor, guide: Tensor | None = None) -> Tensor:
-        """Compare ``(B, C, H, W)`` with the target, its positions weighted by a guide if there is one; ``(B,)``."""
-        return self.value(self.sums(features, guide=guide), target, features.shape[1:])
-
-    def sums(self, features: Tensor, target: object = None, guide: Tensor | None = None) -> Tensor:
-        """Sum each channel over the positions: ``(B, C)``."""
-        return F.channel_sums(features, guide)
-
-    def value(self, sums: Tensor, target: Tensor, shape: Sequence[int]) -> Tensor:
-        """Finish from the sums of the channels ``(B, C)``; ``shape`` is the map's ``(C, H, W)``."""
-        distance = F.squared_error(self.target_of_sums(sums, shape), target, "sum")
-        return F.normalised(distance, self.norm, target.square().sum(1), li=shape[0] / (shape[1] * shape[2]))
-
-    def target_of_sums(self, sums: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return what ``target`` would, from the sums over the style image's map."""
-        return sums / (shape[1] * shape[2])
+    sums = staticmethod(F.channel_sums)
 
 
-class PolynomialMMDLoss:
+class PolynomialMMDLoss(FunctionOfSums):
     """MMD^2 of the kernel (x . y + c)^d, over all pairs of positions (Li 2017, section 4.2).
 
     At degree 2 it is |G_F / N - G_S / N|^2 + 2 c |mu_F - mu_S|^2 (for c = 0 the Gram loss), which is what is computed.
@@ -75,10 +46,6 @@ class PolynomialMMDLoss:
         offset: c, 0 or more.
         norm: ``relative`` divides by what an all-zero map would give; ``li`` by C^2 / N, as the authors' code does;
             ``none`` does not divide; a number is the divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(
@@ -86,17 +53,12 @@ class PolynomialMMDLoss:
     ) -> None:
         if isinstance(degree, bool) or not isinstance(degree, int) or degree < 2:
             raise ValueError(f"degree={degree} must be a whole number from 2 up; degree 1 is style_loss=mmd_linear")
+        super().__init__(norm, scale)
         self.degree = degree
-        self.offset = check_finite("offset", offset)
-        if self.offset < 0:
-            raise ValueError(f"offset={offset} must be 0 or more")
-        self.norm = check_norm("norm", norm, NORMS)
-        self.scale = check_positive("scale", scale)
-        self.summable = degree == 2
-        # engines know the first
-        self.sums: Callable[..., Tensor] = F.products_and_sums if self.offset else F.channel_products
-
-    target_is_map = False
+        self.offset = check_not_negative("offset", offset)
+        self.sums: Callable[..., Tensor] | None = None
+        if degree == 2:
+            self.sums = F.products_and_sums if self.offset else F.channel_products  # engines know the latter
 
     def target(self, features: Tensor, guide: Tensor | None = None) -> Tensor:
         """Return what to keep of the style image's map ``(B, C, H, W)``.
@@ -104,40 +66,35 @@ class PolynomialMMDLoss:
         At degree 2 the means of the products, and beside them those of the channels if c is not 0; otherwise all
         positions with their weights, ``(B, N, C + 1)``.
         """
-        if self.summable:
-            return self.target_of_sums(self._sums(features, guide), features.shape[1:])
+        if self.sums is not None:
+            return super().target(features, guide)
         return torch.cat([_rows(features), _weights(features, guide)[:, :, None]], dim=2)
 
     def __call__(self, features: Tensor, target: Tensor, guide: Tensor | None = None) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target, its positions weighted by a guide if there is one; ``(B,)``."""
-        if self.summable:
-            return self.value(self._sums(features, guide), target, features.shape[1:])
+        if self.sums is not None:
+            return super().__call__(features, target, guide)
         x, y = _rows(features), target[:, :, :-1]
         weights, style_weights = _weights(features, guide), target[:, :, -1]
         style = _mean(self._kernel, y, y, style_weights, style_weights)
         distance = _mean_of_one(self._kernel, x, weights) + style
         distance = distance - 2 * _mean(self._kernel, x, y, weights, style_weights)
-        return self._normalised(distance, style - self.offset**self.degree, features.shape[1:])
+        return distance / self._divisor(style - self.offset**self.degree, features.shape[1:])
 
-    def value(self, sums: Tensor, target: Tensor, shape: Sequence[int]) -> Tensor:
+    target_of_sums = FunctionOfSums.target_of_sums  # goes with this class's target, see is_summed
+
+    def value(self, sums: Tensor, target: Tensor, shape: Sequence[float]) -> Tensor:
         """Finish from the sums ``(B, C, C)`` or ``(B, C, C + 1)``; ``shape`` is the map's ``(C, H, W)``."""
-        means, channels = self.target_of_sums(sums, shape), shape[0]
+        means, channels = self.target_of_sums(sums, shape), int(shape[0])
         distance = F.squared_error(means[:, :, :channels], target[:, :, :channels], "sum")
         size = target[:, :, :channels].square().sum((1, 2))
         if self.offset:
             distance = distance + 2 * self.offset * F.squared_error(means[:, :, -1], target[:, :, -1], "sum")
             size = size + 2 * self.offset * target[:, :, -1].square().sum(1)
-        return self._normalised(distance, size, shape)
+        return distance / self._divisor(size, shape)
 
-    def target_of_sums(self, sums: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return what ``target`` would, from the sums over the style image's map."""
-        return sums / (shape[1] * shape[2])
-
-    def _sums(self, features: Tensor, guide: Tensor | None) -> Tensor:
-        return self.sums(features) if guide is None else self.sums(features, guide=guide)
-
-    def _normalised(self, distance: Tensor, size: Tensor, shape: Sequence[int]) -> Tensor:
-        return F.normalised(distance, self.norm, size, li=shape[0] ** 2 / (shape[1] * shape[2]))
+    def _divisor(self, size: Tensor, shape: Sequence[float]) -> Tensor | float:
+        return F.divisor(self.norm, lambda: size, li=shape[0] ** 2 / (shape[1] * shape[2]))
 
     def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.mT + self.offset) ** self.degree
@@ -157,10 +114,6 @@ class GaussianMMDLoss:
         norm: ``relative`` divides by what an all-zero map would give with the same bandwidth and pairs; ``li`` by
             C N / the number of pairs, which makes of the mean a sum as in the authors' code; ``none`` does not divide;
             a number is the divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(
@@ -172,7 +125,7 @@ class GaussianMMDLoss:
     ) -> None:
         self.bandwidth = check_norm("bandwidth", bandwidth, ("auto",))
         self.pairs = check_choice("pairs", pairs, PAIRS)
-        self.norm = check_norm("norm", norm, NORMS)
+        self.norm = check_norm("norm", norm, FunctionOfSums.norms)
         if self.norm == "li" and self.pairs == "all":
             raise ValueError("norm=li counts the pairs of pairs=linear; with pairs=all use another norm")
         self.scale = check_positive("scale", scale)
@@ -199,9 +152,9 @@ class GaussianMMDLoss:
         rate = self._rate((within_x + within_y + across[0] + across[1]) / 4)[:, None]
         of_x, of_y, one, other = ((-rate * d).exp() for d in distances)
         to_zero = (-rate * _squares(y)).exp() + (-rate * _squares(y_)).exp()
-        size = (1 + of_y - to_zero).mean(1)
+        size = (1 + of_y - to_zero).mean(1).detach()
         li = x.shape[2] * positions / x.shape[1]
-        return F.normalised((of_x + of_y - one - other).mean(1), self.norm, size.detach(), li=li)
+        return (of_x + of_y - one - other).mean(1) / F.divisor(self.norm, lambda: size, li=li)
 
     def _of_all(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
@@ -214,7 +167,7 @@ class GaussianMMDLoss:
 
         style = _mean(kernel, y, y)
         size = 1 + style - 2 * (-rate[:, 0] * _squares(y)).exp().mean(1)
-        return F.normalised(_mean_of_one(kernel, x) + style - 2 * _mean(kernel, x, y), self.norm, size)
+        return (_mean_of_one(kernel, x) + style - 2 * _mean(kernel, x, y)) / F.divisor(self.norm, lambda: size)
 
     def _draw(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Pair as many positions of each map as both have, at random; of a single one, itself with itself."""
@@ -258,17 +211,9 @@ def _mean_of_one(kernel: Kernel, x: Tensor, weights: Tensor | None = None) -> Te
 
 
 def _mean(kernel: Kernel, x: Tensor, y: Tensor, weights: Tensor | None = None, others: Tensor | None = None) -> Tensor:
-    """Return the mean of a kernel over all pairs of positions, exactly; a block of them is in memory at a time.
+    """Return the mean ``(B,)`` of a kernel over all pairs of positions, exactly; a block is in memory at a time.
 
-    Args:
-        kernel: ``(B, n, C)`` and ``(B, M, C)`` to ``(B, n, M)``.
-        x: ``(B, N, C)``.
-        y: ``(B or 1, M, C)``.
-        weights: of the positions of x, ``(B, N)``.
-        others: of the positions of y.
-
-    Returns:
-        ``(B,)``.
+    x is ``(B, N, C)`` with weights ``(B, N)``, y ``(B or 1, M, C)`` with the others; a kernel makes ``(B, n, M)``.
     """
 
     def block(part: Tensor, its: Tensor | None) -> Tensor:

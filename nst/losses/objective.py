@@ -5,20 +5,35 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from nst.engines import Layer, Reading, Wanted
 from nst.errors import UserError
-from nst.losses import LayerLoss, TotalVariation
+from nst.losses.protocols import Layer, LayerLoss, traits
+from nst.losses.regularization import TotalVariation
 
 Shift = tuple[int, int]  # rows and columns that a picture is rolled by
 Roll = Shift | tuple[Shift, ...]  # one shift for all images of a batch, or one for each
 Weight = float | Tensor
 COMBINATIONS = ("mean", "sum")
 TERMS = ("content", "style", "tv")
+
+
+class Wanted(NamedTuple):
+    """A target to take of the map of a layer; of two layers the loss is given a pair of maps."""
+
+    layer: Layer
+    loss: Any  # a LayerLoss
+
+
+class Reading(NamedTuple):
+    """A loss to compute, likewise."""
+
+    layer: Layer
+    loss: Any
+    target: Any  # what the loss kept of the content or style image; its batch size is 1 or the picture's
 
 
 @dataclass
@@ -39,14 +54,8 @@ class Losses:
 
     def named(self) -> dict[str, Tensor]:
         """Return every value, detached, under its tag."""
-        terms = {
-            "loss/total": self.total,
-            "loss/content": self.content,
-            "loss/style": self.style,
-            "loss/tv": self.tv,
-            **self.unweighted,
-        }
-        return {tag: value.detach() for tag, value in terms.items()}
+        terms = {f"loss/{name}": getattr(self, name) for name in ("total", *TERMS)}
+        return {tag: value.detach() for tag, value in (terms | self.unweighted).items()}
 
     def of(self, image: int) -> Losses:
         """Return the losses of one image of the batch, ``(1,)`` each."""
@@ -78,12 +87,12 @@ class LayerTerm:
         self.loss = loss
         self.label = label
         self.layers: dict[str, Layer] = {layer: layer for layer in weights}
-        if getattr(loss, "couples_layers", False):  # each layer and the next one listed, with the mean of their weights
+        if traits(loss).couples_layers:  # each layer and the next one listed, with the mean of their weights
             pairs = list(itertools.pairwise(weights))
             self.layers = {f"{a}-{b}": (a, b) for a, b in pairs}
             weights = {f"{a}-{b}": (weights[a] + weights[b]) / 2 for a, b in pairs}
         total = sum(weights.values()) if combine == "mean" else 1.0
-        scale = float(getattr(loss, "scale", 1.0))
+        scale = float(traits(loss).scale)
         self.weights: dict[str, Weight] = {layer: scale * weight / total for layer, weight in weights.items()}
 
     @classmethod
@@ -96,7 +105,7 @@ class LayerTerm:
         like: Tensor,
         label: str = "",
     ) -> LayerTerm:
-        """Return the term of a batch, each image of which has weights of its own for the same layers.
+        """Return the term of a batch whose images have weights of their own for the same layers.
 
         Each weight is the very number that the image would have alone; ``like`` says where and in which precision.
         """
@@ -110,11 +119,9 @@ class LayerTerm:
         return {self._tag(name): Wanted(layer, self.loss) for name, layer in self.layers.items()}
 
     def readings(self, targets: dict[str, Any], loss: LayerLoss | None = None) -> dict[str, Reading]:
-        """Return what to ask an engine for, by tag, to compare a picture with the targets.
+        """Return what to ask an engine for, by tag, to compare a picture with the targets, which are by tag, too.
 
-        Args:
-            targets: by tag.
-            loss: takes the place of the term's own, such as one that looks at a region only.
+        A ``loss`` takes the place of the term's own, such as one that looks at a region only.
         """
         return {tag: Reading(layer, loss or own, targets[tag]) for tag, (layer, own) in self.wanted().items()}
 
@@ -162,34 +169,24 @@ class Blend:
         return total, seen
 
 
+@dataclass
 class Objective:
     """The weighted sum that gradient descent makes small.
 
-    Args:
-        content: the content term.
-        style: the style term, or the blend of several.
-        total_variation: the roughness of the picture.
-        alpha: weight of the content term, a number or ``(B,)``.
-        beta: weight of the style term, likewise.
-        tv: weight of the total variation, likewise.
+    ``alpha``, ``beta`` and ``tv`` are the weights of the content term, the style term (or the blend of several) and the
+    total variation of the picture, each a number or ``(B,)``.
     """
 
-    def __init__(
-        self,
-        content: LayerTerm,
-        style: LayerTerm | Blend,
-        total_variation: TotalVariation,
-        alpha: Weight,
-        beta: Weight,
-        tv: Weight,
-    ) -> None:
-        self.content = content
-        self.style = style
-        self.total_variation = total_variation
-        self.alpha = alpha
-        self.beta = beta
-        self.tv = tv
-        self.counts = {name: bool(torch.as_tensor(w).any()) for name, w in zip(TERMS, (alpha, beta, tv), strict=True)}
+    content: LayerTerm
+    style: LayerTerm | Blend
+    total_variation: TotalVariation
+    alpha: Weight
+    beta: Weight
+    tv: Weight
+
+    def __post_init__(self) -> None:
+        weights = zip(TERMS, (self.alpha, self.beta, self.tv), strict=True)
+        self.counts = {name: bool(torch.as_tensor(weight).any()) for name, weight in weights}
 
     def __call__(self, values: dict[str, Tensor], pixels: Tensor) -> Losses:
         """Weight the terms of a picture.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from nst.losses.functional import at_least_float32, size_divisor, squared_error
+from nst.losses.functional import at_least_float32, divisor, mean_square, squared_error
 from nst.losses.settings import check_count, check_norm, check_positive
 
 SCORES = 2**24  # correlations that are held at once
@@ -45,9 +45,6 @@ def mrf_loss(features: Tensor, target: Tensor, side: int = 3, stride: int = 2) -
         target: S, ``(B or 1, C, H', W')``.
         side: of a patch, in positions; where a map is smaller than that, the map's own.
         stride: positions from patch to patch, in both maps.
-
-    Returns:
-        ``(B,)``, the mean over the numbers of all patches.
     """
     side = min(side, *features.shape[2:], *target.shape[2:])
     ours, others = patches(features, side, stride), patches(target, side, stride)
@@ -63,10 +60,6 @@ class MRFLoss:
         patch: positions of a patch's side.
         stride: positions from one patch to the next.
         norm: ``relative`` (to the style map's mean square), ``none`` or a divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(self, patch: int = 3, stride: int = 2, norm: str | float = "relative", scale: float = 1.0) -> None:
@@ -81,4 +74,5 @@ class MRFLoss:
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
-        return mrf_loss(features, target, self.patch, self.stride) / size_divisor(self.norm, target)
+        value = mrf_loss(features, target, self.patch, self.stride)
+        return value / divisor(self.norm, lambda: mean_square(target))

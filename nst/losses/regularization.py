@@ -14,9 +14,6 @@ class TotalVariation:
     Args:
         kind: ``squared``, ``absolute``, ``diagonal``, ``keras`` or ``laplacian``.
         reduction: ``mean`` or ``sum``.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(self, kind: str = "squared", reduction: str = "mean") -> None:

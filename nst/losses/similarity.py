@@ -1,7 +1,7 @@
 """The losses of STROTSS (Kolkin, Salavon & Shakhnarovich 2019), made of cosine distances between sampled positions.
 
 The paper takes hypercolumns, all layers of a position in one vector; here each layer is compared by itself, as every
-loss of this package. Sets of n vectors are ``(B, C, n)``.
+loss of this package. Sets of n vectors are ``(B, C, n)``, others' ``(B or 1, C, m)``; a distance is ``(B,)``.
 """
 
 from __future__ import annotations
@@ -10,22 +10,14 @@ import torch
 from torch import Tensor
 
 from nst.losses.drawing import Drawing, sampled_positions
-from nst.losses.settings import check_count, check_norm, check_not_negative, check_positive
+from nst.losses.settings import check_count, check_not_negative
 
 FLAT = 1e-6  # share of the mean square below which a moment is rounding
 ROUNDING = 100  # times the precision: cosine distances closer than that count as equal
 
 
 def cosine_distances(ours: Tensor, others: Tensor) -> Tensor:
-    """Cosine distance 1 - a.b / (|a| |b|) of every two vectors; 1 where one of them is zero.
-
-    Args:
-        ours: ``(B, C, n)``.
-        others: ``(B or 1, C, m)``.
-
-    Returns:
-        ``(B, n, m)``.
-    """
+    """Return the cosine distance 1 - a.b / (|a| |b|) of every two vectors, ``(B, n, m)``; 1 where one is zero."""
     return 1 - _units(ours).mT @ _units(others)
 
 
@@ -34,13 +26,6 @@ def relaxed_emd(ours: Tensor, others: Tensor) -> Tensor:
 
     The larger of the mean over i of min_j D_ij and the mean over j of min_i D_ij: each drops one of the two conditions
     on a transport plan, so that neither exceeds the earth mover's distance itself.
-
-    Args:
-        ours: ``(B, C, n)``.
-        others: ``(B or 1, C, m)``.
-
-    Returns:
-        ``(B,)``.
     """
     distances = cosine_distances(ours, others)
     return torch.maximum(distances.amin(2).mean(1), distances.amin(1).mean(1))
@@ -49,17 +34,9 @@ def relaxed_emd(ours: Tensor, others: Tensor) -> Tensor:
 def moment_distance(ours: Tensor, others: Tensor, norm: str | float = "none") -> Tensor:
     """Mean absolute difference of means plus that of covariances (Kolkin 2019, "Style loss").
 
-    It holds the lengths of the vectors, which cosine distances do not see.
-
-    Args:
-        ours: ``(B, C, n)``.
-        others: ``(B or 1, C, m)``.
-        norm: ``relative`` divides each of the two by the mean absolute value of the others' own, unless that is no more
-            than rounding, as the covariance of a flat colour is; ``none`` does not divide, as in the paper; a number is
-            the divisor of both.
-
-    Returns:
-        ``(B,)``.
+    It holds the lengths of the vectors, which cosine distances do not see. The norm ``relative`` divides each of the
+    two by the mean absolute value of the others' own, unless that is no more than rounding, as the covariance of a flat
+    colour is; ``none`` does not divide, as in the paper; a number is the divisor of both.
     """
     total = ours.new_zeros(len(ours))
     noise = FLAT * others.square().flatten(1).mean(1)
@@ -76,13 +53,7 @@ def self_similarity(ours: Tensor, others: Tensor) -> Tensor:
     """Mean absolute difference between two sets' normalised distance matrices (Kolkin 2019, "Content loss").
 
     Each column of the cosine distances D_ij within a set is divided by its sum; D itself, not its scale, is compared.
-
-    Args:
-        ours: ``(B, C, n)``.
-        others: ``(B or 1, C, n)``, of the same positions.
-
-    Returns:
-        ``(B,)``, the mean over all pairs of positions.
+    Both sets are of the same positions.
     """
     wanted = _shares(others)
     difference = _shares(ours) - wanted
@@ -99,10 +70,6 @@ class RelaxedEMDLoss(Drawing):
         moments: weight of ``moment_distance``; 1 in the paper, 0 leaves it out.
         norm: of ``moment_distance`` alone, since cosine distances have no unit.
         redraw: steps between two draws of positions; with L-BFGS some dozens, since it wants one function.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(
@@ -113,15 +80,9 @@ class RelaxedEMDLoss(Drawing):
         redraw: int = 1,
         scale: float = 1.0,
     ) -> None:
-        super().__init__(redraw)
+        super().__init__(redraw, norm, scale)
         self.samples = check_count("samples", samples)
         self.moments = check_not_negative("moments", moments)
-        self.norm = check_norm("norm", norm, ("none", "relative"))
-        self.scale = check_positive("scale", scale)
-
-    def target(self, features: Tensor) -> Tensor:
-        """Return what to keep of the style image's map ``(B, C, H, W)``: the map, since the positions change."""
-        return features
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
@@ -138,23 +99,13 @@ class SelfSimilarityLoss(Drawing):
         norm: ``relative`` (to the target's own mean, 1/n for n positions, as in the authors' code), ``none`` (as in the
             paper) or a divisor.
         redraw: steps between two draws of positions; with L-BFGS some dozens, since it wants one function.
-        scale: multiplies the content term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(
         self, samples: int = 1024, norm: str | float = "relative", redraw: int = 1, scale: float = 1.0
     ) -> None:
-        super().__init__(redraw)
+        super().__init__(redraw, norm, scale)
         self.samples = check_count("samples", samples)
-        self.norm = check_norm("norm", norm, ("none", "relative"))
-        self.scale = check_positive("scale", scale)
-
-    def target(self, features: Tensor) -> Tensor:
-        """Return what to keep of the content image's map ``(B, C, H, W)``: the map, since the positions change."""
-        return features
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""

@@ -1,7 +1,7 @@
 """Losses that compare how the style image's activations are distributed, by sorting: optimal transport on a line.
 
 For two sets of numbers the cheapest way to carry one into the other pairs them in order. F is the feature map of the
-image being optimised, S the style image's, with C channels and N = H * W positions each; N need not be the same.
+image being optimised, S the style image's, ``(B, C, H, W)`` and ``(B or 1, C, H', W')``; a loss is ``(B,)``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nst.losses.drawing import Drawing, unit_directions
-from nst.losses.functional import at_least_float32, size_divisor, squared_error
+from nst.losses.functional import at_least_float32, divisor, mean_square, squared_error
 from nst.losses.settings import check_count, check_norm, check_positive
 
 
@@ -32,12 +32,7 @@ def wasserstein_1d(values: Tensor, target: Tensor) -> Tensor:
     numbers. Else let m_i be the mean of Q_S over the i-th part of Q_F: the integral is the mean of (F_i - m_i)^2 plus
     the variance of Q_S within the parts, which no F can change.
 
-    Args:
-        values: ``(..., N)``.
-        target: ``(..., M)``; a constant, whose gradient is not taken.
-
-    Returns:
-        ``(...)``, exact for any N and M.
+    Values are ``(..., N)``, the target ``(..., M)``, a constant whose gradient is not taken; ``(...)`` is exact.
     """
     with torch.no_grad():
         means, variance = _parts(in_order(target), values.shape[-1])
@@ -47,13 +42,8 @@ def wasserstein_1d(values: Tensor, target: Tensor) -> Tensor:
 def sliced_wasserstein(features: Tensor, target: Tensor, directions: Tensor) -> Tensor:
     """Sliced Wasserstein distance: the mean over directions V of W2^2(V F, V S) (Heitz 2021).
 
-    Args:
-        features: F, ``(B, C, H, W)``.
-        target: S, ``(B or 1, C, H', W')``.
-        directions: V, ``(n, C)``, each of length 1.
-
-    Returns:
-        ``(B,)``; its expectation over uniform directions is zero only where F and S have the same distribution.
+    V is ``(n, C)``, each of length 1. The expectation over uniform directions is zero only where F and S have the same
+    distribution.
     """
     rows = at_least_float32(features).flatten(2)
     directions = directions.to(rows)
@@ -66,14 +56,7 @@ def matched_quantiles(ordered: Tensor, count: int) -> Tensor:
     """Return the numbers that ``count`` others, in order, become when their histogram is matched to the given one.
 
     The k-th of n becomes the quantile k/n, interpolated between those of the M given numbers, which are at 1/M, 2/M ...
-    1. For n = M that is the k-th given number.
-
-    Args:
-        ordered: ``(..., M)``, ascending.
-        count: n.
-
-    Returns:
-        ``(..., n)``, ascending.
+    1. For n = M that is the k-th given number. Of ``(..., M)`` come ``(..., n)``, both ascending.
     """
     given = ordered.shape[-1]
     if given == count:
@@ -91,14 +74,8 @@ def histogram_loss(features: Tensor, ordered: Tensor) -> Tensor:
 
     R is a constant: how it depends on F is left out of the gradient, as in the paper. Values are matched by their
     ranks and not by bins, so that no number of bins has to be chosen and equal maps have no distance. Since matching
-    keeps the order, F and R are compared in order.
-
-    Args:
-        features: F, ``(B, C, H, W)``.
-        ordered: each channel of S in ascending order, ``(B or 1, C, M)``.
-
-    Returns:
-        ``(B,)``.
+    keeps the order, F ``(B, C, H, W)`` and R are compared in order; of S each channel is given in ascending order,
+    ``(B or 1, C, M)``.
     """
     ours = in_order(at_least_float32(features).flatten(2))
     return squared_error(ours, matched_quantiles(at_least_float32(ordered), ours.shape[2]))
@@ -112,29 +89,20 @@ class SlicedWassersteinLoss(Drawing):
         redraw: steps between two draws of directions; with L-BFGS some dozens, since it wants one function.
         norm: ``relative`` (to the target's mean square, which is the distance of an all-zero map on average over
             directions), ``none`` or a divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(
         self, directions: int | None = None, redraw: int = 1, norm: str | float = "relative", scale: float = 1.0
     ) -> None:
-        super().__init__(redraw)
+        super().__init__(redraw, norm, scale)
         self.directions = directions if directions is None else check_count("directions", directions)
-        self.norm = check_norm("norm", norm, ("none", "relative"))
-        self.scale = check_positive("scale", scale)
-
-    def target(self, features: Tensor) -> Tensor:
-        """Return what to keep of the style image's map ``(B, C, H, W)``: the map, since directions change."""
-        return features
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
         channels = features.shape[1]
         directions = unit_directions(self.directions or channels, channels, self.generator())
-        return sliced_wasserstein(features, target, directions) / size_divisor(self.norm, target)
+        value = sliced_wasserstein(features, target, directions)
+        return value / divisor(self.norm, lambda: mean_square(target))
 
 
 class HistogramLoss:
@@ -142,10 +110,6 @@ class HistogramLoss:
 
     Args:
         norm: ``relative`` (to the target's mean square), ``none`` or a divisor.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     def __init__(self, norm: str | float = "relative", scale: float = 1.0) -> None:
@@ -158,15 +122,11 @@ class HistogramLoss:
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
-        return histogram_loss(features, target) / size_divisor(self.norm, target)
+        return histogram_loss(features, target) / divisor(self.norm, lambda: mean_square(target))
 
 
 def _parts(ordered: Tensor, count: int) -> tuple[Tensor, Tensor | float]:
-    """Cut the quantile function of numbers ``(..., M)``, ascending, into ``count`` equal parts.
-
-    Returns:
-        Its mean over each part ``(..., count)``, and its mean variance within the parts ``(...)``.
-    """
+    """Return a quantile function's means over ``count`` equal parts, and its mean variance within them ``(...)``."""
     given = ordered.shape[-1]
     if given == count:
         return ordered, 0.0

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from nst.losses import functional as F
-from nst.losses.settings import check_finite, check_norm, check_positive
+from nst.losses.settings import check_not_negative
+from nst.losses.summed import FunctionOfSums
 
-NORMS = ("none", "relative")
 
-
-class GaussianWassersteinLoss:
+class GaussianWassersteinLoss(FunctionOfSums):
     """Squared 2-Wasserstein distance of Gaussians, mean over channels, as in crowsonkb/style-transfer-pytorch.
 
     With m the means and S the covariances over the positions, ridge on the diagonal of both, it is
@@ -22,36 +21,19 @@ class GaussianWassersteinLoss:
     worked with in float64 where the device has it.
 
     Args:
-        norm: ``relative`` divides by what an all-zero map would give; ``none`` does not divide; a number is the
-            divisor.
+        norm: ``relative`` (to what an all-zero map would give), ``none`` or a divisor.
         ridge: added to each variance, so that a layer with fewer positions than channels has a smooth distance.
-        scale: multiplies the style term as a whole.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
-    waits_for_the_device = True  # eigenvalues: the step cannot be recorded as a CUDA graph
+    norms = ("none", "relative")
+    sums = staticmethod(F.products_and_sums)
+    waits_for_the_device = True  # eigenvalues
 
     def __init__(self, norm: str | float = "relative", ridge: float = 1e-4, scale: float = 1.0) -> None:
-        self.norm = check_norm("norm", norm, NORMS)
-        self.ridge = check_finite("ridge", ridge)
-        if self.ridge < 0:
-            raise ValueError(f"ridge={ridge} must be 0 or more")
-        self.scale = check_positive("scale", scale)
+        super().__init__(norm, scale)
+        self.ridge = check_not_negative("ridge", ridge)
 
-    target_is_map = False
-    sums = staticmethod(F.products_and_sums)
-
-    def target(self, features: Tensor, guide: Tensor | None = None) -> Tensor:
-        """Return the root of the covariance of ``(B, C, H, W)``, and beside it the mean: ``(B, C, C + 1)``."""
-        return self.target_of_sums(self.sums(features, guide=guide), features.shape[1:])
-
-    def __call__(self, features: Tensor, target: Tensor, guide: Tensor | None = None) -> Tensor:
-        """Compare ``(B, C, H, W)`` with the target, its positions weighted by a guide if there is one; ``(B,)``."""
-        return self.value(self.sums(features, guide=guide), target, features.shape[1:])
-
-    def value(self, sums: Tensor, target: Tensor, shape: Sequence[int]) -> Tensor:
+    def value(self, sums: Tensor, target: Tensor, shape: Sequence[float]) -> Tensor:
         """Finish from the products of channels beside their sums ``(B, C, C + 1)``; ``shape`` is ``(C, H, W)``."""
         mean, covariance = self._moments(sums, shape)
         root, style_mean = _digits(target[:, :, :-1]), _digits(target[:, :, -1])
@@ -61,16 +43,16 @@ class GaussianWassersteinLoss:
         size = style_mean.square().sum(1) + root.square().sum((1, 2))
         size = size + shape[0] * self.ridge - 2 * self.ridge**0.5 * _trace(root)
         size = torch.where(size > 1e-3 * shape[0] * self.ridge, size, 0)  # of an all-zero target it is rounding
-        return F.normalised(distance / shape[0], self.norm, size / shape[0]).to(sums.dtype)
+        return (distance / shape[0] / F.divisor(self.norm, lambda: size / shape[0])).to(sums.dtype)
 
-    def target_of_sums(self, sums: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return what ``target`` would, from the sums over the style image's map."""
+    def target_of_sums(self, sums: Tensor, shape: Sequence[float]) -> Tensor:
+        """Return the root of the covariance and beside it the mean, ``(B, C, C + 1)``."""
         mean, covariance = self._moments(sums, shape)
         values, vectors = torch.linalg.eigh(covariance)
         root = vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT
         return torch.cat([root, mean[:, :, None]], dim=2).to(sums.dtype)
 
-    def _moments(self, sums: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _moments(self, sums: Tensor, shape: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Return the mean ``(B, C)`` and the covariance ``(B, C, C)`` with its ridge."""
         sums = _digits(sums) / (shape[1] * shape[2])
         mean = sums[:, :, -1]
@@ -101,8 +83,7 @@ class _TraceOfRoot(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         slopes, vectors = ctx.saved_tensors
-        result: Tensor = vectors * (slopes * gradient[:, None])[:, None] @ vectors.mT
-        return result
+        return vectors * (slopes * gradient[:, None])[:, None] @ vectors.mT
 
 
 def _trace(matrices: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ POOLINGS = ("max", "avg", "l2")
 PADDINGS = ("zeros", "replicate", "reflect")
 PADDING_LAYERS = ("first", "all")
 RESCALINGS = ("none", "mean_activation")
+KINDS = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn", nn.ReLU: "relu", nn.MaxPool2d: "pool", Fire: "fire"}
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Layer:
 
 
 class Backbone(nn.Module):
-    """A frozen feature stack in eval mode.
+    """A frozen feature stack in eval mode, whose modules are run in order.
 
     Args:
-        modules: the stack, first to deepest module; they are run in order.
+        modules: the stack, first to deepest module.
         taps: layer names by the place in the stack whose output they name.
         preprocessing: what the weights expect of an image.
         source: where the weights came from.
@@ -64,9 +65,9 @@ class Backbone(nn.Module):
         self.eval().requires_grad_(False)
 
     def in_bfloat16(self) -> Backbone:
-        """Return a copy that computes in bfloat16, all but the first layer.
+        """Return a copy that computes in bfloat16, all but the first layer, which sees the pixels.
 
-        That one sees the pixels: in float32 it costs little and spares most of the error of the gradient.
+        In float32 that one costs little and spares most of the error of the gradient.
         """
         first, *others = self.stack
         rounded = [copy.deepcopy(module).to(torch.bfloat16) for module in others]
@@ -75,13 +76,7 @@ class Backbone(nn.Module):
         return network
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the feature maps of an image.
-
-        Args:
-            image: ``(B, 3, H, W)``, already preprocessed.
-
-        Returns:
-            ``{layer name: (B, C, h, w)}`` in order of depth.
+        """Return the feature maps of a preprocessed image ``(B, 3, H, W)``: ``{layer: (B, C, h, w)}``, by depth.
 
         Raises:
             UserError: the image is too small for the deepest layer.
@@ -124,15 +119,10 @@ class L2Pool2d(ScaledAvgPool2d):
     What there is of a window that reaches over the edge stands for the whole. Where all is 0, so is the gradient.
     """
 
-    @property
-    def area(self) -> int:
-        """Positions of a window."""
-        size = self.kernel_size
-        return size**2 if isinstance(size, int) else size[0] * size[1]
-
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, C, h, w)``."""
-        squares = nn.AvgPool2d.forward(self, input.square()) * self.area
+        height, width = nn.modules.utils._pair(self.kernel_size)
+        squares = nn.AvgPool2d.forward(self, input.square()) * (height * width)
         is_alive = squares > 0
         return squares.where(is_alive, 1.0).sqrt().where(is_alive, 0.0) * self.scale
 
@@ -180,7 +170,7 @@ def load(
         seed: of random weights.
         padding: what convolutions see beyond the border of a map: ``zeros``, ``replicate`` or ``reflect``.
         padding_layers: which of them: the ``first`` (crowsonkb) or ``all`` (Heitz 2021).
-        rescale: ``none``, or ``mean_activation``; see ``nst.rescaling``.
+        rescale: ``none``, or ``mean_activation``; see ``nst.networks.rescaling``.
 
     Returns:
         The backbone, on the CPU in float32, giving its maps under their canonical names.
@@ -201,7 +191,8 @@ def load(
     taps = {layer.index: layer.name for layer in (resolve(name, architecture) for name in wanted)}
     names, modules = zip(*_skeleton(architecture)[: max(taps) + 1], strict=True)
     features = nn.Sequential(*modules).to_empty(device="cpu")
-    source = weight_sources.load(features, architecture, weights, seed, names, no_download(architecture, wanted))
+    others = no_download(architecture, wanted)
+    source = weight_sources.load(features, architecture, weights, seed, names, no_download=others)
     for place, module in enumerate(features):
         if isinstance(module, nn.ReLU):
             module.inplace = place - 1 not in taps  # else the map before it would silently become the map after it
@@ -233,21 +224,21 @@ def problems(
     found = []
     named = weight_sources.sources(architecture)
     weights = pretrained.named_today(architecture, weights)
-    own = weights not in named
-    exists = own and not weight_sources.is_url(weights) and existing_file(weights) is not None
-    if own and weight_sources.is_url(weights) and weight_sources.hash_in_name(weights) is None:
+    own, is_url = weights not in named, weight_sources.is_url(weights)
+    exists = own and (is_url or existing_file(weights) is not None)
+    if own and is_url and weight_sources.hash_in_name(weights) is None:
         found.append(
             f"backbone.weights={weights}: the address must end in -<the first 8 or more digits of the SHA-256>.pth, so "
             "that the download can be checked. Or download the file yourself and give its path."
         )
-    elif own and not weight_sources.is_url(weights) and not exists:
+    elif own and not exists:
         found.append(
             f"backbone.weights={weights} is neither a file nor a source of weights for {architecture}. "
             f"Sources: {', '.join(named)}, a file (.pth, .safetensors) or a URL."
         )
     if preprocessing not in ("auto", *PREPROCESSINGS):
         found.append(unknown("preprocessing", preprocessing, ("auto", *PREPROCESSINGS)))
-    elif preprocessing == "auto" and own and (exists or weight_sources.is_url(weights)):
+    elif preprocessing == "auto" and exists:
         found.append(
             "Weights of your own do not say what they were trained on: add backbone.preprocessing=imagenet "
             "(torchvision's training), caffe (the original VGG release) or none."
@@ -256,8 +247,8 @@ def problems(
         found.append(f"backbone.avg_scale={avg_scale} must be a positive number.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         found.append(f"backbone.seed={seed} must be a whole number from 0 up.")
-    choices = {"padding": (padding, PADDINGS), "padding_layers": (padding_layers, PADDING_LAYERS)}
-    for name, (value, known) in (choices | {"rescale": (rescale, RESCALINGS)}).items():
+    choices = {"padding": PADDINGS, "padding_layers": PADDING_LAYERS, "rescale": RESCALINGS}
+    for (name, known), value in zip(choices.items(), (padding, padding_layers, rescale), strict=True):
         if value not in known:
             found.append(f"backbone.{name}={value} is not one of {', '.join(known)}.{nearest(str(value), known)}")
     if rescale == "mean_activation" and architecture.startswith("resnet"):
@@ -307,13 +298,8 @@ def chosen_preprocessing(weights: str, preprocessing: str) -> str:
 def resolve(name: str, architecture: str, weights: str | None = None) -> Layer:
     """Return the layer that a canonical name (``conv4_2``) or torchvision's own (``features.19``, ``19``) means.
 
-    Args:
-        name: of the layer.
-        architecture: torchvision's name of the network.
-        weights: where they come from, to hear whether they reach the layer; None does not ask.
-
     Raises:
-        UserError: the network has no such layer, or the bundled weights end before it.
+        UserError: the network has no such layer, or ``weights`` are the bundled ones, which end before it.
     """
     known = layers_of(architecture)
     found = next((layer for layer in known if str(name) in (layer.name, layer.module, str(layer.index))), None)
@@ -339,11 +325,10 @@ def layers_of(architecture: str) -> tuple[Layer, ...]:
     ``conv1``, ``bn1``, ``relu1``, ``pool1``, ``layer1_1`` (torchvision's ``layer1.0``), ``layer1_2``. Maps of a block
     are after its last ReLU, behind the sum.
     """
-    stack = _skeleton(architecture)
     by_blocks = architecture.startswith("vgg")
     block, count = 1, 0
     layers = []
-    for index, (path, module) in enumerate(stack):
+    for index, (path, module) in enumerate(_skeleton(architecture)):
         if isinstance(module, BasicBlock | Bottleneck):
             stage, _, number = path.partition(".")
             layers.append(Layer(index, f"{stage}_{int(number) + 1}", path))
@@ -351,10 +336,9 @@ def layers_of(architecture: str) -> tuple[Layer, ...]:
         if isinstance(module, nn.Conv2d | Fire):
             count += 1
         label = f"{block}_{count}" if by_blocks else f"{count}"
-        if isinstance(module, nn.MaxPool2d):
-            label = f"{block}" if by_blocks else label
-            block, count = (block + 1, 0) if by_blocks else (block, count)
-        layers.append(Layer(index, _kind(module) + label, path))
+        if isinstance(module, nn.MaxPool2d) and by_blocks:
+            label, block, count = f"{block}", block + 1, 0
+        layers.append(Layer(index, KINDS[type(module)] + label, path))
     return tuple(layers)
 
 
@@ -363,10 +347,7 @@ def scales(architecture: str) -> tuple[str, ...]:
     """Name a layer for each resolution of a network, from the first to the last: its first rectified map.
 
     In VGG these are the style layers of Gatys 2016, ``relu1_1``, ``relu2_1``, ..., ``relu5_1``; in SqueezeNet they are
-    ``relu1``, ``fire2``, ``fire4`` and ``fire6``.
-
-    Raises:
-        UserError: the network is none of ours, so that its layers are not known.
+    ``relu1``, ``fire2``, ``fire4`` and ``fire6``. Raises UserError if the network is none of ours.
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"The layers of {architecture} are not known here. Networks: {', '.join(ARCHITECTURES)}.")
@@ -378,11 +359,6 @@ def scales(architecture: str) -> tuple[str, ...]:
             names.append(layer.name)
             height = activation.shape[2]
     return tuple(names)
-
-
-def _kind(module: nn.Module) -> str:
-    kinds = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn", nn.ReLU: "relu", nn.MaxPool2d: "pool", Fire: "fire"}
-    return kinds[type(module)]
 
 
 def _skeleton(architecture: str) -> list[tuple[str, nn.Module]]:

@@ -27,11 +27,7 @@ def to_mean_activation(features: nn.Sequential, preprocessing: Preprocessing) ->
     """Scale the filters of a chain of layers, in place; those that no photograph excites are left alone.
 
     Means are taken in float64, so that the same weights come out on every machine, with the poolings and the padding
-    that the network has.
-
-    Args:
-        features: convolutions, each with its batch normalisation if any, ReLUs, poolings and fire modules, on the CPU.
-        preprocessing: what the weights expect of an image.
+    that the network has: convolutions, each with its batch normalisation if any, ReLUs, poolings and fire modules.
     """
     exact = copy.deepcopy(features).double().eval()
     layers = _layers(exact)

@@ -24,27 +24,19 @@ CAFFE_URL = "https://web.eecs.umich.edu/~justincj/models/"
 CAFFE_FILES = {"vgg16": "vgg16-00b39a1b.pth", "vgg19": "vgg19-d01eb7cb.pth"}
 BUNDLED_VGG = "backbone=vgg16 backbone.weights=bundled"
 NO_DOWNLOAD = f"use weights that need no download: {BUNDLED_VGG}."
-PREPROCESSING_OF = {
-    **{"bundled": "caffe", "caffe": "caffe", "ndf": "caffe"},
-    **{"torchvision": "imagenet", "random": "imagenet"},
-}
+PREPROCESSING_OF = dict.fromkeys(("bundled", "caffe", "ndf"), "caffe") | dict.fromkeys(
+    ("torchvision", "random"), "imagenet"
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights came from, for the record.
+    """Where weights came from, for the record."""
 
-    Attributes:
-        name: what was asked for.
-        file: that holds them; None for random ones.
-        sha256: of the file.
-        rescale: what was done to them afterwards; see ``nst.rescaling``.
-    """
-
-    name: str
-    file: str | None
-    sha256: str | None
-    rescale: str = "none"
+    name: str  # what was asked for
+    file: str | None  # None for random ones
+    sha256: str | None  # of the file
+    rescale: str = "none"  # what was done to them afterwards; see nst.networks.rescaling
 
 
 def sources(architecture: str) -> list[str]:
@@ -115,12 +107,10 @@ def initialise(features: nn.Module, seed: int) -> None:
             drawn = torch.randn(module.weight.shape, generator=generator) * math.sqrt(2 / fan_in)
             with torch.no_grad():
                 module.weight.copy_(drawn)
-                if module.bias is not None:
-                    module.bias.zero_()
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            module.reset_parameters()
 
 
 def _download(architecture: str, weights: str, no_download: str) -> Path:

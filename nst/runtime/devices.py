@@ -28,10 +28,8 @@ def device_problem(name: str) -> str | None:
     kind, _, number = name.partition(":")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         return f"device={name} is not one of {', '.join(DEVICES)}."
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        return (
-            f"device={name}: torch sees {torch.cuda.device_count()} CUDA devices here. Use device=auto or device=cpu."
-        )
+    if kind == "cuda" and int(number or 0) >= (count := torch.cuda.device_count()):
+        return f"device={name}: torch sees {count} CUDA devices here. Use device=auto or device=cpu."
     if kind == "mps" and not torch.backends.mps.is_available():
         return "device=mps: torch sees no Apple GPU here. Use device=auto or device=cpu."
     return None
@@ -39,11 +37,9 @@ def device_problem(name: str) -> str | None:
 
 def choose_device(name: str) -> torch.device:
     """Return the device for a name; ``auto`` is CUDA, else Apple's GPU, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(name)
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
@@ -67,9 +63,7 @@ def precision_problem(name: str, device: torch.device) -> str | None:
 
 def choose_precision(name: str, device: torch.device) -> str:
     """Return the precision for a name; ``auto`` is bfloat16 where the hardware multiplies it itself, else float32."""
-    if name != "auto":
-        return name
-    return "bfloat16" if has_native_bfloat16(device) else "float32"
+    return name if name != "auto" else "bfloat16" if has_native_bfloat16(device) else "float32"
 
 
 def pixel_dtype(precision: str) -> torch.dtype:
@@ -88,20 +82,15 @@ def own_device(name: str) -> Iterator[str]:
 
     So the jobs of parallel workers on one machine spread over its GPUs. If each is taken, the first one is shared.
     """
-    held = None
-    if name == "auto" and torch.cuda.device_count() > 1:
-        for number in range(torch.cuda.device_count()):
+    with contextlib.ExitStack() as stack:
+        for number in range(torch.cuda.device_count()) if name == "auto" and torch.cuda.device_count() > 1 else ():
             about = getattr(torch.cuda.get_device_properties(number), "uuid", number)
             lock = FileLock(Path(tempfile.gettempdir()) / f"nst-{getpass.getuser()}-gpu-{about}.lock")
             with contextlib.suppress(Timeout):
-                lock.acquire(timeout=0)
-                held, name = lock, f"cuda:{number}"
+                stack.enter_context(lock.acquire(timeout=0))
+                name = f"cuda:{number}"
                 break
-    try:
         yield name
-    finally:
-        if held is not None:
-            held.release()
 
 
 @contextlib.contextmanager
@@ -151,10 +140,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Ask the C library (glibc) to keep freed memory for the next step, instead of asking the system for it each time.
+    """Ask the C library (glibc) to keep freed memory for the next step, which asks for the same maps again.
 
-    A step frees and asks again for the same maps, up to hundreds of megabytes, and the system hands out zeroed pages.
-    Called once weights are loaded, so that what loading needed goes back. Elsewhere than on Linux nothing happens.
+    The system hands out zeroed pages. Called once weights are loaded, so that what loading needed goes back.
     """
     trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
     with contextlib.suppress(OSError, AttributeError):
@@ -171,15 +159,14 @@ def give_back_freed_memory() -> None:
 
 def device_name(device: torch.device) -> str:
     """Return a name that a reader of a report recognises."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
+    is_cuda = device.type == "cuda"
+    return torch.cuda.get_device_name(device) if is_cuda else platform.processor() or platform.machine()
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
     """Return the most memory held since ``prepare``: on a GPU by tensors, else by the process; None if unknown.
 
-    Where the system cannot be asked to begin anew (other than Linux), it is the most since the process began.
+    Elsewhere than on Linux it is the most since the process began.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 UNLIMITED = 2**62  # version 1 writes "no limit" as a number close to 2^63
+PHRASES = "out of memory|can't allocate memory|not enough memory|bad_alloc|alloc_failed|could not create a"
 
 
 def held_bytes(device: torch.device) -> int | None:
@@ -55,15 +57,7 @@ def _says_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    phrases = (
-        "out of memory",
-        "can't allocate memory",
-        "not enough memory",
-        "bad_alloc",
-        "alloc_failed",
-        "could not create a",
-    )
-    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
+    return isinstance(error, RuntimeError) and bool(re.search(PHRASES, str(error).lower()))
 
 
 def _cgroup_rooms() -> Iterator[int]:
@@ -82,12 +76,9 @@ def _cgroup_rooms() -> Iterator[int]:
 
 
 def _rooms(mount: Path, path: str, limit: str, usage: str, reclaimable: str) -> Iterator[int]:
-    """Yield what is left in a control group and in those around it; cached files count as free.
-
-    Inside a container the path may be that outside of it, so that only the mount itself exists.
-    """
+    """Yield what is left in a control group and in those around it; cached files count as free."""
     folder = mount / path.lstrip("/")
-    for place in (folder, *folder.parents):
+    for place in (folder, *folder.parents):  # in a container the path may be the one outside: only the mount exists
         if not place.is_relative_to(mount):
             return
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 # Ctrl-C, a termination, and what schedulers of clusters send before a job's time is over.
@@ -13,11 +13,7 @@ POLITE_SIGNALS = [
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or a termination signal; a KeyboardInterrupt, so that a sweep stops with it.
-
-    Attributes:
-        signal_number: which signal it was.
-    """
+    """Ctrl-C or a termination signal, ``signal_number``; a KeyboardInterrupt, so that a sweep stops with it."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
@@ -45,9 +41,7 @@ class PoliteStop:
                 break
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Give the signals back."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)

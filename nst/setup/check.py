@@ -31,6 +31,7 @@ from nst.files import is_folder
 from nst.images import color, decoding, pixels, rgb
 from nst.losses import functional, is_guidable, is_summed
 from nst.losses.objective import COMBINATIONS
+from nst.losses.protocols import traits
 from nst.networks import backbones
 from nst.optimization import schedule, state
 
@@ -281,7 +282,7 @@ def _no_number(group: str, target: Any, arguments: dict[str, Any]) -> str | None
 def _couples_layers(node: Any) -> bool:
     """Tell whether a loss looks at pairs of layers; what cannot be made is told elsewhere."""
     try:
-        return bool(getattr(build(node), "couples_layers", False))
+        return traits(build(node)).couples_layers
     except Exception:
         return False
 

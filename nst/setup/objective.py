@@ -19,6 +19,7 @@ from nst.engines import Reading, replay
 from nst.images.pixels import PixelSpace, with_margin
 from nst.losses import Guided, TotalVariation, is_summed
 from nst.losses.objective import Blend, LayerTerm, Losses, Objective, Roll, Shift, together
+from nst.losses.protocols import DrawingLoss, SizedLoss, traits
 from nst.networks.backbones import Backbone
 from nst.optimization.state import LossOfPicture
 from nst.runs.session import Retry
@@ -94,9 +95,9 @@ class PictureLoss:
         variation = TotalVariation(config.tv_kind, config.tv_reduction)
         self.objective = Objective(self.content_term, style, variation, alpha, beta, tv)
         losses = [one.loss for one in (self.content_term, *self.style_terms)]
-        self.drawing = [loss for loss in losses if hasattr(loss, "begin_step")]
+        self.drawing = [loss for loss in losses if isinstance(loss, DrawingLoss)]
         self._step = -1
-        waits = any(getattr(loss, "waits_for_the_device", False) for loss in losses)
+        waits = any(traits(loss).waits_for_the_device for loss in losses)
         self._replay: replay.Replay | None = None
         is_replayed = bool(config.cuda_graph) and self.device.type == "cuda" and tile is None
         if is_replayed and not (self.drawing or waits or (self.has_regions and config.jitter)):
@@ -222,7 +223,7 @@ def term(configs: Sequence[DictConfig], kind: str, like: Tensor, label: str = ""
     """
     config = configs[0]
     loss, combine = configuration.build(config[f"{kind}_loss"]), config.layers.get("combine", "mean")
-    if hasattr(loss, "for_picture"):
+    if isinstance(loss, SizedLoss):
         loss = loss.for_picture(*like.shape[2:])
     weights = [configuration.layer_weights(config, kind) for config in configs]
     return LayerTerm.of_batch(kind, loss, weights, combine, like=like, label=label)

@@ -12,6 +12,7 @@ from nst import engines, runtime
 from nst.images.pixels import with_margin
 from nst.losses import TotalVariation
 from nst.losses.objective import Losses, Objective, Shift
+from nst.losses.protocols import DrawingLoss
 from nst.setup.objective import term
 from nst.training import Context
 
@@ -64,7 +65,7 @@ class Features:
             down, across = np.random.default_rng((self.seed, JITTER, step)).integers(self.jitter, size=2).tolist()
             self.shift = down, across
         for one in (self.content, self.style):
-            if hasattr(one.loss, "begin_step"):
+            if isinstance(one.loss, DrawingLoss):
                 one.loss.begin_step(step, self.seed)
 
     def _seen(self, pictures: Tensor, shift: Shift) -> Tensor:

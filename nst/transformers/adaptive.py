@@ -11,14 +11,8 @@ from torch.nn import functional as nnf
 from nst.errors import ConfigError
 from nst.networks import backbones
 from nst.networks import weights as weight_sources
-from nst.transformers.layers import (
-    Colours,
-    ConditionalInstanceNorm,
-    Convolution,
-    Statistics,
-    refuse_too_small,
-    size_problems,
-)
+from nst.transformers import layers
+from nst.transformers.layers import ConditionalInstanceNorm, Convolution, Statistics
 
 WEIGHTS = "torchvision"
 PROBE = 64  # pixels of the picture that shows what the modules of an encoder do
@@ -26,19 +20,12 @@ PROBE = 64  # pixels of the picture that shows what the modules of an encoder do
 
 @dataclass(frozen=True)
 class Step:
-    """What a module of an encoder does to the maps, and its mirror image must undo.
+    """What a module of an encoder does to the maps, and its mirror image must undo."""
 
-    Attributes:
-        into: channels that it is given.
-        out: channels that it returns.
-        convolves: whether it mixes positions and channels, rather than only normalise, rectify or pool.
-        shrinks: whether there are fewer positions afterwards.
-    """
-
-    into: int
-    out: int
-    convolves: bool
-    shrinks: bool
+    into: int  # channels that it is given
+    out: int  # channels that it returns
+    convolves: bool  # mixes positions and channels, rather than only normalise, rectify or pool
+    shrinks: bool  # there are fewer positions afterwards
 
 
 class AdaptiveTransformer(nn.Module):
@@ -64,7 +51,6 @@ class AdaptiveTransformer(nn.Module):
         styles: how many rows there are.
 
     Raises:
-        ConfigError: an argument has a value that makes no network.
         UserError: the weights cannot be had.
     """
 
@@ -79,7 +65,7 @@ class AdaptiveTransformer(nn.Module):
         styles: int = 1,
     ) -> None:
         super().__init__()
-        problems = size_problems(styles=(styles, 1, 10_000))
+        problems = layers.size_problems(styles=(styles, 1, 10_000))
         if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
             problems.append(f"transformer.strength={strength} must be a number from 0 to 1.")
         if problems:
@@ -93,7 +79,7 @@ class AdaptiveTransformer(nn.Module):
             Convolution(step.out, step.into, 3, styles=0, relu=step is not mirrored[-1], padding="replicate")
             for step in mirrored
         )
-        self.colours = Colours("linear")
+        self.colours = layers.Colours("linear")
 
     def train(self, mode: bool = True) -> AdaptiveTransformer:
         """Set the decoder's mode; the encoder never trains."""
@@ -128,10 +114,7 @@ class AdaptiveTransformer(nn.Module):
     def target(self, maps: Tensor, blend: Tensor | None = None, statistics: Statistics | None = None) -> Tensor:
         """Return t, what maps ``(B, C, h, w)`` of f become (eq. 8, blended with ``strength`` as in eq. 14).
 
-        Args:
-            maps: of the image.
-            blend: ``(B or 1, S)`` weights of the rows; None is the first.
-            statistics: mean and deviation ``(B or 1, C)`` in place of the rows: what ``statistics`` returns.
+        ``blend`` and ``statistics`` are those of ``forward``.
         """
         if statistics is None:
             adapted: Tensor = self.norm(maps, blend)
@@ -145,24 +128,14 @@ class AdaptiveTransformer(nn.Module):
         for step, size in zip(reversed(self.steps), reversed(sizes), strict=True):
             maps = nnf.interpolate(maps, size=size, mode="nearest") if step.shrinks else maps
             maps = next(convolutions)(maps) if step.convolves else maps
-        painted: Tensor = self.colours.leave(maps, maps)
-        return painted
+        return self.colours.leave(maps, maps)
 
     def forward(self, images: Tensor, blend: Tensor | None = None, statistics: Statistics | None = None) -> Tensor:
-        """Paint images.
+        """Paint images ``(B, 3, H, W)``; see ``nst.transformers``.
 
-        Args:
-            images: ``(B, 3, H, W)`` RGB in [0, 1], H and W at least 16.
-            blend: ``(B or 1, S)`` weights of the styles; None is the first style.
-            statistics: of style images that are no rows, see ``target``.
-
-        Returns:
-            ``(B, 3, H, W)`` RGB, not clamped.
-
-        Raises:
-            UserError: the images are too small.
+        ``statistics`` are a mean and deviation ``(B or 1, C)`` in place of the rows: what the method returns.
         """
-        refuse_too_small(*images.shape[2:])
+        layers.refuse_too_small(*images.shape[2:])
         maps, sizes = self.encode(images)
         return self.decode(self.target(maps, blend, statistics), sizes)
 
@@ -180,8 +153,6 @@ def _steps(encoder: backbones.Backbone) -> list[Step]:
 
 def encoder_without_weights(weights: str = WEIGHTS, preprocessing: str = "auto", **others: object) -> dict[str, str]:
     """Return what to change of a network's arguments so that it is made without its encoder's weights."""
-    known = weights in weight_sources.PREPROCESSING_OF
-    return {
-        "weights": "random",
-        "preprocessing": backbones.chosen_preprocessing(weights, preprocessing) if known else preprocessing,
-    }
+    if weights in weight_sources.PREPROCESSING_OF:
+        preprocessing = backbones.chosen_preprocessing(weights, preprocessing)
+    return {"weights": "random", "preprocessing": preprocessing}

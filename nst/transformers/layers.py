@@ -62,10 +62,6 @@ class ConditionalInstanceNorm(nn.Module):
     ``y = gain (x - mean) / sqrt(variance + 1e-5) + bias``, where mean and variance are those of each map of each image
     over its positions (Ulyanov 2016, eq. 2). With one style that is plain instance normalisation.
 
-    Args:
-        channels: of the maps.
-        styles: how many rows there are.
-
     Attributes:
         gain: ``(S, C)``, ones at first.
         bias: ``(S, C)``, zeros at first.
@@ -79,17 +75,10 @@ class ConditionalInstanceNorm(nn.Module):
         self.given: Statistics | None = None
 
     def forward(self, maps: Tensor, blend: Tensor | None = None) -> Tensor:
-        """Normalise maps.
-
-        Args:
-            maps: ``(B, C, H, W)``.
-            blend: ``(B or 1, S)`` weights of the styles; the rows are summed with them. None is the first style.
-        """
+        """Normalise maps ``(B, C, H, W)``; the rows are summed with the weights ``(B or 1, S)`` of a blend."""
         if blend is None:
-            gain, bias = self.gain[:1], self.bias[:1]
-        else:
-            gain, bias = blend @ self.gain, blend @ self.bias
-        return self.with_rows(maps, gain, bias)
+            return self.with_rows(maps, self.gain[:1], self.bias[:1])
+        return self.with_rows(maps, blend @ self.gain, blend @ self.bias)
 
     def with_rows(self, maps: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         """Normalise maps ``(B, C, H, W)`` with gains and biases ``(B or 1, C)`` of the caller's."""
@@ -110,7 +99,7 @@ class ConditionalInstanceNorm(nn.Module):
 def measured(network: nn.Module) -> Iterator[list[Statistics]]:
     """Take note of the statistics that each normalisation meets while images go through a network.
 
-    Returns:
+    Yields:
         A list of mean and variance ``(B, C, 1, 1)`` of each of ``normalisations``, in their order, once images have
         gone through; of several passes the last counts.
     """
@@ -119,26 +108,19 @@ def measured(network: nn.Module) -> Iterator[list[Statistics]]:
 
     def note(module: ConditionalInstanceNorm, inputs: tuple[Tensor, ...]) -> None:
         variance, mean = torch.var_mean(inputs[0].detach(), (2, 3), correction=0, keepdim=True)
-        found[places[module]] = mean, variance
+        found[modules.index(module)] = mean, variance
 
-    places = {module: place for place, module in enumerate(modules)}
-    hooks = [module.register_forward_pre_hook(note) for module in modules]
-    try:
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(module.register_forward_pre_hook(note))
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextlib.contextmanager
 def given(network: nn.Module, statistics: Sequence[Statistics]) -> Iterator[None]:
-    """Let each normalisation of a network take these statistics instead of those of its maps.
+    """Let each normalisation of a network, used once in a pass, take the statistics that ``measured`` found.
 
     With the statistics of a whole picture a part of it comes out as it does within the whole.
-
-    Args:
-        network: whose normalisations are each used once in a pass.
-        statistics: what ``measured`` found.
     """
     modules = normalisations(network)
     for module, own in zip(modules, statistics, strict=True):
@@ -194,13 +176,7 @@ class Convolution(nn.Module):
 
 
 def continued(maps: Tensor, margin: int, mode: str) -> Tensor:
-    """Continue maps beyond their border; on a GPU, if a gradient is wanted, so that it has the same bits each time.
-
-    Args:
-        maps: ``(B, C, H, W)``.
-        margin: positions on each side, fewer than H and W.
-        mode: ``reflect`` or ``replicate``.
-    """
+    """Continue maps beyond their border as ``extended`` does; a gradient on a GPU has the same bits each time."""
     if maps.is_cpu or not (torch.is_grad_enabled() and maps.requires_grad):
         return nnf.pad(maps, (margin,) * 4, mode=mode)  # the same values, sooner
     return extended(maps, margin, mode)

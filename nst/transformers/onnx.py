@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from nst.errors import UserError
-from nst.files import plain, write_atomic
+from nst.files import write_atomic
 from nst.transformers.layers import SMALLEST
-from nst.transformers.storage import FORMAT, KEY
+from nst.transformers.storage import described
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18  # of ONNX 1.13 (2022)
@@ -49,9 +48,8 @@ def export(network: nn.Module, path: Path, about: Mapping[str, Any] | None = Non
     styles = int(network.styles)  # type: ignore[arg-type]
     painter = _Painter(copy.deepcopy(network).cpu().float().eval())
     model = _exported(painter, styles)
-    facts = {"format": FORMAT, "transformer": network.node, "styles": styles, "about": plain(dict(about or {}))}
     entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, json.dumps(facts, ensure_ascii=False, sort_keys=True)
+    ((entry.key, entry.value),) = described(network, about or {}).items()
     data = model.SerializeToString()
     difference = _difference(painter, styles, data)
     if not difference <= TOLERANCE:
@@ -81,8 +79,7 @@ class _Painter(nn.Module):
 
     def forward(self, images: Tensor, *blend: Tensor) -> Tensor:
         """Paint ``(1, 3, H, W)``, with the blend ``(1, S)`` of a network that has one."""
-        painted: Tensor = self.network(images, *blend)
-        return painted
+        return self.network(images, *blend)
 
 
 def _inputs(styles: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -93,12 +90,7 @@ def _inputs(styles: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
 
 
 def _exported(painter: _Painter, styles: int) -> Any:
-    """Return the network as an ``onnx.ModelProto``.
-
-    Raises:
-        UserError: it has something in it that cannot be exported.
-    """
-    names = ["images", "blend"] if styles > 1 else ["images"]
+    """Return the network as an ``onnx.ModelProto``; raise UserError if something in it cannot be exported."""
     sides = {2: torch.export.Dim("height", min=SMALLEST), 3: torch.export.Dim("width", min=SMALLEST)}
     shapes: dict[str, Any] = {"images": sides} | ({"blend": ({},)} if styles > 1 else {})
     exporter = logging.getLogger("torch.onnx")
@@ -112,7 +104,7 @@ def _exported(painter: _Painter, styles: int) -> Any:
                 _inputs(styles, TRACED),
                 dynamo=True,
                 dynamic_shapes=shapes,
-                input_names=names,
+                input_names=list(shapes),
                 output_names=["painted"],
                 opset_version=OPSET,
                 verbose=False,
@@ -141,11 +133,7 @@ def _describe(model: Any) -> None:
 
 
 def _difference(painter: _Painter, styles: int, data: bytes) -> float:
-    """Return by how much ONNX Runtime's colours differ from torch's at most.
-
-    Raises:
-        UserError: ONNX Runtime cannot work with the file.
-    """
+    """Return by how much ONNX Runtime's colours differ from torch's; raise UserError if it cannot use the file."""
     import onnxruntime
 
     largest = 0.0

@@ -7,17 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from nst.errors import ConfigError
-from nst.transformers.layers import (
-    GAINS,
-    OUTPUTS,
-    Colours,
-    ConditionalInstanceNorm,
-    Convolution,
-    choice_problems,
-    draw_gains,
-    refuse_too_small,
-    size_problems,
-)
+from nst.transformers import layers
+from nst.transformers.layers import GAINS, OUTPUTS, ConditionalInstanceNorm, Convolution
 
 
 class PyramidTransformer(nn.Module):
@@ -37,9 +28,6 @@ class PyramidTransformer(nn.Module):
         output: how colours are made: ``bytes`` (as in the authors' code), ``linear``, ``added`` to the image or
             ``tanh``; see ``Colours``.
         gains: what normalisations multiply with at first: ``ones``, or ``uniform`` in [0, 1), as in the authors' code.
-
-    Raises:
-        ConfigError: an argument has a value that makes no network.
     """
 
     def __init__(
@@ -51,12 +39,12 @@ class PyramidTransformer(nn.Module):
         gains: str = "uniform",
     ) -> None:
         super().__init__()
-        problems = size_problems(channels=(channels, 1, 256), levels=(levels, 1, 8), styles=(styles, 1, 10_000))
-        problems += choice_problems(output=(output, OUTPUTS), gains=(gains, GAINS))
+        problems = layers.size_problems(channels=(channels, 1, 256), levels=(levels, 1, 8), styles=(styles, 1, 10_000))
+        problems += layers.choice_problems(output=(output, OUTPUTS), gains=(gains, GAINS))
         if problems:
             raise ConfigError(problems)
         self.styles, self.levels = styles, levels
-        self.colours = Colours(output)
+        self.colours = layers.Colours(output)
         self.branches = nn.ModuleList(_three(3, channels, styles) for _ in range(levels))
         self.branch_norms = nn.ModuleList(ConditionalInstanceNorm(channels, styles) for _ in range(levels - 1))
         widths = [channels * level for level in range(1, levels)]
@@ -64,24 +52,16 @@ class PyramidTransformer(nn.Module):
         wider = [width + channels for width in widths]
         self.joined = nn.ModuleList(_three(width, width, styles) for width in wider)
         self.last = Convolution(channels * levels, 3, 1, styles=0, relu=False)
-        draw_gains(self, gains)
+        layers.draw_gains(self, gains)
 
     def forward(self, images: Tensor, blend: Tensor | None = None) -> Tensor:
-        """Paint images.
+        """Paint images ``(B, 3, H, W)``; see ``nst.transformers``.
 
-        Args:
-            images: ``(B, 3, H, W)`` RGB in [0, 1], H and W at least 16. Where they are no multiple of 2^(levels - 1),
-                the border is repeated on the right and below, and what is painted there is cut away.
-            blend: ``(B or 1, S)`` weights of the styles; None is the first style.
-
-        Returns:
-            ``(B, 3, H, W)`` RGB, not clamped.
-
-        Raises:
-            UserError: the images are too small.
+        Where H and W are no multiple of 2^(levels - 1), the border is repeated on the right and below, and what is
+        painted there is cut away.
         """
         height, width = images.shape[2:]
-        refuse_too_small(height, width)
+        layers.refuse_too_small(height, width)
         step = 2 ** (self.levels - 1)
         centred = self.colours.enter(images)
         whole = nnf.pad(centred, (0, -width % step, 0, -height % step), mode="replicate")
@@ -95,8 +75,7 @@ class PyramidTransformer(nn.Module):
                 parts = [self.deep_norms[level - 1](deep, blend), self.branch_norms[level - 1](maps, blend)]
                 maps = self.joined[level - 1](torch.cat(parts, 1), blend)
             deep = maps
-        painted: Tensor = self.colours.leave(self.last(deep)[:, :, :height, :width], images)
-        return painted
+        return self.colours.leave(self.last(deep)[:, :, :height, :width], images)
 
 
 def _three(into: int, out: int, styles: int) -> Through:

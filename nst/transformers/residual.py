@@ -6,18 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from nst.errors import ConfigError
-from nst.transformers.layers import (
-    GAINS,
-    OUTPUTS,
-    Colours,
-    ConditionalInstanceNorm,
-    Convolution,
-    choice_problems,
-    continued,
-    draw_gains,
-    refuse_too_small,
-    size_problems,
-)
+from nst.transformers import layers
+from nst.transformers.layers import GAINS, OUTPUTS, ConditionalInstanceNorm, Convolution
 
 UPSAMPLINGS = ("nearest", "transposed")
 PADDINGS = ("reflect", "reflect_start")
@@ -42,9 +32,6 @@ class ResidualTransformer(nn.Module):
         padding: ``reflect`` every map at its border, or ``reflect_start``: only the image, by as much as the blocks'
             convolutions, which have no padding then, cut away (``8 blocks`` pixels); zeros around the others.
         gains: what normalisations multiply with at first: ``ones``, or ``uniform`` in [0, 1).
-
-    Raises:
-        ConfigError: an argument has a value that makes no network.
     """
 
     def __init__(
@@ -60,49 +47,29 @@ class ResidualTransformer(nn.Module):
     ) -> None:
         super().__init__()
         limits = {"width": (width, 1, 1024), "blocks": (blocks, 0, 100), "kernel": (kernel, 1, 31)}
-        problems = size_problems(**limits, styles=(styles, 1, 10_000))
+        problems = layers.size_problems(**limits, styles=(styles, 1, 10_000))
         if not problems and kernel % 2 == 0:
             problems.append(f"transformer.kernel={kernel} must be odd, so that a filter has a middle.")
         choices = {"upsampling": (upsampling, UPSAMPLINGS), "padding": (padding, PADDINGS), "gains": (gains, GAINS)}
-        problems += choice_problems(**choices, output=(output, OUTPUTS))
+        problems += layers.choice_problems(**choices, output=(output, OUTPUTS))
         if problems:
             raise ConfigError(problems)
         self.styles = styles
-        self.colours = Colours(output)
+        self.colours = layers.Colours(output)
         self.margin = 8 * blocks if padding == "reflect_start" else 0
         outer, inner = ("reflect", "reflect") if padding == "reflect" else ("zeros", "none")
-        self.down = nn.ModuleList(
-            [
-                Convolution(3, width, kernel, 1, styles, padding=outer),
-                Convolution(width, 2 * width, 3, 2, styles, padding=outer),
-                Convolution(2 * width, 4 * width, 3, 2, styles, padding=outer),
-            ]
-        )
+        halving = (3, width, kernel, 1), (width, 2 * width, 3, 2), (2 * width, 4 * width, 3, 2)
+        self.down = nn.ModuleList(Convolution(*sizes, styles, padding=outer) for sizes in halving)
         self.blocks = nn.ModuleList(Block(4 * width, styles, inner) for _ in range(blocks))
-        self.up = nn.ModuleList(
-            [
-                Doubling(4 * width, 2 * width, styles, upsampling, outer),
-                Doubling(2 * width, width, styles, upsampling, outer),
-            ]
-        )
+        doubling = (4 * width, 2 * width), (2 * width, width)
+        self.up = nn.ModuleList(Doubling(*sizes, styles, upsampling, outer) for sizes in doubling)
         self.last = Convolution(width, 3, kernel, styles=0, relu=False, padding=outer)
-        draw_gains(self, gains)
+        layers.draw_gains(self, gains)
 
     def forward(self, images: Tensor, blend: Tensor | None = None) -> Tensor:
-        """Paint images.
-
-        Args:
-            images: ``(B, 3, H, W)`` RGB in [0, 1], H and W at least 16.
-            blend: ``(B or 1, S)`` weights of the styles; None is the first style.
-
-        Returns:
-            ``(B, 3, H, W)`` RGB, not clamped.
-
-        Raises:
-            UserError: the images are too small.
-        """
+        """Paint images ``(B, 3, H, W)``; see ``nst.transformers``."""
         height, width = images.shape[2:]
-        refuse_too_small(height, width)
+        layers.refuse_too_small(height, width)
         maps = _reflected(self.colours.enter(images), self.margin)
         for convolution in self.down:
             maps = convolution(maps, blend)
@@ -110,8 +77,7 @@ class ResidualTransformer(nn.Module):
             maps = block(maps, blend)
         for number, doubling in enumerate(self.up):
             maps = doubling(maps, blend, _halved(height, 1 - number), _halved(width, 1 - number))
-        painted: Tensor = self.colours.leave(self.last(maps), images)
-        return painted
+        return self.colours.leave(self.last(maps), images)
 
 
 class Block(nn.Module):
@@ -145,8 +111,7 @@ class Doubling(nn.Module):
         """Map ``(B, C, h, w)`` to ``(B, C', height, width)``, which is ``2 h`` and ``2 w`` or one less."""
         if self.norm is None:
             doubled = nnf.interpolate(maps, scale_factor=2.0, mode="nearest")
-            painted: Tensor = self.convolution(doubled[:, :, :height, :width], blend)
-            return painted
+            return self.convolution(doubled[:, :, :height, :width], blend)
         return nnf.relu(self.norm(self.convolution(maps)[:, :, :height, :width], blend), inplace=True)
 
 
@@ -159,5 +124,5 @@ def _reflected(image: Tensor, margin: int) -> Tensor:
     """Continue an image by reflection on each side; over and over where it is smaller than the margin."""
     while margin > 0:
         width = min(margin, image.shape[2] - 1, image.shape[3] - 1)
-        image, margin = continued(image, width, "reflect"), margin - width
+        image, margin = layers.continued(image, width, "reflect"), margin - width
     return image

@@ -23,20 +23,18 @@ from nst.transformers.residual import ResidualTransformer
 FORMAT = 1
 KEY = "nst_transformer"  # of the JSON in the file's metadata
 OURS: dict[str, type[nn.Module]] = {
-    "nst.transformers.ResidualTransformer": ResidualTransformer,
-    "nst.transformers.PyramidTransformer": PyramidTransformer,
-    "nst.transformers.AdaptiveTransformer": AdaptiveTransformer,
+    f"nst.transformers.{kind.__name__}": kind for kind in (ResidualTransformer, PyramidTransformer, AdaptiveTransformer)
 }
 HOW_TO_GET_ONE = "A network file is what task=train leaves as network.safetensors in its folder."
 
 
 def build(node: Any, styles: int, seed: int, as_if: Any = None) -> nn.Module:
-    """Make an image-transformation network, its weights drawn from a seed.
+    """Make an image-transformation network, its weights drawn from a seed; torch's own random state does not change.
 
     Args:
-        node: a mapping with ``_target_`` and the arguments.
-        styles: how many styles the network is to paint in; passed on as the argument ``styles``.
-        seed: of the weights; torch's own random state neither matters nor changes.
+        node: a mapping with ``_target_`` and the arguments, to which ``styles`` is added.
+        styles: how many styles the network is to paint in.
+        seed: of the weights.
         as_if: what to keep in place of the node.
 
     Returns:
@@ -76,9 +74,14 @@ def save(path: Path, network: nn.Module, about: Mapping[str, Any]) -> None:
     if styles is not None and len(styles) != network.styles:
         raise ValueError(f"{len(styles)} styles are named of a network that has {network.styles}")
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    facts = {"format": FORMAT, "transformer": network.node, "styles": network.styles, "about": plain(dict(about))}
-    data = safetensors.torch.save(tensors, {KEY: json.dumps(facts, ensure_ascii=False, sort_keys=True)})
+    data = safetensors.torch.save(tensors, described(network, about))
     write_atomic(path, lambda file: file.write(data))
+
+
+def described(network: nn.Module, about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata of a network's file."""
+    facts = {"format": FORMAT, "transformer": network.node, "styles": network.styles, "about": plain(dict(about))}
+    return {KEY: json.dumps(facts, ensure_ascii=False, sort_keys=True)}
 
 
 def load(path: Path, node: Any = None) -> tuple[nn.Module, dict[str, Any]]:

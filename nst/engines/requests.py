@@ -1,45 +1,20 @@
-"""What is asked of an engine: which loss of which layer, against which target."""
+"""What is asked of an engine, by tag, and how a loss, perhaps somebody's own, is given what it asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nst.errors import UserError
-from nst.losses import LayerLoss
+from nst.losses.objective import Reading, Wanted
+from nst.losses.protocols import Layer
 
-Layer = str | tuple[str, str]  # one layer, or two that a loss compares with each other
 Window = tuple[slice, slice]  # rows and columns of a map
 Shapes = dict[str, tuple[int, ...]]  # of maps (C, H, W), by layer
-
-
-class Wanted(NamedTuple):
-    """A target to take.
-
-    Attributes:
-        layer: whose map; of two layers the loss is given a pair of maps.
-        loss: that knows what to keep of it.
-    """
-
-    layer: Layer
-    loss: LayerLoss
-
-
-class Reading(NamedTuple):
-    """A value to compute.
-
-    Attributes:
-        layer: whose map; of two layers the loss is given a pair of maps.
-        loss: that compares it.
-        target: what ``loss.target`` kept of the content or style image; its batch size is 1 or the picture's.
-    """
-
-    layer: Layer
-    loss: LayerLoss
-    target: Any
+Sums = tuple[dict[str, Tensor], Shapes]  # by tag, and the shapes of whole maps
 
 
 def each(layer: Layer) -> tuple[str, ...]:
@@ -53,22 +28,23 @@ def only(layer: Layer) -> str:
     return layer
 
 
-def together(layer: Layer, maps: Iterable[Tensor]) -> Any:
+def given(layer: Layer, maps: Iterable[Tensor]) -> Any:
     """Return the maps of ``each(layer)`` as a loss is to be given them: a map, or a pair."""
     found = tuple(maps)
     return found[0] if isinstance(layer, str) else found
 
 
-def target_of(wanted: Wanted, maps: Any) -> Any:
-    """Return what a loss keeps of the content or style image's map, or pair of maps.
+def is_ours(loss: object) -> bool:
+    """Tell whether a loss is one of this package's: it changes no map in place, and its errors are not the user's."""
+    return type(loss).__module__.startswith("nst.")
 
-    Raises:
-        UserError: a loss of one's own fails.
-    """
+
+def target_of(wanted: Wanted, maps: Any) -> Any:
+    """Return what a loss keeps of a map, or pair of maps; raise UserError if a loss of one's own fails."""
     try:
         return wanted.loss.target(maps)
     except Exception as error:
-        _tell(error, wanted.loss, "target", wanted.layer)
+        _explain(error, wanted.loss, "target", wanted.layer)
         raise
 
 
@@ -81,7 +57,7 @@ def value_of(reading: Reading, maps: Any) -> Tensor:
     try:
         value: Any = reading.loss(maps, reading.target)
     except Exception as error:
-        _tell(error, reading.loss, "__call__", reading.layer)
+        _explain(error, reading.loss, "__call__", reading.layer)
         raise
     where = f"{type(reading.loss).__name__}.__call__ for {'-'.join(each(reading.layer))}"
     if not isinstance(value, Tensor):
@@ -99,9 +75,9 @@ def value_of(reading: Reading, maps: Any) -> Tensor:
     return value
 
 
-def _tell(error: Exception, loss: object, method: str, layer: Layer) -> None:
+def _explain(error: Exception, loss: object, method: str, layer: Layer) -> None:
     """Raise UserError for an error of somebody's own loss; ours, and those of memory, are left as they are."""
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error).lower()
-    if not (type(loss).__module__.startswith("nst.") or isinstance(error, UserError) or memory):
+    if not (is_ours(loss) or isinstance(error, UserError) or memory):
         name, where = f"{type(loss).__name__}.{method}", "-".join(each(layer))
         raise UserError(f"{name} failed for {where}: {type(error).__name__}: {error} (more in run.log).") from error
