@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nst.report.runs import Collection, Run, natural, number
+from nst.report.runs import Collection, Run, number
+from nst.runs.folders import in_order
 
 # Knobs that say how a run is kept and shown, not what it is. A sweep over them is shown all the same.
 NO_SCIENCE = re.compile(
     r"(resume|report|title|question|on_failure|log_every|save_every|device|threads|evaluator|checkpoint_\w+|hydra)(\..*)?"
     r"|(.*\.)?(_partial_|_convert_|_recursive_)"
 )
+KEYWORDS: dict[str, Any] = {"true": True, "false": False, "null": None}
 MISSING = object()
 
 
@@ -50,15 +52,13 @@ def find_axes(collection: Collection) -> list[Axis]:
     place as well. What only follows from the swept keys, and was typed alike for all runs, makes no axis of its own.
     """
     runs = collection.runs
-    swept = collection.sweep.get("swept")
-    listed = {str(k).lstrip("+~"): v for k, v in swept.items()} if isinstance(swept, dict) else {}
+    listed = {key.lstrip("+~"): values for key, values in collection.sweep.get("swept", {}).items()}
     others = [key for key in differing(runs) if key not in listed and not _follows(runs, key, list(listed))]
     axes = []
     for key in [*listed, *others]:
-        values = listed.get(key)
-        typed = {canonical(parse(str(v))): str(v).strip() for v in values} if isinstance(values, list) else {}
         if key.startswith(("hydra.", "hydra/")):
             continue
+        typed = {canonical(parse(value)): value.strip() for value in listed.get(key, [])}
         axis = _axis(key, _added(runs, key, typed) if typed else {value: value for value in _found(runs, key)})
         if len(axis.values) > 1:
             axes.append(axis)
@@ -101,12 +101,11 @@ def parse(text: str) -> Any:
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
-    known: dict[str, Any] = {"true": True, "false": False, "null": None}
-    if text.lower() in known:
-        return known[text.lower()]
-    if (value := number(text)) is not None:
-        return int(text) if re.fullmatch(r"[+-]?\d+", text) else value
-    return text
+    if text.lower() in KEYWORDS:
+        return KEYWORDS[text.lower()]
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    return text if (value := number(text)) is None else value
 
 
 def canonical(value: Any) -> str:
@@ -115,10 +114,10 @@ def canonical(value: Any) -> str:
         return ""
     if value is None:
         return "null"
-    if isinstance(value, bool):
+    if isinstance(value, bool | int):
         return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value) if isinstance(value, int) else f"{value:.12g}"
+    if isinstance(value, float):
+        return f"{value:.12g}"
     if isinstance(value, list | tuple):
         return f"[{','.join(canonical(item) for item in value)}]"
     if isinstance(value, dict):
@@ -175,7 +174,7 @@ def _found(runs: Sequence[Run], key: str) -> list[str]:
     found = {canonical(value) for run in runs if (value := value_of(run, key)) is not MISSING}
     if all(number(text) is not None for text in found):
         return sorted(found, key=float)
-    return sorted(found, key=lambda text: (natural(text), text))
+    return sorted(found, key=in_order)
 
 
 def _follows(runs: Sequence[Run], key: str, listed: Sequence[str]) -> bool:
@@ -210,6 +209,6 @@ def _axis(key: str, values: dict[str, str]) -> Axis:
     shown = short_texts(list(values))
     texts = tuple(typed if number(value) is not None else shown[value] for value, typed in values.items())
     if len(numbers) < len(values):
-        return Axis(key, tuple(values), texts, None, False)
+        return Axis(key, tuple(values), texts, numbers=None, log=False)
     log = min(numbers) > 0 and max(numbers) >= 10 * min(numbers) and key != "seed"
     return Axis(key, tuple(values), texts, tuple(numbers), log)

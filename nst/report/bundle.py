@@ -11,9 +11,9 @@ from typing import BinaryIO
 import yaml
 
 from nst import trust
-from nst.files import sha256
-from nst.report.runs import Collection, Run, mapping
-from nst.report.view import find_inputs
+from nst.report.inputs import find_inputs
+from nst.report.runs import Collection, Run
+from nst.runs.folders import SWEEP_FILE, is_unchanged
 
 WHEN = (1980, 1, 1, 0, 0, 0)  # the first moment a zip file knows; every file gets it, so that the bytes are the same
 RUN_FILES = ("run.json", "status.json", "metrics.csv")
@@ -76,8 +76,8 @@ def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], 
     notes: list[str] = []
     content: dict[str, bytes | Path] = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
     sweep = collection.sweep_folder
-    if sweep is not None and trust.is_inside(sweep, sweep / "sweep.json"):
-        content["sweep.json"] = sweep / "sweep.json"
+    if sweep is not None and trust.is_inside(sweep, sweep / SWEEP_FILE):
+        content[SWEEP_FILE] = sweep / SWEEP_FILE
     for run in collection.runs:
         content |= {f"{run.name}/{name}": found for name, found in _run_files(run)}
     content |= _inputs(collection, notes) | _painted_with(collection.runs, notes)
@@ -133,24 +133,16 @@ def _inputs(collection: Collection, notes: list[str]) -> dict[str, bytes | Path]
 def _painted_with(runs: Iterable[Run], notes: list[str]) -> dict[str, bytes | Path]:
     """Return the networks that runs painted with and the clips that they painted, named by their SHA-256."""
     found: dict[str, bytes | Path] = {}
-    told: list[str] = []
-    for run in runs:
-        for key, what in (("model", "network"), ("source", "clip")):
-            name, digest = run.fact(key, "file"), run.fact(key, "sha256")
-            if not (isinstance(name, str) and isinstance(digest, str)):
-                continue
-            path = Path(name)
-            try:
-                is_there = path.is_file() and sha256(path) == digest
-            except (OSError, ValueError):
-                is_there = False
-            if not is_there:
-                told.append(f"The {what} {name} is not there any more, or has changed.")
-            elif path.stat().st_size > LARGEST_INPUT:
-                told.append(f"The {what} {name} has more than {LARGEST_INPUT:,} bytes, and is left out.")
-            else:
-                found[f"inputs/{digest}{path.suffix.lower()}"] = path
-    notes += dict.fromkeys(told)
+    whats = (("model", "network"), ("source", "clip"))
+    used = [(what, run.fact(key, "file"), run.fact(key, "sha256")) for run in runs for key, what in whats]
+    for what, name, digest in dict.fromkeys(one for one in used if one[1] is not None):
+        path = Path(name)
+        if not is_unchanged(path, digest):
+            notes.append(f"The {what} {name} is not there any more, or has changed.")
+        elif path.stat().st_size > LARGEST_INPUT:
+            notes.append(f"The {what} {name} has more than {LARGEST_INPUT:,} bytes, and is left out.")
+        else:
+            found[f"inputs/{digest}{path.suffix.lower()}"] = path
     return found
 
 
@@ -160,10 +152,12 @@ def _own_code(runs: Iterable[Run], notes: list[str]) -> dict[str, bytes | Path]:
     folders: dict[str, dict[str, str]] = {}
     for run in runs:
         for name in run.config_folders:
-            folders.setdefault(name, {}).update(mapping(run.fact("own_code")))
+            folders.setdefault(name, {}).update(run.record.get("own_code", {}))
     for place, (name, digests) in enumerate(folders.items()):
         folder = Path(name)
-        files = [Path(file) for file, digest in digests.items() if _is_unchanged(folder, Path(file), digest)]
+        known = [(Path(file), digest) for file, digest in digests.items()]
+        known = [(path, digest) for path, digest in known if path.is_relative_to(folder) and path.suffix in OWN_CODE]
+        files = [path for path, digest in known if is_unchanged(path, digest)]
         if not files:
             notes.append(f"The code in the folder of own options {name} is not there any more, or has changed.")
         elif sum(path.stat().st_size for path in files) > MOST_OWN_CODE:
@@ -172,11 +166,3 @@ def _own_code(runs: Iterable[Run], notes: list[str]) -> dict[str, bytes | Path]:
             top = f"config_folders/{place}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder.name)}"
             found |= {f"{top}/{path.relative_to(folder).as_posix()}": path for path in files}
     return found
-
-
-def _is_unchanged(folder: Path, path: Path, digest: str) -> bool:
-    """Tell whether a file of one's own code is where it was, and as it was."""
-    try:
-        return path.is_relative_to(folder) and path.suffix in OWN_CODE and path.is_file() and sha256(path) == digest
-    except (OSError, ValueError):
-        return False
