@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 from nst.errors import UserError
 from nst.files import write_atomic
 from nst.report.bundle import write_bundle
+from nst.report.page import render
 from nst.report.pictures import BUDGET
-from nst.report.runs import Collection, collect
+from nst.report.runs import collect
 from nst.report.tables import report_markdown, summary_csv
 from nst.report.view import Place, draw_pictures, make_view
 
@@ -67,30 +68,20 @@ def write_report(
     _make_folder(folder)
     for name, text in _texts(view).items():
         data = text.encode("utf-8", "replace")  # a file name may hold what is no text
-        _write(folder / name, functools.partial(_put, data=data))
+        _write(folder / name, operator.methodcaller("write", data))
         written.files.append(folder / name)
     if bundle:
         path = bundle.absolute() if isinstance(bundle, Path) else folder / BUNDLE
         inside = make_view(collection, pictures, Place(None), title, question)
         _make_folder(path.parent)
-        _write(path, lambda file: written.notes.extend(_bundled(file, collection, inside)))
+        _write(path, lambda file: written.notes.extend(write_bundle(file, collection, _texts(inside), inside["title"])))
         written.files.append(path)
     return written
 
 
 def _texts(view: dict[str, Any]) -> dict[str, str]:
     """Return the files of a report by name."""
-    from nst.report.page import render
-
     return {PAGE: render(view), "summary.csv": summary_csv(view), "report.md": report_markdown(view)}
-
-
-def _put(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
-
-
-def _bundled(file: BinaryIO, collection: Collection, view: dict[str, Any]) -> list[str]:
-    return write_bundle(file, collection, _texts(view), view["title"])
 
 
 def _make_folder(folder: Path) -> None:
