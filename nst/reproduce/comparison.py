@@ -15,16 +15,13 @@ from nst.images import decoding
 from nst.pretrained import same_numbers
 from nst.reproduce.inputs import file_name
 from nst.reproduce.runs import Run
-from nst.runs import resume
+from nst.runs import folders
 
-GROUPS = (
-    "versions",
-    "machine",
-    "computation",
-    "determinism",
-    "git",
-    "own_code",
-)  # recorded facts that may explain a difference
+# Recorded facts that may explain a difference.
+GROUPS = ("versions", "machine", "computation", "determinism", "git", "own_code")
+
+
+WHITE = (255, 255, 255)  # behind transparent pixels
 
 
 @dataclass
@@ -77,11 +74,10 @@ class Reproduction:
 
     def summary(self) -> str:
         """Return the verdict in a few words."""
-        if self.verdict == "same pixels":
-            return "identical pixels, in a file of other bytes"
-        if self.verdict == "identical" or self.difference is None:
-            return "identical" if self.verdict == "identical" else "not identical"
-        off = self.difference
+        if self.is_identical:
+            return "identical" if self.verdict == "identical" else "identical pixels, in a file of other bytes"
+        if (off := self.difference) is None:
+            return "not identical"
         return (
             f"not identical: at most {off.largest} of 255 levels off, {off.mean:.3g} on average, "
             f"PSNR {off.psnr:.1f} dB, {off.share:.1%} of the pixels differ"
@@ -90,11 +86,11 @@ class Reproduction:
 
 def compare(run: Run, folder: Path, notes: list[str]) -> Reproduction:
     """Compare a run with its reproduction in ``folder``."""
-    now = resume.read(folder / "run.json")
+    now = folders.read(folder).record
     wanted, found = run.record["result"]["sha256"], now["result"]["sha256"]
     notes = [*notes, *_unrecorded(run.record, now)]
     verdict, difference = "identical" if wanted == found else "different", None
-    picture = run.picture()
+    picture = run.folder / run.record["result"]["file"]
     if not picture.is_file():
         if verdict != "identical":
             notes.append(f"How far off the picture is cannot be told: {picture} is not there.")
@@ -106,11 +102,16 @@ def compare(run: Run, folder: Path, notes: list[str]) -> Reproduction:
             notes.append("The pictures have different sizes.")
         elif difference.largest == 0:
             verdict = "same pixels"
-    result = {"file": now["result"]["file"], "recorded": wanted, "now": found}
-    commit = (run.record.get("git") or {}).get("commit")
-    losses = loss_difference(run.record.get("final", {}), now.get("final", {}))
     return Reproduction(
-        run.origin, str(folder), verdict, result, difference, losses, differing_facts(run.record, now), commit, notes
+        run=run.origin,
+        folder=str(folder),
+        verdict=verdict,
+        result={"file": now["result"]["file"], "recorded": wanted, "now": found},
+        difference=difference,
+        losses=loss_difference(run.record.get("final", {}), now.get("final", {})),
+        facts=differing_facts(run.record, now),
+        commit=(run.record.get("git") or {}).get("commit"),
+        notes=notes,
     )
 
 
@@ -119,8 +120,7 @@ def pixel_difference(one: Path, other: Path) -> Difference | None:
 
     PSNR is 10 log10(255^2 / MSE), over all pixels and channels.
     """
-    with decoding.opened(one) as a, decoding.opened(other) as b:
-        first, second = (np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (a, b))
+    first, second = (np.asarray(decoding.read(path, WHITE), dtype=np.float64) for path in (one, other))
     if first.shape != second.shape:
         return None
     off = np.abs(first - second)
@@ -142,11 +142,9 @@ def differing_facts(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> dict
     Paths are no facts: own code counts by file name, weights by their hash. The inputs' hashes were compared before.
     """
     then, here = _facts(recorded), _facts(now)
-    return {
-        name: [value, here.get(name)]
-        for name, value in [*then.items(), *((n, None) for n in here if n not in then and ".variables." in n)]
-        if here.get(name) != value and (".variables." not in name or _has_variables(recorded))
-    }
+    if "variables" in recorded.get("determinism", {}):  # of which those that were not set are not recorded
+        then |= {name: None for name in here if ".variables." in name and name not in then}
+    return {name: [value, here.get(name)] for name, value in then.items() if here.get(name) != value}
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,10 +160,6 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
                 found[f"{group}.{name}"] = value
     weights = record.get("weights") or {}
     return found | ({"weights.sha256": same_numbers(weights["sha256"])} if "sha256" in weights else {})
-
-
-def _has_variables(record: Mapping[str, Any]) -> bool:
-    return "variables" in (record.get("determinism") or {})
 
 
 def _unrecorded(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Running again: the recorded configuration, complete for today, in a fresh process."""
+"""Running again: the recorded configuration, complete for today, in a process of its own."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ import nst
 from nst import configuration, runtime
 from nst.cli import ConsoleFormatter, ConsoleHandler, describe
 from nst.errors import UserError
+from nst.job import run_alone
 from nst.runs import resume
 from nst.runs.provenance import VARIABLES
 from nst.runs.record import Job, timestamp, write_status
@@ -62,8 +63,8 @@ class Plan:
     words: list[str]
 
 
-class Told(UserError):
-    """The new run failed, and has told why on the console itself."""
+class ErrorShown(UserError):
+    """The new run failed, and its own process has shown why on the console."""
 
 
 def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -79,9 +80,8 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         for name, value in record["config"].items()
         if name not in known
     ]
-    before = {name: value for name, value in resume.BEFORE.items() if name not in config}
-    config |= before
-    for name, value in (record.get("computation") or {}).items():
+    config = resume.BEFORE | config
+    for name, value in record.get("computation", {}).items():
         if config.get(name) == "auto" and name in ("precision", "tile"):
             config[name] = value
     if missing := [name for name in known if name not in config]:
@@ -89,8 +89,7 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         config |= {name: today[name] for name in missing}
         silent = (*resume.HOUSEKEEPING, "evaluator")
         shown = [f"{name}={_short(today[name])}" for name in missing if name not in silent]
-        if shown:
-            notes.append(f"Not recorded, so today's default is used: {', '.join(shown)}.")
+        notes += [f"Not recorded, so today's default is used: {', '.join(shown)}."] if shown else []
     return config | {"resume": None}, notes
 
 
@@ -128,7 +127,7 @@ def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
         quiet: show nothing of it.
 
     Raises:
-        Told: it failed, and said so on the console.
+        ErrorShown: it failed, and said so on the console.
         UserError: it failed.
     """
     environment = dict(os.environ)
@@ -157,15 +156,13 @@ def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
         status = resume.read(Path(plan.folder) / "status.json")
         reason = str(status.get("reason", "")).removeprefix("Error: ")
         if reason and not quiet:
-            raise Told(reason)
+            raise ErrorShown(reason)
         ended = f"its process ended with {code}" if code > 0 else f"its process was killed by signal {-code}"
         raise UserError(reason or f"The new run failed: {ended}.")
 
 
 def run_plan(plan: Plan) -> int:
     """Run a plan in this process, with its status on disk from beginning to end; return the exit code."""
-    from nst.job import run_alone
-
     folder, started = Path(plan.folder), timestamp()
     write_status(folder, "running", started)
     _log_to(folder / "run.log")
