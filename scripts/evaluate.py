@@ -49,9 +49,7 @@ def make_evaluator(name: str, overrides: list[str]) -> evaluator.Evaluator:
 def score_run(judge: evaluator.Evaluator, folder: Path, write: bool) -> evaluator.Scores:
     """Score a finished run, and put the scores into its ``run.json`` if asked to."""
     run = evaluator.run_pictures(folder)
-    scores = judge.scores_of_blend(
-        run.result, run.content, run.styles, run.background, run.color, run.masks, run.protected
-    )
+    scores = judge.scores_of_blend(**vars(run))
     if write:
         path = folder / "run.json"
         write_json(path, resume.read(path) | {"scores": scores})

@@ -23,42 +23,7 @@ PACKED = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4"}  # are compressed al
 OWN_CODE = {".py", ".yaml"}
 LARGEST_INPUT = 200_000_000  # bytes of a network, or of a clip that was painted
 MOST_OWN_CODE = 5_000_000  # bytes of one --config-dir folder; a larger one holds more than options
-README = """\
-{title}
-{underline}
-
-What is in here:
-
-  report.html         the report; open it in a browser, it needs nothing else
-  report.md           the same as text, with a table for LaTeX and BibTeX
-  summary.csv         every run with its parameters, scores, losses and cost
-  sweep.json          what was typed, and what was planned (if it was a sweep)
-  {example:<18}  one folder for each run:
-    result.png          the picture (a run that did not end may have interrupted.png or best.png)
-    config.yaml         the resolved configuration
-    run.json            the same with versions, machine, SHA-256 of every file, timings, scores
-    status.json         how it ended
-    metrics.csv         every loss at every logged step
-    uncommitted.diff    changes of the code that were not committed, if there were any
-  inputs/             the input images (and networks that were applied), named by their SHA-256
-  config_folders/     losses and other options of one's own, if there were any
-
-How to reproduce it:
-
-  Install the software in the version (commit) that run.json names, and give it this file, or the folder that it was
-  unzipped to, or one run's folder:
-
-    python scripts/reproduce.py BUNDLE.zip
-    python scripts/reproduce.py FOLDER/{example}
-
-  The commands in the report are to be typed in the folder that holds run.py; paths of images in them are those of the
-  machine where the runs were made. The same images are in inputs/.
-
-What it tells about you:
-
-  run.json, config.yaml, status.json and the report hold file paths, which may contain your user name, and the name of
-  the machine. uncommitted.diff holds code. inputs/ holds the input images in full: make sure that you may pass them on.
-"""
+README = Path(__file__).with_name("bundle.txt")  # a template
 
 
 def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], title: str) -> list[str]:
@@ -92,7 +57,8 @@ def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], 
                 continue
             _add(archive, name, data)
         example = collection.runs[0].name
-        text = README.format(title=title, underline="=" * len(title), example=f"{example}/")
+        text = README.read_text(encoding="utf-8")
+        text = text.format(title=title, underline="=" * len(title), example=f"{example}/")
         missing = "\nWhat is missing:\n\n" + "".join(f"  * {note}\n" for note in notes) if notes else ""
         _add(archive, "README.txt", (text + missing).encode("utf-8", "replace"))
     return notes
