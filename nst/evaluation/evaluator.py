@@ -266,17 +266,18 @@ class Evaluator(Settings):
         except UserError as error:  # a strip too narrow for the network must not cost the run its other scores
             log.warning("%s leaves content_distance and style_distance out: %s", self.name, error)
             return None, None
+
+        def content_loss(maps: dict[str, Tensor]) -> list[Tensor]:
+            return [functional.content_loss(maps[layer], content[layer], "none") for layer in self.content_layers]
+
+        def style_loss(maps: dict[str, Tensor]) -> list[Tensor]:
+            return [_gram_error(maps[layer], style[layer], region) for layer in self.style_layers]
+
+        content_sizes = [content[layer].square().mean() for layer in self.content_layers]
+        style_sizes = [functional.gram_matrix(style[layer], "N").square().mean() for layer in self.style_layers]
         return (
-            _relative(
-                [functional.content_loss(result[layer], content[layer], "none") for layer in self.content_layers],
-                [functional.content_loss(baseline[layer], content[layer], "none") for layer in self.content_layers],
-                [content[layer].square().mean() for layer in self.content_layers],
-            ),
-            _relative(
-                [_gram_error(result[layer], style[layer], region) for layer in self.style_layers],
-                [_gram_error(content[layer], style[layer], region) for layer in self.style_layers],
-                [functional.gram_matrix(style[layer], "N").square().mean() for layer in self.style_layers],
-            ),
+            _relative(content_loss(result), content_loss(baseline), content_sizes),
+            _relative(style_loss(result), style_loss(content), style_sizes),
         )
 
     def _maps(self, picture: np.ndarray) -> dict[str, Tensor]:
@@ -351,25 +352,16 @@ def color_histogram_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class RunPictures:
-    """What a run folder tells about its pictures.
+    """What a run folder tells about its pictures."""
 
-    Attributes:
-        result: the picture it painted.
-        content: the content image's file.
-        styles: each style image's file, and its weight.
-        background: what showed through transparent pixels.
-        color: whose colours were asked for.
-        masks: of each style where it was to go, None for everywhere; none at all where no style has any.
-        protected: where the content was to stay, or None.
-    """
-
-    result: Path
-    content: Path
-    styles: list[tuple[Path, float]]
-    background: str
-    color: str = "style"
+    result: Path  # the picture it painted
+    content: Path  # the content image's file
+    styles: list[tuple[Path, float]]  # each style image's file, and its weight
+    background: str  # what showed through transparent pixels
+    color: str = "style"  # whose colours were asked for
+    # of each style where it was to go, None for everywhere; none at all where no style has any
     masks: Sequence[Path | None] = ()
-    protected: Path | None = None
+    protected: Path | None = None  # where the content was to stay, or None
 
 
 def run_folders(folder: Path) -> list[Path]:

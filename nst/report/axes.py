@@ -22,21 +22,13 @@ MISSING = object()
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that differs.
+    """One thing that differs."""
 
-    Attributes:
-        key: of the configuration, or the name of a group.
-        values: what it takes, in order, written in one way so that they compare.
-        texts: the same for people: a path by its last part.
-        numbers: the same as numbers, if they all are.
-        log: a logarithmic scale suits them.
-    """
-
-    key: str
-    values: tuple[str, ...]
-    texts: tuple[str, ...]
-    numbers: tuple[float, ...] | None
-    log: bool
+    key: str  # of the configuration, or the name of a group
+    values: tuple[str, ...]  # what it takes, in order, written in one way so that they compare
+    texts: tuple[str, ...]  # the same for people: a path by its last part
+    numbers: tuple[float, ...] | None  # the same as numbers, if they all are
+    log: bool  # a logarithmic scale suits them
 
     def place(self, run: Run) -> int | None:
         """Return where a run stands on this axis."""
@@ -135,10 +127,12 @@ def short_texts(texts: Sequence[str]) -> dict[str, str]:
     paths = {text: re.split(r"[/\\]+", text.rstrip("/\\")) for text in texts if _is_path(text)}
     shown = {text: text for text in texts} | _short_lists(texts)
     for text, parts in paths.items():
-        others = [other for other in shown if other != text]
         for count in range(1, len(parts) + 1):
             short = "/".join(parts[-count:])
-            if not any(other == short or "/".join(paths.get(other, [])[-count:]) == short for other in others):
+            others = {
+                name for other in texts if other != text for name in (other, "/".join(paths.get(other, [])[-count:]))
+            }
+            if short not in others:
                 shown[text] = short
                 break
     return shown

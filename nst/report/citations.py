@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,9 +32,8 @@ def bibtex(runs: Sequence[Run]) -> str:
     scores = {name for run in runs for name, value in (run.fact("scores") or {}).items() if value is not None}
     used += [paper for name, paper in SCORES.items() if name in scores]
     recipes = sorted({run.choices.get("experiment", "none") for run in runs} - {"none"})
-    folders = [path for run in runs for path in run.config_folders]
-    papers = _papers()
-    entries = [_software(), *(papers[name] for name in used), *(_recipe(name, folders) for name in recipes)]
+    folders = [*(path for run in runs for path in run.config_folders), str(ROOT / "conf")]
+    entries = [_software(), *(_papers()[name] for name in used), *(_recipe(name, folders) for name in recipes)]
     return "\n\n".join(entry for entry in entries if entry) + "\n"
 
 
@@ -70,18 +68,13 @@ def sample_of(name: str, file: str | None, digest: str | None) -> str | None:
 
 def sample_file(name: str, digest: str | None) -> Path | None:
     """Return a sample's file if its bytes are those that were used."""
-    path = SAMPLES / samples()[name]["file"]
-    return path if digest in (None, _digest(path)) else None
+    return SAMPLES / samples()[name]["file"] if digest is None or _sample_digests().get(digest) == name else None
 
 
 @functools.cache
 def _sample_digests() -> dict[str | None, str]:
-    return {_digest(SAMPLES / about["file"]): name for name, about in samples().items()}
-
-
-@functools.cache
-def _digest(path: Path) -> str:
-    return sha256(path) if path.is_file() else hashlib.sha256().hexdigest()
+    files = {name: SAMPLES / about["file"] for name, about in samples().items()}
+    return {sha256(path): name for name, path in files.items() if path.is_file()}
 
 
 @functools.cache
@@ -117,10 +110,9 @@ def _author(author: dict[str, Any]) -> str:
 
 def _recipe(name: str, folders: Iterable[str]) -> str:
     """Return an entry for a preset, by the source that its file names; empty if the file is not at hand."""
-    for folder in [*map(Path, folders), ROOT / "conf"]:
-        path = folder / "experiment" / f"{name}.yaml"
+    for folder in folders:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = (Path(folder) / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
         except (OSError, ValueError):
             continue
         comment = "\n".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))

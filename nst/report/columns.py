@@ -85,9 +85,9 @@ def columns_of(runs: Sequence[Run], parameters: Sequence[str]) -> list[dict[str,
     return columns
 
 
-def _column(key: str, label: str, kind: str, text: str, **more: Any) -> dict[str, Any]:
-    more = {"evaluator": None, "better": None, "unit": None} | more
-    return {"key": key, "label": label, "kind": kind, **more, "help": text}
+def _column(key: str, label: str, kind: str, text: str, **more: str | None) -> dict[str, Any]:
+    about = {"key": key, "label": label, "kind": kind, "help": text}
+    return {**about, "evaluator": None, "better": None, "unit": None, **more}
 
 
 def value_in(column: dict[str, Any], run: Run, texts: Mapping[str, Mapping[str, str]]) -> float | str | None:

@@ -17,19 +17,12 @@ KINDS = ("content", "style", "init")  # of which a run has one at least
 
 @dataclass(frozen=True)
 class Input:
-    """An input image as runs recorded it.
+    """An input image as runs recorded it."""
 
-    Attributes:
-        kind: ``content``, ``style``, ``init`` or ``mask``.
-        name: as configured.
-        file: its path when the run was made, if known.
-        digest: its SHA-256, if known.
-    """
-
-    kind: str
-    name: str
-    file: str | None
-    digest: str | None
+    kind: str  # ``content``, ``style``, ``init`` or ``mask``
+    name: str  # as configured
+    file: str | None  # its path when the run was made, if known
+    digest: str | None  # its SHA-256, if known
 
     @property
     def sample(self) -> str | None:

@@ -41,16 +41,11 @@ Items = Sequence[dict[str, Any]]  # axes, runs, inputs or columns of a view
 
 @dataclass
 class Facet:
-    """One grid of pictures.
+    """One grid of pictures."""
 
-    Attributes:
-        heading: the values of the axes that are neither rows nor columns, as ``key = value``; may be empty.
-        columns: index into the texts of the axis across, None for runs without a value there.
-        rows: the same down, with the runs of each cell (positions in the list of runs), one list for each column.
-    """
-
-    heading: str
-    columns: list[int | None]
+    heading: str  # the values of the axes that are neither rows nor columns, as ``key = value``; may be empty
+    columns: list[int | None]  # index into the texts of the axis across, None for runs without a value there
+    # the same down, with the runs of each cell (positions in the list of runs), one list for each column
     rows: list[tuple[int | None, list[list[int]]]]
 
 
@@ -168,12 +163,11 @@ def faces(axes: Items, runs: Items, inputs: Items) -> list[list[int | None]]:
     places = {item["id"]: place for place, item in enumerate(inputs)}
     result: list[list[int | None]] = []
     for i, axis in enumerate(axes):
-        of_axis: list[int | None] = []
-        for value in range(len(axis["texts"])):
-            used = {run.get(axis["key"]) for run in runs if run["axis"][i] == value} - {None}  # jobs not begun
-            known = axis["key"] in ("content", "style") and len(used) == 1
-            of_axis.append(places.get(used.pop()) if known else None)
-        result.append(of_axis)
+        values: list[set[str | None]] = [set() for _ in axis["texts"]]
+        for run in runs:
+            if axis["key"] in ("content", "style") and run["axis"][i] is not None:
+                values[run["axis"][i]] |= {run[axis["key"]]} - {None}  # of jobs not begun
+        result.append([places[used.pop()] if len(used) == 1 else None for used in values])
     return result
 
 
@@ -190,15 +184,8 @@ def groups(columns: Items) -> list[tuple[str, int]]:
 
 def cells(columns: Items, runs: Items) -> dict[str, list[str]]:
     """Return the text of every cell for each column's key."""
-    return {
-        column["key"]: [
-            status_text(run["status"])
-            if column["kind"] == "status"
-            else number(run["values"].get(column["key"]), is_time(column))
-            for run in runs
-        ]
-        for column in columns
-    }
+    texts = {c["key"]: [number(run["values"].get(c["key"]), is_time(c)) for run in runs] for c in columns}
+    return texts | {c["key"]: [status_text(run["status"]) for run in runs] for c in columns if c["kind"] == "status"}
 
 
 def status_text(status: str) -> str:
@@ -215,12 +202,10 @@ def number(value: Any, time: bool = False) -> str:
 def best(columns: Items, runs: Items) -> dict[str, float]:
     """Return the best value of each score column, by its key, where at least two runs differ."""
     result = {}
-    for column in columns:
-        if column["kind"] != "score" or column["better"] not in ("lower", "higher"):
-            continue
-        values = [v for run in runs if (v := run["values"].get(column["key"])) is not None]
-        if len(set(values)) > 1:
-            result[column["key"]] = min(values) if column["better"] == "lower" else max(values)
+    for key, better in ((c["key"], c["better"]) for c in columns if c["kind"] == "score" and c["better"]):
+        values = {value for run in runs if (value := run["values"].get(key)) is not None}
+        if len(values) > 1:
+            result[key] = min(values) if better == "lower" else max(values)
     return result
 
 

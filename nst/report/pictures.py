@@ -57,23 +57,16 @@ Encoded = TypeVar("Encoded", str, Sprite)
 
 @dataclass
 class Pictures:
-    """Everything that is drawn in the page.
+    """Everything that is drawn in the page."""
 
-    Attributes:
-        sprites: one for each run, None where there are no previews.
-        finals: data URI of each run's final picture, or of its last preview; None where there is neither.
-        sizes: (width, height) in pixels of each run's full picture, None where there is none.
-        thumbs: data URI of each input image.
-        notes: what had no room, for people.
-        broken: files that cannot be read as pictures.
-    """
-
-    sprites: list[Sprite | None]
+    sprites: list[Sprite | None]  # one for each run, None where there are no previews
+    # data URI of each run's final picture, or of its last preview; None where there is neither
     finals: list[str | None]
+    # (width, height) in pixels of each run's full picture, None where there is none
     sizes: list[tuple[int, int] | None]
-    thumbs: list[str | None]
-    notes: list[str] = field(default_factory=list)
-    broken: set[Path] = field(default_factory=set)
+    thumbs: list[str | None]  # data URI of each input image
+    notes: list[str] = field(default_factory=list)  # what had no room, for people
+    broken: set[Path] = field(default_factory=set)  # files that cannot be read as pictures
 
 
 def draw(

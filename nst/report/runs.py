@@ -28,28 +28,20 @@ Metrics = dict[str, list[float | None]]  # column name to one value a row; None 
 
 @dataclass
 class Run:
-    """One run as its folder tells of it.
+    """One run as its folder tells of it."""
 
-    Attributes:
-        folder: where it is, or would be: a job that was planned but never started has none.
-        name: the folder relative to that of the whole collection, with forward slashes.
-        status: one of ``STATUSES``: those of ``status.json``, ``not started`` for a job that was only planned, and
-            ``unknown`` where the files do not tell.
-        reason: why it is not done, in words; empty for a finished run.
-        record: ``run.json``; what is known without it (configuration, choices) if it cannot be read.
-        times: ``status.json``.
-        overrides: what was typed for this run, as ``key=value``.
-        notes: files that could not be read, one sentence each.
-    """
-
-    folder: Path
-    name: str
+    folder: Path  # where it is, or would be: a job that was planned but never started has none
+    name: str  # the folder relative to that of the whole collection, with forward slashes
+    # one of ``STATUSES``: those of ``status.json``, ``not started`` for a job that was only planned, and ``unknown``
+    # where the files do not tell
     status: str = "not started"
+    # why it is not done, in words; empty for a finished run
     reason: str = "The job was planned, and has not been started."
+    # ``run.json``; what is known without it (configuration, choices) if it cannot be read
     record: dict[str, Any] = field(default_factory=dict)
-    times: dict[str, Any] = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    times: dict[str, Any] = field(default_factory=dict)  # ``status.json``
+    overrides: list[str] = field(default_factory=list)  # what was typed for this run, as ``key=value``
+    notes: list[str] = field(default_factory=list)  # files that could not be read, one sentence each
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -101,21 +93,13 @@ class Run:
 
 @dataclass
 class Collection:
-    """The runs of a report.
+    """The runs of a report."""
 
-    Attributes:
-        base: the folder that run names are relative to.
-        runs: by name, numbers in it counted as numbers.
-        sweep: ``sweep.json`` if the runs are those of one sweep, else empty.
-        sweep_folder: of that sweep.
-        notes: what could not be read, beside what the runs tell.
-    """
-
-    base: Path
-    runs: list[Run]
-    sweep: dict[str, Any] = field(default_factory=dict)
-    sweep_folder: Path | None = None
-    notes: list[str] = field(default_factory=list)
+    base: Path  # the folder that run names are relative to
+    runs: list[Run]  # by name, numbers in it counted as numbers
+    sweep: dict[str, Any] = field(default_factory=dict)  # ``sweep.json`` if the runs are those of one sweep, else empty
+    sweep_folder: Path | None = None  # of that sweep
+    notes: list[str] = field(default_factory=list)  # what could not be read, beside what the runs tell
 
     @property
     def launch(self) -> dict[str, Any]:

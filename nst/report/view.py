@@ -35,13 +35,9 @@ NOT_THE_RUN = re.compile(r"\+{0,2}(resume|report|title|question)=")  # typed, bu
 
 @dataclass(frozen=True)
 class Place:
-    """Where the report lies, for links and commands.
+    """Where the report lies, for links and commands."""
 
-    Attributes:
-        folder: of the report; None for one that lies in a bundle, beside its runs.
-    """
-
-    folder: Path | None
+    folder: Path | None  # of the report; None for one that lies in a bundle, beside its runs
 
     def link(self, run: Run, path: Path) -> str:
         """Return a URL of a run's file, relative to the report."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,17 +23,10 @@ BUNDLE = "bundle.zip"
 
 @dataclass
 class Written:
-    """What was written.
-
-    Attributes:
-        files: the page first.
-        runs: how many runs are in it.
-        notes: what could not be read or is missing, one sentence each.
-    """
+    """What was written: the files, the page first, and what could not be read or is missing, one sentence each."""
 
     files: list[Path]
-    runs: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 def write_report(
@@ -64,7 +57,7 @@ def write_report(
     folder = (out if out is not None else paths[0]).absolute()
     pictures = draw_pictures(collection, budget)
     view = make_view(collection, pictures, Place(folder), title, question)
-    written = Written([], len(collection.runs), list(view["notes"]))
+    written = Written([], list(view["notes"]))
     _make_folder(folder)
     for name, text in _texts(view).items():
         data = text.encode("utf-8", "replace")  # a file name may hold what is no text

@@ -26,46 +26,27 @@ WHITE = (255, 255, 255)  # behind transparent pixels
 
 @dataclass
 class Difference:
-    """How far two pictures are apart, in levels of 0 to 255.
+    """How far two pictures are apart, in levels of 0 to 255."""
 
-    Attributes:
-        largest: of all differences.
-        mean: of the absolute differences.
-        psnr: peak signal-to-noise ratio in dB, infinite for equal pixels.
-        share: of the pixels that differ in any channel.
-    """
-
-    largest: int
-    mean: float
-    psnr: float
-    share: float
+    largest: int  # of all differences
+    mean: float  # of the absolute differences
+    psnr: float  # peak signal-to-noise ratio in dB, infinite for equal pixels
+    share: float  # of the pixels that differ in any channel
 
 
 @dataclass
 class Reproduction:
-    """How a run came out the second time.
+    """How a run came out the second time."""
 
-    Attributes:
-        run: the folder of the first run.
-        folder: of the second.
-        verdict: ``identical`` (the same bytes), ``same pixels`` (encoded in other bytes) or ``different``.
-        result: name and SHA-256 of both pictures' files.
-        difference: of the pictures; None if the first one is not there, or of another size.
-        losses: the largest relative difference of a final loss; None if none was recorded.
-        facts: ``{fact: [recorded, now]}`` for every one that differs.
-        commit: of the source that the first run was made with, if it was recorded.
-        notes: what else is to be known, one sentence each.
-    """
-
-    run: str
-    folder: str
-    verdict: str
-    result: dict[str, Any]
-    difference: Difference | None
-    losses: float | None
-    facts: dict[str, list[Any]]
-    commit: str | None
-    notes: list[str]
+    run: str  # the folder of the first run
+    folder: str  # of the second
+    verdict: str  # ``identical`` (the same bytes), ``same pixels`` (encoded in other bytes) or ``different``
+    result: dict[str, Any]  # name and SHA-256 of both pictures' files
+    difference: Difference | None  # of the pictures; None if the first one is not there, or of another size
+    losses: float | None  # the largest relative difference of a final loss; None if none was recorded
+    facts: dict[str, list[Any]]  # ``{fact: [recorded, now]}`` for every one that differs
+    commit: str | None  # of the source that the first run was made with, if it was recorded
+    notes: list[str]  # what else is to be known, one sentence each
 
     @property
     def is_identical(self) -> bool:

@@ -27,21 +27,14 @@ DOWNLOADS = ("torchvision", "caffe")
 
 @dataclass
 class Options:
-    """What the command line says, beside which runs.
+    """What the command line says, beside which runs."""
 
-    Attributes:
-        inputs: folders to search with all that is in them.
-        config_folders: where components of one's own lie now; empty: where they were.
-        threads: to compute on instead of as many as were recorded; 0: as recorded.
-        trust: code that a bundle brings may be run.
-        words: of the command line, for the record of the new run.
-    """
-
-    inputs: list[Path] = field(default_factory=list)
+    inputs: list[Path] = field(default_factory=list)  # folders to search with all that is in them
+    # where components of one's own lie now; empty: where they were
     config_folders: list[Path] = field(default_factory=list)
-    threads: int = 0
-    trust: bool = False
-    words: list[str] = field(default_factory=list)
+    threads: int = 0  # to compute on instead of as many as were recorded; 0: as recorded
+    trust: bool = False  # code that a bundle brings may be run
+    words: list[str] = field(default_factory=list)  # of the command line, for the record of the new run
 
 
 def find_inputs(run: Run, config: dict[str, Any], options: Options) -> list[str]:

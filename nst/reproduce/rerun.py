@@ -40,27 +40,16 @@ FAILED = 1
 
 @dataclass
 class Plan:
-    """What the process that runs again is told.
+    """What the process that runs again is told."""
 
-    Attributes:
-        config: every knob, with the files found.
-        folder: where the results go; it exists and is empty.
-        choices: the option chosen of each group, as recorded.
-        overrides: as recorded.
-        config_folders: folders of components of one's own.
-        threads: to compute on; 0 if that is not recorded.
-        device: that the run was made on.
-        words: of the command line, for the record.
-    """
-
-    config: dict[str, Any]
-    folder: str
-    choices: dict[str, str]
-    overrides: list[str]
-    config_folders: list[str]
-    threads: int
-    device: str
-    words: list[str]
+    config: dict[str, Any]  # every knob, with the files found
+    folder: str  # where the results go; it exists and is empty
+    choices: dict[str, str]  # the option chosen of each group, as recorded
+    overrides: list[str]  # as recorded
+    config_folders: list[str]  # folders of components of one's own
+    threads: int  # to compute on; 0 if that is not recorded
+    device: str  # that the run was made on
+    words: list[str]  # of the command line, for the record
 
 
 class ErrorShown(UserError):

@@ -16,19 +16,12 @@ from nst.runs import folders
 
 @dataclass
 class Run:
-    """A finished run.
+    """A finished run."""
 
-    Attributes:
-        name: its folder's, relative to what was given; ``.`` for a single run.
-        folder: where it lies, for a bundle's run where it was unpacked.
-        record: its ``run.json``.
-        origin: how to name it to a reader.
-    """
-
-    name: str
-    folder: Path
-    record: dict[str, Any]
-    origin: str
+    name: str  # its folder's, relative to what was given; ``.`` for a single run
+    folder: Path  # where it lies, for a bundle's run where it was unpacked
+    record: dict[str, Any]  # its ``run.json``
+    origin: str  # how to name it to a reader
 
 
 @contextlib.contextmanager
