@@ -202,7 +202,8 @@ class Evaluator(Settings):
             # the style alone, and laid over the content, which is as far from the content as a picture may be
             styles = _fitted(style, self.size, background), _stretched(style, shape, background)
             content_shown, (style_shown, baseline) = _as_shown(color, original, *styles)
-            compared = np.repeat(_bytes(_luminance(painted))[..., None], 3, axis=2) if in_grey else painted
+            grey = np.rint(_luminance(painted) * 255).astype(np.uint8)
+            compared = np.repeat(grey[..., None], 3, axis=2) if in_grey else painted
             distances = self._distances(compared, content_shown, style_shown, baseline, region=region)
             colours = None if in_grey else color_histogram_distance(_within(painted, region), style_shown)
             found: dict[str, float | None] = {
@@ -415,11 +416,10 @@ def run_pictures(folder: Path) -> RunPictures:
 def recorded_masks(record: dict[str, Any]) -> list[dict[str, Any] | None]:
     """Return what a run's record says of each style's mask, None for a style without; none where no style has any."""
     further = record.get("further_images") or {}
-    if not any(knob.startswith("style_masks") for knob in further):
-        return []
     if "style_masks" in further:
         return [further["style_masks"]]
-    return [further.get(f"style_masks[{place}]") for place in range(len(_recorded_styles(record)))]
+    masks = [further.get(f"style_masks[{place}]") for place in range(len(_recorded_styles(record)))]
+    return masks if any(masks) else []
 
 
 def recorded_styles(record: dict[str, Any]) -> list[tuple[Picture, float]]:
@@ -503,11 +503,6 @@ def _luminance(picture: np.ndarray) -> np.ndarray:
     """Return the luminance in [0, 1] of ``(H, W, 3)`` uint8 as ``(H, W)`` float64."""
     red, green, blue = np.moveaxis(picture.astype(np.float64) / 255, -1, 0)
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-
-
-def _bytes(values: np.ndarray) -> np.ndarray:
-    """Return values in [0, 1] as 8 bits."""
-    return np.rint(values * 255).astype(np.uint8)
 
 
 def _tensor(picture: np.ndarray) -> Tensor:

@@ -129,6 +129,11 @@ def _own_code(runs: Iterable[Run], notes: list[str]) -> dict[str, bytes | Path]:
         elif sum(path.stat().st_size for path in files) > MOST_OWN_CODE:
             notes.append(f"The folder of own options {name} is too large to be one, and is left out.")
         else:
-            top = f"config_folders/{place}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder.name)}"
+            top = f"config_folders/{place}_{slug(folder.name)}"
             found |= {f"{top}/{path.relative_to(folder).as_posix()}": path for path in files}
     return found
+
+
+def slug(name: str) -> str:
+    """Return the name of a folder of own options as it is in a bundle."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)

@@ -26,15 +26,6 @@ from nst.report.tables import brief, is_time, short_reason
 
 FOLDER = Path(__file__).parent
 STATUSES = {"out_of_memory": "out of memory", "skipped": "not run"}  # others go by their own name
-# Before anything is drawn: the theme that was chosen last time, and the parts that need scripts.
-FIRST = """
-document.documentElement.classList.add("js");
-try {
-  document.documentElement.dataset.theme = localStorage.getItem("nst-report-theme") || "auto";
-} catch {
-  // no storage, no memory
-}
-"""
 KINDS = {"status": "", "parameter": "Parameters", "score": "Scores", "loss": "Final losses", "cost": "Cost"}
 Items = Sequence[dict[str, Any]]  # axes, runs, inputs or columns of a view
 
@@ -66,15 +57,16 @@ def render(view: dict[str, Any]) -> str:
     # how wide a picture can be, and how small the table has to be printed
     side_by_side = max(1, len(grids[0].columns if grids else row))
     css += f"\n:root {{\n  --columns: {side_by_side};\n  --fields: {1 + len(columns)};\n}}\n"
-    script = (FOLDER / "page.js").read_text(encoding="utf-8")
+    # the first before anything is drawn: the theme that was chosen last time, and the parts that need scripts
+    first, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("first.js", "page.js"))
     html = _template().render(
         **view,
         css=Markup(css),
-        first=Markup(FIRST),
+        first=Markup(first),
         script=Markup(script),
         # Only this style sheet and this script may run, and nothing may be fetched but pictures beside the page.
         policy=f"default-src 'none'; img-src 'self' file: data:; style-src '{_hash(css)}'; "
-        f"script-src '{_hash(FIRST)}' '{_hash(script)}'; base-uri 'none'; form-action 'none'",
+        f"script-src '{_hash(first)}' '{_hash(script)}'; base-uri 'none'; form-action 'none'",
         across=across,
         down=down,
         facets=grids,

@@ -36,17 +36,11 @@ BLOCK = 16  # pixels: JPEG's colour blocks; pictures side by side do not run int
 
 @dataclass(frozen=True)
 class Sprite:
-    """A run's small pictures side by side in one JPEG.
+    """A run's small pictures side by side in one JPEG."""
 
-    Attributes:
-        src: data URI.
-        steps: of the pictures, from left to right.
-        width: of one picture, in pixels; likewise ``height``.
-    """
-
-    src: str
-    steps: list[int]
-    width: int
+    src: str  # data URI
+    steps: list[int]  # of the pictures, from left to right
+    width: int  # of one picture, in pixels
     height: int
 
 

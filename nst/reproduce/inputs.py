@@ -18,6 +18,7 @@ from nst.errors import UserError
 from nst.files import sha256
 from nst.images import rgb
 from nst.networks.weights import PREPROCESSING_OF
+from nst.report.bundle import slug
 from nst.reproduce.runs import Run
 from nst.samples import FOLDER as SAMPLES
 from nst.samples import samples
@@ -133,7 +134,7 @@ def find_file(
         about: recorded ``file``, ``sha256``, and ``bytes`` where a run has it.
         known: files of that name, such as a sample's.
         run: that used it.
-        options: to look in; None looks nowhere else than where it was and in ``known``.
+        options: with folders to look in; None looks nowhere else than where it was and in ``known``.
 
     Raises:
         UserError: a file of that name has another hash, and there is no file with the right one.
@@ -166,10 +167,14 @@ def find_file(
 
 def _candidates(name: str, run: Run, options: Options) -> Iterator[Path]:
     """Yield the files that may be what is looked for, those of its name first in each folder."""
-    place = run.folder.resolve()
-    for folder in (*options.inputs, *(around / "inputs" for around in (place, *list(place.parents)[:3]))):
+    for folder in (*options.inputs, *(around / "inputs" for around in _around(run))):
         yield from sorted(folder.rglob("*"), key=lambda path: (path.name != name, path))
     yield from sorted(Path().iterdir(), key=lambda path: path.name != name)
+
+
+def _around(run: Run) -> list[Path]:
+    place = run.folder.resolve()
+    return [place, *list(place.parents)[:3]]
 
 
 def _may_be(path: Path, size: int | None, name: str) -> bool:
@@ -216,19 +221,15 @@ def find_config_folders(run: Run, options: Options) -> tuple[list[str], list[Pat
     folders: list[str] = []
     brought: list[Path] = []
     digests = set((run.record.get("own_code") or {}).values())
-    place = run.folder.resolve()
     for recorded in run.record.get("config_folders", []):
         if Path(recorded).is_dir():
             folders.append(recorded)
             continue
-        beside = [found for around in (place, *list(place.parents)[:3]) for found in around.glob("config_folders/*_*")]
-        named = [found for found in beside if found.is_dir() and found.name.partition("_")[2] == _slug(recorded)]
+        beside = [found for around in _around(run) for found in around.glob("config_folders/*_*")]
+        named = [
+            found for found in beside if found.is_dir() and found.name.partition("_")[2] == slug(file_name(recorded))
+        ]
         exact = [found for found in named if digests & {sha256(file) for file in found.rglob("*.py")}]
         brought += (exact or named)[:1]
         folders += [str(found) for found in (exact or named)[:1]] or [recorded]
     return folders, brought
-
-
-def _slug(folder: str) -> str:
-    """Return a folder's name as a bundle writes it."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file_name(folder))

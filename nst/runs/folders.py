@@ -18,18 +18,12 @@ NO_RUNS_IN = {"previews", "frames", "inputs", "config_folders"}
 
 @dataclass
 class RunFolder:
-    """What a run's folder says of it.
+    """What a run's folder says of it."""
 
-    Attributes:
-        path: of the folder.
-        record: ``run.json``, without what is damaged; empty if there is none. Likewise ``status``, ``status.json``.
-        notes: what is wrong with the two files, one sentence each.
-    """
-
-    path: Path
-    record: dict[str, Any]
-    status: dict[str, Any]
-    notes: list[str]
+    path: Path  # of the folder
+    record: dict[str, Any]  # ``run.json``, without what is damaged; empty if there is none
+    status: dict[str, Any]  # ``status.json``, likewise
+    notes: list[str]  # what is wrong with the two files, one sentence each
 
     @property
     def is_done(self) -> bool:
