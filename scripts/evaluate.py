@@ -22,7 +22,7 @@ from nst import cli, configuration
 from nst.errors import UserError, unknown
 from nst.evaluation import evaluator, learned
 from nst.files import write_json
-from nst.runs import resume
+from nst.runs import folders as run_folders
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "evaluator"
 
@@ -51,8 +51,7 @@ def score_run(judge: evaluator.Evaluator, folder: Path, write: bool) -> evaluato
     run = evaluator.run_pictures(folder)
     scores = judge.scores_of_blend(**vars(run))
     if write:
-        path = folder / "run.json"
-        write_json(path, resume.read(path) | {"scores": scores})
+        write_json(folder / "run.json", run_folders.read(folder).record | {"scores": scores})
     return scores
 
 

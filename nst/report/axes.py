@@ -51,7 +51,7 @@ def find_axes(collection: Collection) -> list[Axis]:
         if key.startswith(("hydra.", "hydra/")):
             continue
         typed = {canonical(parse(value)): value.strip() for value in listed.get(key, [])}
-        axis = _axis(key, _added(runs, key, typed) if typed else {value: value for value in _found(runs, key)})
+        axis = _axis(key, _added(runs, key, typed) if typed else {value: value for value in values_of(runs, key)})
         if len(axis.values) > 1:
             axes.append(axis)
     return axes
@@ -72,7 +72,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
     leaves = dict.fromkeys(key for run in runs for key in run.config)
     only_typed = dict.fromkeys(key for run in runs for key in run.typed)
     keys = [key for key in dict.fromkeys([*groups, *leaves, *only_typed]) if not NO_SCIENCE.fullmatch(key)]
-    keys = [key for key in keys if "/" not in key and len(_found(runs, key)) > 1]
+    keys = [key for key in keys if "/" not in key and len(values_of(runs, key)) > 1]
     typed = {key for run in runs for key in run.typed}
     chosen = [key for key in keys if key in groups and key in typed]
 
@@ -163,12 +163,10 @@ def _is_path(text: str) -> bool:
     return bool(re.search(r"[/\\]", text)) and not text.startswith(("[", "{"))
 
 
-def _found(runs: Sequence[Run], key: str) -> list[str]:
+def values_of(runs: Sequence[Run], key: str) -> list[str]:
     """Return the values that runs have of a key: numbers by size, else by name."""
-    found = {canonical(value) for run in runs if (value := value_of(run, key)) is not MISSING}
-    if all(number(text) is not None for text in found):
-        return sorted(found, key=float)
-    return sorted(found, key=in_order)
+    texts = {canonical(value) for run in runs if (value := value_of(run, key)) is not MISSING}
+    return sorted(texts, key=float if all(number(text) is not None for text in texts) else in_order)
 
 
 def _follows(runs: Sequence[Run], key: str, listed: Sequence[str]) -> bool:

@@ -29,6 +29,11 @@ class Input:
         """The bundled sample that it is, or None."""
         return sample_of(self.name, self.file, self.digest)
 
+    @property
+    def short(self) -> str:
+        """The name of the sample, or of the file without its folder."""
+        return self.sample or self.name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
     def find(self, folder: Path) -> Path | None:
         """Return where the image is now, with the bytes that were used, or None.
 
@@ -51,14 +56,12 @@ class Input:
         """Return what a report shows of it, under an id and with a small picture."""
         about = samples()[self.sample] if self.sample else {}
         facts = {key: about.get(key) for key in ("title", "author", "licence", "source")}
-        shown = self.sample or self.name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-        return {"id": number, "kind": self.kind, "name": shown, **facts, "sha256": self.digest, "thumb": thumb}
+        return {"id": number, "kind": self.kind, "name": self.short, **facts, "sha256": self.digest, "thumb": thumb}
 
     def licence(self) -> str:
         """Return one line on it: title, author, licence, source."""
         if not self.sample:
-            name = self.name.replace("\\", "/").rpartition("/")[2]
-            return f"{self.kind} {name}: not one of the bundled samples; name its author and licence yourself"
+            return f"{self.kind} {self.short}: not one of the bundled samples; name its author and licence yourself"
         about = samples()[self.sample]
         return f"{self.kind} {self.sample}: {about['title']}, {about['author']}, {about['licence']} ({about['source']})"
 

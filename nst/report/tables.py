@@ -59,7 +59,8 @@ def report_markdown(view: dict[str, Any]) -> str:
         parts.append(f"Scores by {', '.join(markdown(name) for name in evaluators)}.")
     parts.append(_markdown_table(view))
     if reasons := [run for run in view["runs"] if run["reason"]]:
-        parts += ["## Not done", "\n".join(_reason(run) for run in reasons)]
+        lines = [(run["name"], run["status"].replace("_", " "), short_reason(run["reason"])) for run in reasons]
+        parts += ["## Not done", "\n".join("* {} ({}): {}".format(*map(markdown, line)) for line in lines)]
         if any(short_reason(run["reason"]) != _line(run["reason"]) for run in reasons):
             parts.append("A reason that is cut short stands in full in `report.html`, in the details of the run.")
     parts += ["## For LaTeX", "It needs `\\usepackage{booktabs}`, and a long one `\\usepackage{longtable}`."]
@@ -170,19 +171,9 @@ def _markdown_table(view: dict[str, Any]) -> str:
     lines = [header, ["---", *("---" if c["kind"] in ("parameter", "status") else "---:" for c in columns)]]
     for run in view["runs"]:
         cells = [brief(run["values"].get(column["key"]), is_time(column)) for column in columns]
-        lines.append([_linked(run), *(markdown(cell) for cell in cells)])
+        name = f"[{markdown(run['name'])}](<{run['full']}>)" if run["full"] else markdown(run["name"])
+        lines.append([name, *map(markdown, cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _linked(run: dict[str, Any]) -> str:
-    """Return a run's name as a link to its picture."""
-    name = markdown(run["name"])
-    return f"[{name}](<{run['full']}>)" if run["full"] else name
-
-
-def _reason(run: dict[str, Any]) -> str:
-    status, reason = run["status"].replace("_", " "), short_reason(run["reason"])
-    return f"* {markdown(run['name'])} ({markdown(status)}): {markdown(reason)}"
 
 
 def _latex_value(value: Any, time: bool = False) -> str:

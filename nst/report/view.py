@@ -17,7 +17,7 @@ from urllib.parse import quote
 import yaml
 
 from nst import trust
-from nst.report.axes import MISSING, Axis, canonical, find_axes, find_parameters, short_texts, value_of
+from nst.report.axes import Axis, canonical, find_axes, find_parameters, short_texts, values_of
 from nst.report.citations import bibtex, networks
 from nst.report.columns import columns_of, evaluator_of, trade_offs, value_in
 from nst.report.inputs import KINDS, Input, find_inputs, inputs_of
@@ -95,7 +95,7 @@ def make_view(
     runs, sweep = collection.runs, collection.sweep
     axes, inputs = find_axes(collection), find_inputs(runs)
     parameters = find_parameters(runs, axes)
-    columns, texts = columns_of(runs, parameters), {key: _texts(runs, key) for key in parameters}
+    columns, texts = columns_of(runs, parameters), {key: short_texts(values_of(runs, key)) for key in parameters}
     shared = _Shared(collection, pictures, place, axes, inputs=inputs, columns=columns, texts=texts)
     counts = {status: sum(run.status == status for run in runs) for status in STATUSES}
     thumbs = zip(inputs.items(), pictures.thumbs, strict=True)
@@ -160,12 +160,6 @@ def _run_view(number: int, run: Run, shared: _Shared) -> dict[str, Any]:
 def _input_id(run: Run, kind: str, inputs: dict[str, Input]) -> str | None:
     image = next((image for image in inputs_of(run) if image.kind == kind), None)
     return next((name for name, other in inputs.items() if image and image.is_same(other)), None)
-
-
-def _texts(runs: Sequence[Run], key: str) -> dict[str, str]:
-    """Return each value of a key, as canonical text, with the text to show for it."""
-    values = (value_of(run, key) for run in runs)
-    return short_texts(sorted({canonical(value) for value in values if value is not MISSING}))
 
 
 def _curves(metrics: Metrics, points: int) -> dict[str, Any] | None:

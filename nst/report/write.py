@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nst.errors import UserError
 from nst.files import write_atomic
@@ -58,16 +59,21 @@ def write_report(
     pictures = draw_pictures(collection, budget)
     view = make_view(collection, pictures, Place(folder), title, question)
     written = Written([], list(view["notes"]))
-    _make_folder(folder)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, text in _texts(view).items():
         data = text.encode("utf-8", "replace")  # a file name may hold what is no text
-        _write(folder / name, operator.methodcaller("write", data))
+        with _writing(folder / name):
+            write_atomic(folder / name, operator.methodcaller("write", data))
         written.files.append(folder / name)
     if bundle:
         path = bundle.absolute() if isinstance(bundle, Path) else folder / BUNDLE
         inside = make_view(collection, pictures, Place(None), title, question)
-        _make_folder(path.parent)
-        _write(path, lambda file: written.notes.extend(write_bundle(file, collection, _texts(inside), inside["title"])))
+        with _writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        texts = _texts(inside)
+        with _writing(path):
+            write_atomic(path, lambda file: written.notes.extend(write_bundle(file, collection, texts, view["title"])))
         written.files.append(path)
     return written
 
@@ -77,20 +83,13 @@ def _texts(view: dict[str, Any]) -> dict[str, str]:
     return {PAGE: render(view), "summary.csv": summary_csv(view), "report.md": report_markdown(view)}
 
 
-def _make_folder(folder: Path) -> None:
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say that a path cannot be written in the words of a report, not of a run, which has other knobs."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    try:
-        write_atomic(path, write)
-    except UserError as error:  # it names the knobs of a run, which are of no use here
-        raise _unwritable(path, error.__cause__ or error) from error
-
-
-def _unwritable(path: Path, error: BaseException) -> UserError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return UserError(f"Cannot write {path}: {reason}. Free some space or choose another folder with --out FOLDER.")
+        yield
+    except (OSError, UserError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__ or error
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
+        way_out = "Free some space or choose another folder with --out FOLDER."
+        raise UserError(f"Cannot write {path}: {reason}. {way_out}") from error

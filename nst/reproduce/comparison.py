@@ -69,7 +69,8 @@ def compare(run: Run, folder: Path, notes: list[str]) -> Reproduction:
     """Compare a run with its reproduction in ``folder``."""
     now = folders.read(folder).record
     wanted, found = run.record["result"]["sha256"], now["result"]["sha256"]
-    notes = [*notes, *_unrecorded(run.record, now)]
+    unrecorded = [group for group in GROUPS if now.get(group) and not run.record.get(group)]
+    notes = [*notes, *([f"Not recorded, so not compared: {', '.join(unrecorded)}."] if unrecorded else [])]
     verdict, difference = "identical" if wanted == found else "different", None
     picture = run.folder / run.record["result"]["file"]
     if not picture.is_file():
@@ -141,9 +142,3 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
                 found[f"{group}.{name}"] = value
     weights = record.get("weights") or {}
     return found | ({"weights.sha256": same_numbers(weights["sha256"])} if "sha256" in weights else {})
-
-
-def _unrecorded(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say which kinds of facts are known now, but were not recorded then."""
-    missing = [group for group in GROUPS if now.get(group) and not recorded.get(group)]
-    return [f"Not recorded, so not compared: {', '.join(missing)}."] if missing else []

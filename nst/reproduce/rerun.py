@@ -94,8 +94,7 @@ def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:
             composed = compose("config", chosen)
         except HydraException:
             composed = compose("config")
-    plain: Any = OmegaConf.to_container(composed, resolve=False)
-    return dict(plain)
+    return OmegaConf.to_container(composed, resolve=False)  # type: ignore[return-value]
 
 
 def without_downloads(config: dict[str, Any]) -> list[str]:
@@ -121,7 +120,7 @@ def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
     """
     environment = dict(os.environ)
     if variables is not None:
-        environment = {name: value for name, value in environment.items() if name not in VARIABLES} | dict(variables)
+        environment = {name: environment[name] for name in environment.keys() - {*VARIABLES}} | dict(variables)
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     output = subprocess.DEVNULL if quiet else None
     with tempfile.TemporaryDirectory(prefix="nst-plan-") as scratch:
@@ -170,8 +169,8 @@ def run_plan(plan: Plan) -> int:
         return 130
     except Exception as error:
         log.error("%s", describe(error), exc_info=True)
-        memory_ran_out = memory.is_out_of_memory(error)
-        write_status(folder, "out_of_memory" if memory_ran_out else "failed", started, describe(error))
+        status = "out_of_memory" if memory.is_out_of_memory(error) else "failed"
+        write_status(folder, status, started, describe(error))
         return FAILED
     write_status(folder, "done", started)
     return 0
@@ -186,10 +185,9 @@ def usable_device(name: str, recorded: str) -> str:
     """
     if name != "auto":
         return name if runtime.device_problem(name) is None else "auto"
-    if runtime.choose_device(name).type == torch.device(recorded).type:
-        return name
     kind = torch.device(recorded).type
-    return kind if runtime.device_problem(kind) is None else name
+    is_default = runtime.choose_device(name).type == kind
+    return name if is_default or runtime.device_problem(kind) is not None else kind
 
 
 def _use_config_folders(folders: list[str]) -> None:
