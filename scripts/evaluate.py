@@ -22,7 +22,7 @@ from nst import cli, configuration
 from nst.errors import UserError, unknown
 from nst.evaluation import evaluator, learned
 from nst.files import write_json
-from nst.runs import resume
+from nst.runs import folders as run_folders
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "evaluator"
 
@@ -49,12 +49,9 @@ def make_evaluator(name: str, overrides: list[str]) -> evaluator.Evaluator:
 def score_run(judge: evaluator.Evaluator, folder: Path, write: bool) -> evaluator.Scores:
     """Score a finished run, and put the scores into its ``run.json`` if asked to."""
     run = evaluator.run_pictures(folder)
-    scores = judge.scores_of_blend(
-        run.result, run.content, run.styles, run.background, run.color, run.masks, run.protected
-    )
+    scores = judge.scores_of_blend(**vars(run))
     if write:
-        path = folder / "run.json"
-        write_json(path, resume.read(path) | {"scores": scores})
+        write_json(folder / "run.json", run_folders.read(folder).record | {"scores": scores})
     return scores
 
 

@@ -93,6 +93,8 @@ def view(
         "columns": _columns(swept, evaluators),
         "pareto": [{"evaluator": e, "x": f"{e}/content_distance", "y": f"{e}/style_distance"} for e in evaluators],
         "runs": runs,
+        "licences": [],
+        "networks": [],
         "notes": ["The runs were made with different versions of torch: 2.13.0, 2.14.0."],
         "bibtex": "@inproceedings{gatys2016image,\n  title = {Image Style Transfer Using Convolutional Neural "
         "Networks},\n  author = {Gatys, Leon A. and Ecker, Alexander S. and Bethge, Matthias},\n  booktitle = {CVPR},"
@@ -128,6 +130,8 @@ def empty() -> dict[str, Any]:
         "columns": [],
         "pareto": [],
         "runs": [],
+        "licences": [],
+        "networks": [],
         "notes": [],
         "bibtex": "",
     }

@@ -22,8 +22,8 @@ from nst import pretrained, reproduce, trust
 from nst.errors import UserError
 from nst.files import sha256
 from nst.networks import backbones
-from nst.reproduce import again, comparison, inputs, runs
-from nst.reproduce.inputs import Places
+from nst.reproduce import comparison, inputs, rerun, runs
+from nst.reproduce.inputs import Options
 from nst.reproduce.runs import Run
 
 
@@ -218,7 +218,7 @@ def test_a_changed_input_is_refused_and_found_elsewhere_by_its_hash(
 
     record = read(copy)
     config = dict(record["config"])
-    given = Places(inputs=[work])
+    given = Options(inputs=[work])
     notes = inputs.find_inputs(Run(".", copy, record, "copy"), config, given)
     assert config["content"] == str(work / "photo.png")
     assert f"found at {work / 'photo.png'}" in notes[0]
@@ -233,19 +233,19 @@ def test_other_weights_are_refused_and_moved_ones_found(
     config = json.loads(json.dumps(record["config"]))
     record["weights"]["file"] = str(tmp_path / "net.pth")
     with pytest.raises(UserError, match=r"weights of the run is not here: .*net\.pth"):
-        inputs.find_weights(finished, config, Places())
+        inputs.find_weights(finished, config, Options())
 
     tensors = torch.load(work / "net.pth", weights_only=True)
     next(iter(tensors.values()))[0, 0, 0, 0] += 1e-6
     torch.save(tensors, tmp_path / "net.pth")
     with pytest.raises(UserError, match="weights has changed since the run") as caught:
-        inputs.find_weights(finished, config, Places())
+        inputs.find_weights(finished, config, Options())
     assert record["weights"]["sha256"] in str(caught.value)
     assert sha256(tmp_path / "net.pth") in str(caught.value)
 
     (tmp_path / "store" / "deep").mkdir(parents=True)
     moved = Path(shutil.copy(work / "net.pth", tmp_path / "store" / "deep" / "renamed.pth"))
-    inputs.find_weights(finished, config, Places(inputs=[tmp_path / "store"]))
+    inputs.find_weights(finished, config, Options(inputs=[tmp_path / "store"]))
     assert config["backbone"]["weights"] == str(moved)
     assert config["backbone"]["preprocessing"] == "imagenet"
 
@@ -265,7 +265,7 @@ def test_named_weights_are_checked_where_the_loader_takes_them(
 
     def found() -> dict[str, Any]:
         config = {"backbone": dict(backbone)}
-        inputs.find_weights(finished, config, Places())
+        inputs.find_weights(finished, config, Options())
         return config["backbone"]
 
     assert found() == backbone | {"weights": str(tmp_path / "right.pth"), "preprocessing": "imagenet"}
@@ -449,18 +449,18 @@ def test_facts_that_were_not_recorded_are_not_said_to_differ() -> None:
 
 def test_a_device_that_is_not_here_is_replaced() -> None:
     here = torch.cuda.is_available()
-    assert again.usable_device("cpu", "cuda") == "cpu"
-    assert again.usable_device("cuda:99", "cuda:99") == "auto"
-    assert again.usable_device("auto", "cpu") == ("cpu" if here or torch.backends.mps.is_available() else "auto")
+    assert rerun.usable_device("cpu", "cuda") == "cpu"
+    assert rerun.usable_device("cuda:99", "cuda:99") == "auto"
+    assert rerun.usable_device("auto", "cpu") == ("cpu" if here or torch.backends.mps.is_available() else "auto")
     if not here:
-        assert again.usable_device("auto", "cuda:1") == "auto"
+        assert rerun.usable_device("auto", "cuda:1") == "auto"
 
 
 def test_a_process_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = again.Plan({}, str(tmp_path), {}, [], [], 1, "cpu", [])
+    plan = rerun.Plan({}, str(tmp_path), {}, [], [], 1, "cpu", [])
     monkeypatch.setattr(sys, "executable", str(tmp_path / "killed"))
     (tmp_path / "killed").write_text("#!/bin/sh\nkill -9 $$\n")
     (tmp_path / "killed").chmod(0o700)
     if os.name == "posix":
         with pytest.raises(UserError, match="killed by signal 9"):
-            again.start(plan, None, quiet=True)
+            rerun.start(plan, None, quiet=True)

@@ -32,7 +32,7 @@ from nst.images import decoding, rgb
 from nst.losses import functional
 from nst.networks import backbones
 from nst.pretrained import same_numbers
-from nst.runs import resume
+from nst.runs import folders
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,11 @@ Scores = dict[str, float | str | None]
 Picture = Tensor | Path | str  # (1, 3, H, W) RGB in [0, 1], a file, or the name of a sample
 
 
-class Evaluator:
-    """A network that scores pictures, always on the CPU in float64 and on one thread: the same bits each time.
+@dataclass(eq=False)
+class Settings:
+    """What an evaluator is made of.
 
-    Args:
+    Attributes:
         name: first part of the evaluator's name.
         architecture: torchvision's name of the network, such as ``vgg16``.
         weights: ``bundled``, ``torchvision``, ``caffe``, ``random``, a file or a URL; see ``weights.load``.
@@ -59,7 +60,66 @@ class Evaluator:
         preprocessing: ``auto``, or one of ``nst.images.pixels.PREPROCESSINGS``; see ``nst.networks.backbones.load``.
         pooling: ``max``, ``avg`` or ``l2``.
         size: pixels of the content's and the style's long side; the result is stretched to the content's shape.
-        lpips: compute LPIPS as well, see ``nst.perceptual``.
+        lpips: compute LPIPS as well, see ``nst.evaluation.learned``.
+    """
+
+    name: str
+    architecture: str
+    weights: str
+    content_layers: Sequence[str]
+    style_layers: Sequence[str]
+    preprocessing: str = "auto"
+    pooling: str = "max"
+    size: int = 256
+    lpips: bool = False
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with them, one sentence each, without loading any weight."""
+        found = []
+        if not re.fullmatch(r"\w+", str(self.name)):
+            found.append(f"evaluator.name={self.name} must be letters, digits and underscores.")
+        for problem in backbones.problems(str(self.architecture), str(self.weights), str(self.preprocessing)):
+            prefix = "" if problem.startswith("backbone.") else "evaluator: "
+            found.append(prefix + problem.replace("backbone.", "evaluator."))
+        if self.pooling not in backbones.POOLINGS:
+            found.append("evaluator: " + unknown("pooling", self.pooling, backbones.POOLINGS))
+        if type(self.size) is not int or not SMALLEST_SIZE <= self.size <= LARGEST_SIZE:
+            found.append(f"evaluator.size={self.size} must be a whole number from {SMALLEST_SIZE} to {LARGEST_SIZE}.")
+        if not isinstance(self.lpips, bool):
+            found.append(f"evaluator.lpips={self.lpips} must be true or false.")
+        elif self.lpips and (way_out := learned.missing("lpips")):
+            found.append(way_out)
+        if self.architecture in backbones.ARCHITECTURES:
+            for knob in ("content_layers", "style_layers"):
+                found += self._layer_problems(knob, getattr(self, knob))
+        return found
+
+    def _layer_problems(self, knob: str, layers: Any) -> list[str]:
+        if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
+            return [f"evaluator.{knob}={layers} must be a list of one layer or more, such as [fire4,fire8]."]
+        found, seen = [], set()
+        for layer in layers:
+            try:
+                canonical = backbones.resolve(str(layer), self.architecture, self.weights).name
+            except UserError as error:
+                found.append(f"evaluator.{knob}: {error}".replace("backbone.", "evaluator."))
+                continue
+            if canonical in seen:
+                found.append(f"evaluator.{knob} names {canonical} twice.")
+            seen.add(canonical)
+        return found
+
+
+def problems(**arguments: Any) -> list[str]:
+    """Return what is wrong with the arguments of ``Evaluator``, see ``Settings.problems``."""
+    return Settings(**arguments).problems()
+
+
+@dataclass(eq=False, repr=False)
+class Evaluator(Settings):
+    """A network that scores pictures, always on the CPU in float64 and on one thread: the same bits each time.
+
+    It is made of ``Settings``. Its layers have their canonical names, by depth.
 
     Attributes:
         name: ``NAME-SIZE-HASH``, such as ``squeezenet-256-1a2b3c``; the hash is over ``settings``.
@@ -71,48 +131,35 @@ class Evaluator:
         UserError: the weights cannot be had.
     """
 
-    def __init__(
-        self,
-        name: str,
-        architecture: str,
-        weights: str,
-        content_layers: Sequence[str],
-        style_layers: Sequence[str],
-        preprocessing: str = "auto",
-        pooling: str = "max",
-        size: int = 256,
-        lpips: bool = False,
-    ) -> None:
-        mistakes = problems(
-            name, architecture, weights, content_layers, style_layers, preprocessing, pooling, size, lpips
-        )
-        if mistakes:
+    def __post_init__(self) -> None:
+        """Load the network."""
+        if mistakes := self.problems():
             raise ConfigError(mistakes)
-        self.size = size
-        self.content_layers = _in_order(content_layers, architecture)
-        self.style_layers = _in_order(style_layers, architecture)
+        self.content_layers, self.style_layers = (
+            _by_depth(layers, self.architecture) for layers in (self.content_layers, self.style_layers)
+        )
         layers = [*self.content_layers, *self.style_layers]
         try:
-            backbone = backbones.load(architecture, weights, layers, pooling, preprocessing)
+            backbone = backbones.load(self.architecture, self.weights, layers, self.pooling, self.preprocessing)
         except UserError as error:
-            no_download = backbones.no_download(architecture, layers)
-            told = str(error).replace(no_download, WAY_OUT).replace("backbone", "evaluator")
-            raise UserError(f"The evaluator {name} cannot be made. {told}") from error
+            no_download = backbones.no_download(self.architecture, layers)
+            reason = str(error).replace(no_download, WAY_OUT).replace("backbone", "evaluator")
+            raise UserError(f"The evaluator {self.name} cannot be made. {reason}") from error
         self.source = backbone.source
         self.backbone = backbone.double()
         self.settings: dict[str, Any] = {
             "formulas": FORMULAS,
-            "architecture": architecture,
+            "architecture": self.architecture,
             "weights": same_numbers(self.source.sha256) or self.source.name,
-            "preprocessing": backbones.chosen_preprocessing(weights, preprocessing),
-            "pooling": pooling,
+            "preprocessing": backbones.chosen_preprocessing(self.weights, self.preprocessing),
+            "pooling": self.pooling,
             "content_layers": self.content_layers,
             "style_layers": self.style_layers,
-            "size": size,
+            "size": self.size,
         }
         digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
-        self.name = f"{name}-{size}-{digest[:6]}"
-        self.lpips = learned.load_lpips() if lpips else None
+        self.name = f"{self.name}-{self.size}-{digest[:6]}"
+        self._lpips = learned.load_lpips() if self.lpips else None
 
     def scores(
         self,
@@ -149,25 +196,25 @@ class Evaluator:
         original = _fitted(content, self.size, background)
         shape = original.shape[1], original.shape[0]
         painted = _stretched(result, shape, background)
-        manner = _fitted(style, self.size, background)
-        over = _stretched(style, shape, background)
         in_grey = color == "luminance"
         with _one_thread(), torch.no_grad():
-            seen, (shown, laid) = _as_asked(color, original, manner, over)
-            looked_at = np.repeat(_bytes(_luminance(painted))[..., None], 3, axis=2) if in_grey else painted
-            distances = self._distances(looked_at, seen, shown, laid, region)
+            # the style alone, and laid over the content, which is as far from the content as a picture may be
+            styles = _fitted(style, self.size, background), _stretched(style, shape, background)
+            content_shown, (style_shown, baseline) = _as_shown(color, original, *styles)
+            grey = np.rint(_luminance(painted) * 255).astype(np.uint8)
+            compared = np.repeat(grey[..., None], 3, axis=2) if in_grey else painted
+            distances = self._distances(compared, content_shown, style_shown, baseline, region=region)
+            colours = None if in_grey else color_histogram_distance(_within(painted, region), style_shown)
             found: dict[str, float | None] = {
                 "content_distance": distances[0],
                 "style_distance": distances[1],
                 "ssim": ssim(painted, original),
                 "edge_correlation": edge_correlation(painted, original),
-                "color_histogram_distance": None
-                if in_grey
-                else color_histogram_distance(_within(painted, region), shown),
+                "color_histogram_distance": colours,
                 "total_variation": float(functional.total_variation(_tensor(painted), "absolute", "mean")),
             }
-            if self.lpips is not None:
-                found["lpips"] = self.lpips(_tensor(painted), _tensor(original))
+            if self._lpips is not None:
+                found["lpips"] = self._lpips(_tensor(painted), _tensor(original))
         return {"evaluator": self.name, **{key: _rounded(value) for key, value in found.items()}}
 
     def scores_of_blend(
@@ -183,11 +230,11 @@ class Evaluator:
         """Score a picture that has several styles: against each, the two distances from the style averaged.
 
         Args:
-            result: see ``scores``.
-            content: see ``scores``.
+            result: see ``scores``; likewise ``content``, ``background`` and ``color``.
+            content: its content image.
             styles: each style image and its weight.
-            background: see ``scores``.
-            color: see ``scores``.
+            background: what shows through.
+            color: what the run was asked for.
             masks: of each style where it was to go; None, or none at all, is everywhere.
             protected: where the content was to stay.
 
@@ -199,44 +246,38 @@ class Evaluator:
         """
         regions = _regions(masks or [None] * len(styles), protected)
         found = [
-            (self.scores(result, content, style, background, color, region), weight)
-            for (style, weight), region in zip(styles, regions, strict=True)
+            self.scores(result, content, style, background, color, region=region)
+            for (style, _), region in zip(styles, regions, strict=True)
         ]
         if len(found) == 1:
-            return found[0][0]
+            return found[0]
+        weights = [weight for _, weight in styles]
         blended: dict[str, float | None] = {}
         for name in ("style_distance", "color_histogram_distance"):
-            distances = [(scores[name], weight) for scores, weight in found]
-            known = [value * weight for value, weight in distances if isinstance(value, float)]
-            total = sum(weight for _, weight in styles)
-            blended[name] = _rounded(sum(known) / total) if len(known) == len(distances) else None
-        return found[0][0] | blended
+            distances = zip((one[name] for one in found), weights, strict=True)
+            known = [distance * weight for distance, weight in distances if isinstance(distance, float)]
+            blended[name] = _rounded(sum(known) / sum(weights)) if len(known) == len(weights) else None
+        return found[0] | blended
 
-    def _distances(
-        self,
-        painted: np.ndarray,
-        original: np.ndarray,
-        manner: np.ndarray,
-        over: np.ndarray,
-        region: Tensor | None,
-    ) -> tuple[float | None, float | None]:
-        """Return the content and the style distance."""
+    def _distances(self, *pictures: np.ndarray, region: Tensor | None) -> tuple[float | None, float | None]:
+        """Return the content and the style distance of a result, by its content, style, and what counts as far."""
         try:
-            result, content, style, baseline = (self._maps(picture) for picture in (painted, original, manner, over))
+            result, content, style, baseline = map(self._maps, pictures)
         except UserError as error:  # a strip too narrow for the network must not cost the run its other scores
             log.warning("%s leaves content_distance and style_distance out: %s", self.name, error)
             return None, None
+
+        def content_loss(maps: dict[str, Tensor]) -> list[Tensor]:
+            return [functional.content_loss(maps[layer], content[layer], "none") for layer in self.content_layers]
+
+        def style_loss(maps: dict[str, Tensor]) -> list[Tensor]:
+            return [_gram_error(maps[layer], style[layer], region) for layer in self.style_layers]
+
+        content_sizes = [content[layer].square().mean() for layer in self.content_layers]
+        style_sizes = [functional.gram_matrix(style[layer], "N").square().mean() for layer in self.style_layers]
         return (
-            _relative(
-                [functional.content_loss(result[layer], content[layer], "none") for layer in self.content_layers],
-                [functional.content_loss(baseline[layer], content[layer], "none") for layer in self.content_layers],
-                [content[layer].square().mean() for layer in self.content_layers],
-            ),
-            _relative(
-                [_gram_error(result[layer], style[layer], region) for layer in self.style_layers],
-                [_gram_error(content[layer], style[layer], region) for layer in self.style_layers],
-                [functional.gram_matrix(style[layer], "N").square().mean() for layer in self.style_layers],
-            ),
+            _relative(content_loss(result), content_loss(baseline), content_sizes),
+            _relative(style_loss(result), style_loss(content), style_sizes),
         )
 
     def _maps(self, picture: np.ndarray) -> dict[str, Tensor]:
@@ -247,55 +288,6 @@ class Evaluator:
 
 def nothing() -> None:
     """Stand in for an evaluator where nothing is to be scored (``evaluator=none``)."""
-
-
-def problems(
-    name: str,
-    architecture: str,
-    weights: str,
-    content_layers: Sequence[str],
-    style_layers: Sequence[str],
-    preprocessing: str = "auto",
-    pooling: str = "max",
-    size: int = 256,
-    lpips: bool = False,
-) -> list[str]:
-    """Return what is wrong with the arguments of ``Evaluator``, one sentence each, without loading any weight."""
-    found = []
-    if not re.fullmatch(r"\w+", str(name)):
-        found.append(f"evaluator.name={name} must be letters, digits and underscores.")
-    for problem in backbones.problems(str(architecture), str(weights), str(preprocessing)):
-        prefix = "" if problem.startswith("backbone.") else "evaluator: "
-        found.append(prefix + problem.replace("backbone.", "evaluator."))
-    if pooling not in backbones.POOLINGS:
-        found.append("evaluator: " + unknown("pooling", pooling, backbones.POOLINGS))
-    if isinstance(size, bool) or not isinstance(size, int) or not SMALLEST_SIZE <= size <= LARGEST_SIZE:
-        found.append(f"evaluator.size={size} must be a whole number from {SMALLEST_SIZE} to {LARGEST_SIZE}.")
-    if not isinstance(lpips, bool):
-        found.append(f"evaluator.lpips={lpips} must be true or false.")
-    elif lpips and (way_out := learned.missing("lpips")):
-        found.append(way_out)
-    if architecture in backbones.ARCHITECTURES:
-        found += _layer_problems("content_layers", content_layers, architecture, weights)
-        found += _layer_problems("style_layers", style_layers, architecture, weights)
-    return found
-
-
-def _layer_problems(knob: str, layers: Any, architecture: str, weights: str) -> list[str]:
-    """Return what is wrong with a list of layers."""
-    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
-        return [f"evaluator.{knob}={layers} must be a list of one layer or more, such as [fire4,fire8]."]
-    found, seen = [], set()
-    for layer in layers:
-        try:
-            canonical = backbones.resolve(str(layer), architecture, weights).name
-        except UserError as error:
-            found.append(f"evaluator.{knob}: {error}".replace("backbone.", "evaluator."))
-            continue
-        if canonical in seen:
-            found.append(f"evaluator.{knob} names {canonical} twice.")
-        seen.add(canonical)
-    return found
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float | None:
@@ -315,16 +307,8 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float | None:
 
     if min(first.shape[:2]) < 11:
         return None
-    return float(
-        structural_similarity(
-            _luminance(first),
-            _luminance(second),
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=1.0,
-        )
-    )
+    wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    return float(structural_similarity(_luminance(first), _luminance(second), **wang))
 
 
 def edge_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
@@ -368,27 +352,16 @@ def color_histogram_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class RunPictures:
-    """What a run folder tells about its pictures.
+    """What a run folder tells about its pictures."""
 
-    Attributes:
-        folder: the run's.
-        result: the picture it painted.
-        content: the content image's file.
-        styles: each style image's file, and its weight.
-        background: what showed through transparent pixels.
-        color: whose colours were asked for.
-        masks: of each style where it was to go, None for everywhere; none at all where no style has any.
-        protected: where the content was to stay, or None.
-    """
-
-    folder: Path
-    result: Path
-    content: Path
-    styles: list[tuple[Path, float]]
-    background: str
-    color: str = "style"
+    result: Path  # the picture it painted
+    content: Path  # the content image's file
+    styles: list[tuple[Path, float]]  # each style image's file, and its weight
+    background: str  # what showed through transparent pixels
+    color: str = "style"  # whose colours were asked for
+    # of each style where it was to go, None for everywhere; none at all where no style has any
     masks: Sequence[Path | None] = ()
-    protected: Path | None = None
+    protected: Path | None = None  # where the content was to stay, or None
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -397,8 +370,7 @@ def run_folders(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    found = sorted((path.parent for path in folder.rglob("run.json")), key=_natural)
-    if not found:
+    if not (found := [path for path in folders.find(folder)[0] if (path / "run.json").is_file()]):
         raise UserError(f"{folder} holds no run: there is no run.json in it or below it.")
     return found
 
@@ -409,12 +381,12 @@ def run_pictures(folder: Path) -> RunPictures:
     Raises:
         UserError: the run is not finished, or one of its pictures is gone or has changed.
     """
-    path = folder / "run.json"
+    record = folders.read(folder).record
     try:
-        record = resume.read(path)
         content, background, styles = record["content"], record["config"]["background"], _recorded_styles(record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as the record of a run ({type(error).__name__}: {error}).") from error
+    except (ValueError, KeyError, TypeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder / 'run.json'} cannot be read as the record of a run ({told}).") from error
     result = record.get("result")
     if not result:
         raise UserError(f"{folder} has no result: the run is not finished. Only finished runs can be scored.")
@@ -430,25 +402,23 @@ def run_pictures(folder: Path) -> RunPictures:
 
     protected = (record.get("further_images") or {}).get("content_mask")
     return RunPictures(
-        folder,
-        _unchanged(folder, "result", folder / result["file"], result["sha256"]),
-        find("content", content),
-        [(find("style", fact), weight) for fact, weight in styles],
-        background,
-        str(record["config"].get("color", "style")),
-        [None if fact is None else find("mask", fact) for fact in recorded_masks(record)],
-        None if protected is None else find("mask", protected),
+        result=_unchanged(folder, "result", folder / result["file"], result["sha256"]),
+        content=find("content", content),
+        styles=[(find("style", fact), weight) for fact, weight in styles],
+        background=background,
+        color=str(record["config"].get("color", "style")),
+        masks=[None if fact is None else find("mask", fact) for fact in recorded_masks(record)],
+        protected=None if protected is None else find("mask", protected),
     )
 
 
 def recorded_masks(record: dict[str, Any]) -> list[dict[str, Any] | None]:
     """Return what a run's record says of each style's mask, None for a style without; none where no style has any."""
     further = record.get("further_images") or {}
-    if not any(knob.startswith("style_masks") for knob in further):
-        return []
     if "style_masks" in further:
         return [further["style_masks"]]
-    return [further.get(f"style_masks[{place}]") for place in range(len(_recorded_styles(record)))]
+    masks = [further.get(f"style_masks[{place}]") for place in range(len(_recorded_styles(record)))]
+    return masks if any(masks) else []
 
 
 def recorded_styles(record: dict[str, Any]) -> list[tuple[Picture, float]]:
@@ -475,13 +445,8 @@ def _unchanged(folder: Path, kind: str, file: Path, digest: str) -> Path:
     return file
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Return a key that sorts 2 before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
-
-
-def _in_order(layers: Sequence[str], architecture: str) -> list[str]:
-    """Return canonical layer names by depth, so that the order in which they are listed makes no difference."""
+def _by_depth(layers: Sequence[str], architecture: str) -> list[str]:
+    """Return canonical names of layers, the same in whatever order they are listed."""
     found = sorted((backbones.resolve(str(name), architecture) for name in layers), key=lambda layer: layer.index)
     return [layer.name for layer in found]
 
@@ -504,7 +469,7 @@ def _relative(values: Sequence[Tensor], baselines: Sequence[Tensor], sizes: Sequ
     return float(np.mean([float(value / baseline) for value, baseline in zip(values, baselines, strict=True)]))
 
 
-def _as_asked(kind: str, content: np.ndarray, *styles: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+def _as_shown(kind: str, content: np.ndarray, *styles: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return content and styles ``(H, W, 3)`` uint8 as the run was shown them."""
     if kind == "style":
         return content, list(styles)
@@ -540,11 +505,6 @@ def _luminance(picture: np.ndarray) -> np.ndarray:
     return weights[0] * red + weights[1] * green + weights[2] * blue
 
 
-def _bytes(values: np.ndarray) -> np.ndarray:
-    """Return values in [0, 1] as 8 bits."""
-    return np.rint(values * 255).astype(np.uint8)
-
-
 def _tensor(picture: np.ndarray) -> Tensor:
     """Return ``(H, W, 3)`` uint8 as ``(1, 3, H, W)`` float64 in [0, 1]."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].contiguous().double() / 255
@@ -565,10 +525,8 @@ def _stretched(picture: Picture, shape: tuple[int, int], background: str) -> np.
     """Return a picture stretched to ``shape`` (width, height) in one go, ``(H, W, 3)`` uint8."""
     if isinstance(picture, Tensor):
         return rgb.to_bytes(picture, shape)
-    long_side = SMALLEST_SIZE
-    with contextlib.suppress(Exception), decoding.opened(rgb.locate(str(picture))) as file:
-        long_side = min(max(file.size), rgb.LARGEST_SIDE)  # else the loading below tells what is wrong
-    return rgb.to_bytes(rgb.load(str(picture), long_side, background=background), shape)
+    size = decoding.upright_size(rgb.locate(str(picture))) or (SMALLEST_SIZE,)  # the loading tells what is wrong
+    return rgb.to_bytes(rgb.load(str(picture), min(max(size), rgb.LARGEST_SIDE), background=background), shape)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ what to do, and nothing else is affected.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,9 @@ ART_FID_SIDE = 512  # pixels; every picture is squeezed to this square, so that 
 
 def missing(package: str) -> str | None:
     """Return the sentence that tells how to install a package (``lpips`` or ``art_fid``), None if it is there."""
-    try:
-        there = importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):
-        there = False
-    if there:
-        return None
+    with contextlib.suppress(ImportError, ValueError):
+        if importlib.util.find_spec(package) is not None:
+            return None
     way_out = " Or leave it out: evaluator.lpips=false." if package == "lpips" else ""
     return f"The package {package} is not installed: {HOW_TO_INSTALL[package]}.{way_out}"
 
@@ -53,17 +51,10 @@ def load_lpips() -> Callable[[Tensor, Tensor], float]:
     """
     package = _import("lpips", "lpips")
     url = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    try:
-        # the random numbers that AlexNet's layers start from must not disturb those of a run
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = package.LPIPS(net="alex", version="0.1", verbose=False).double().eval()
-    except Exception as error:  # no network, no room, a broken file: torch raises whatever it meets
-        raise UserError(
-            f"LPIPS needs AlexNet's weights, which cannot be had: {error}. Download {url} elsewhere and put it at "
-            f"{file}, or leave LPIPS out: evaluator.lpips=false."
-        ) from error
+    way_out = ", or leave LPIPS out: evaluator.lpips=false"
+    with _loading("LPIPS needs AlexNet's weights", url, url.rpartition("/")[2], way_out), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = package.LPIPS(net="alex", version="0.1", verbose=False).double().eval()
 
     def distance(first: Tensor, second: Tensor) -> float:
         if min(first.shape[2:]) < 63:  # AlexNet's three pools leave nothing of a shorter side
@@ -97,8 +88,8 @@ def art_fid(results: Sequence[Path], contents: Sequence[Path], styles: Sequence[
         return rgb.load(str(file), ART_FID_SIDE, "square").double()
 
     lpips = np.mean([distance(read(result), read(content)) for result, content in zip(results, contents, strict=True)])
-    painted, manner = (np.stack([features(read(file)) for file in files]) for files in (results, styles))
-    return float((1 + lpips) * (1 + frechet_distance(painted, manner)))
+    fid = frechet_distance(*(np.stack([features(read(file)) for file in files]) for files in (results, styles)))
+    return float((1 + lpips) * (1 + fid))
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -125,21 +116,15 @@ def _load_art_inception() -> Callable[[Tensor], np.ndarray]:
         UserError: the package or its weights are not there.
     """
     package = _import("art_fid", "art_fid.inception")
-    file = Path(torch.hub.get_dir()) / "checkpoints" / "art_inception.pth"
-    try:
+    needed = "ArtFID needs the weights of its Inception network"
+    with _loading(needed, ART_INCEPTION_URL, "art_inception.pth") as file:
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(ART_INCEPTION_URL, str(file))
-        with torch.random.fork_rng(devices=[]):
-            network = package.Inception3()
+        network = package.Inception3()
         state = torch.load(file, map_location="cpu", weights_only=True)
         if missing := network.load_state_dict(state, strict=False).missing_keys:
             raise ValueError(f"the file has no {missing[0]}")
-    except Exception as error:  # no network, no room, a broken file: torch raises whatever it meets
-        raise UserError(
-            f"ArtFID needs the weights of its Inception network, which cannot be had: {error}. Download "
-            f"{ART_INCEPTION_URL} elsewhere and put it at {file}."
-        ) from error
     network = network.double().eval()
 
     def features(picture: Tensor) -> np.ndarray:
@@ -148,6 +133,21 @@ def _load_art_inception() -> Callable[[Tensor], np.ndarray]:
         return found
 
     return features
+
+
+@contextlib.contextmanager
+def _loading(needed: str, url: str, name: str, way_out: str = "") -> Iterator[Path]:
+    """Give the file of a network's weights; whatever goes wrong says where it comes from and where it belongs.
+
+    The random numbers that layers start from must not disturb those of a run.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield file
+    except Exception as error:  # no network, no room, a broken file: torch raises whatever it meets
+        where = f"Download {url} elsewhere and put it at {file}{way_out}."
+        raise UserError(f"{needed}, which cannot be had: {error}. {where}") from error
 
 
 def _import(package: str, module: str) -> Any:

@@ -8,33 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nst.report.runs import Collection, Run, natural, number
+from nst.report.runs import Collection, Run, number
+from nst.runs.folders import in_order
 
 # Knobs that say how a run is kept and shown, not what it is. A sweep over them is shown all the same.
 NO_SCIENCE = re.compile(
     r"(resume|report|title|question|on_failure|log_every|save_every|device|threads|evaluator|checkpoint_\w+|hydra)(\..*)?"
     r"|(.*\.)?(_partial_|_convert_|_recursive_)"
 )
+KEYWORDS: dict[str, Any] = {"true": True, "false": False, "null": None}
 MISSING = object()
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that differs.
+    """One thing that differs."""
 
-    Attributes:
-        key: of the configuration, or the name of a group.
-        values: what it takes, in order, written in one way so that they compare.
-        texts: the same for people: a path by its last part.
-        numbers: the same as numbers, if they all are.
-        log: a logarithmic scale suits them.
-    """
-
-    key: str
-    values: tuple[str, ...]
-    texts: tuple[str, ...]
-    numbers: tuple[float, ...] | None
-    log: bool
+    key: str  # of the configuration, or the name of a group
+    values: tuple[str, ...]  # what it takes, in order, written in one way so that they compare
+    texts: tuple[str, ...]  # the same for people: a path by its last part
+    numbers: tuple[float, ...] | None  # the same as numbers, if they all are
+    log: bool  # a logarithmic scale suits them
 
     def place(self, run: Run) -> int | None:
         """Return where a run stands on this axis."""
@@ -50,16 +44,14 @@ def find_axes(collection: Collection) -> list[Axis]:
     place as well. What only follows from the swept keys, and was typed alike for all runs, makes no axis of its own.
     """
     runs = collection.runs
-    swept = collection.sweep.get("swept")
-    listed = {str(k).lstrip("+~"): v for k, v in swept.items()} if isinstance(swept, dict) else {}
+    listed = {key.lstrip("+~"): values for key, values in collection.sweep.get("swept", {}).items()}
     others = [key for key in differing(runs) if key not in listed and not _follows(runs, key, list(listed))]
     axes = []
     for key in [*listed, *others]:
-        values = listed.get(key)
-        typed = {canonical(parse(str(v))): str(v).strip() for v in values} if isinstance(values, list) else {}
         if key.startswith(("hydra.", "hydra/")):
             continue
-        axis = _axis(key, _added(runs, key, typed) if typed else {value: value for value in _found(runs, key)})
+        typed = {canonical(parse(value)): value.strip() for value in listed.get(key, [])}
+        axis = _axis(key, _added(runs, key, typed) if typed else {value: value for value in values_of(runs, key)})
         if len(axis.values) > 1:
             axes.append(axis)
     return axes
@@ -80,7 +72,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
     leaves = dict.fromkeys(key for run in runs for key in run.config)
     only_typed = dict.fromkeys(key for run in runs for key in run.typed)
     keys = [key for key in dict.fromkeys([*groups, *leaves, *only_typed]) if not NO_SCIENCE.fullmatch(key)]
-    keys = [key for key in keys if "/" not in key and len(_found(runs, key)) > 1]
+    keys = [key for key in keys if "/" not in key and len(values_of(runs, key)) > 1]
     typed = {key for run in runs for key in run.typed}
     chosen = [key for key in keys if key in groups and key in typed]
 
@@ -101,12 +93,11 @@ def parse(text: str) -> Any:
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
-    known: dict[str, Any] = {"true": True, "false": False, "null": None}
-    if text.lower() in known:
-        return known[text.lower()]
-    if (value := number(text)) is not None:
-        return int(text) if re.fullmatch(r"[+-]?\d+", text) else value
-    return text
+    if text.lower() in KEYWORDS:
+        return KEYWORDS[text.lower()]
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    return text if (value := number(text)) is None else value
 
 
 def canonical(value: Any) -> str:
@@ -115,10 +106,10 @@ def canonical(value: Any) -> str:
         return ""
     if value is None:
         return "null"
-    if isinstance(value, bool):
+    if isinstance(value, bool | int):
         return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value) if isinstance(value, int) else f"{value:.12g}"
+    if isinstance(value, float):
+        return f"{value:.12g}"
     if isinstance(value, list | tuple):
         return f"[{','.join(canonical(item) for item in value)}]"
     if isinstance(value, dict):
@@ -136,10 +127,12 @@ def short_texts(texts: Sequence[str]) -> dict[str, str]:
     paths = {text: re.split(r"[/\\]+", text.rstrip("/\\")) for text in texts if _is_path(text)}
     shown = {text: text for text in texts} | _short_lists(texts)
     for text, parts in paths.items():
-        others = [other for other in shown if other != text]
         for count in range(1, len(parts) + 1):
             short = "/".join(parts[-count:])
-            if not any(other == short or "/".join(paths.get(other, [])[-count:]) == short for other in others):
+            others = {
+                name for other in texts if other != text for name in (other, "/".join(paths.get(other, [])[-count:]))
+            }
+            if short not in others:
                 shown[text] = short
                 break
     return shown
@@ -170,12 +163,10 @@ def _is_path(text: str) -> bool:
     return bool(re.search(r"[/\\]", text)) and not text.startswith(("[", "{"))
 
 
-def _found(runs: Sequence[Run], key: str) -> list[str]:
+def values_of(runs: Sequence[Run], key: str) -> list[str]:
     """Return the values that runs have of a key: numbers by size, else by name."""
-    found = {canonical(value) for run in runs if (value := value_of(run, key)) is not MISSING}
-    if all(number(text) is not None for text in found):
-        return sorted(found, key=float)
-    return sorted(found, key=lambda text: (natural(text), text))
+    texts = {canonical(value) for run in runs if (value := value_of(run, key)) is not MISSING}
+    return sorted(texts, key=float if all(number(text) is not None for text in texts) else in_order)
 
 
 def _follows(runs: Sequence[Run], key: str, listed: Sequence[str]) -> bool:
@@ -210,6 +201,6 @@ def _axis(key: str, values: dict[str, str]) -> Axis:
     shown = short_texts(list(values))
     texts = tuple(typed if number(value) is not None else shown[value] for value, typed in values.items())
     if len(numbers) < len(values):
-        return Axis(key, tuple(values), texts, None, False)
+        return Axis(key, tuple(values), texts, numbers=None, log=False)
     log = min(numbers) > 0 and max(numbers) >= 10 * min(numbers) and key != "seed"
     return Axis(key, tuple(values), texts, tuple(numbers), log)

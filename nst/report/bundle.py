@@ -11,9 +11,9 @@ from typing import BinaryIO
 import yaml
 
 from nst import trust
-from nst.files import sha256
-from nst.report.runs import Collection, Run, mapping
-from nst.report.view import find_inputs
+from nst.report.inputs import find_inputs
+from nst.report.runs import Collection, Run
+from nst.runs.folders import SWEEP_FILE, is_unchanged
 
 WHEN = (1980, 1, 1, 0, 0, 0)  # the first moment a zip file knows; every file gets it, so that the bytes are the same
 RUN_FILES = ("run.json", "status.json", "metrics.csv")
@@ -23,42 +23,7 @@ PACKED = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4"}  # are compressed al
 OWN_CODE = {".py", ".yaml"}
 LARGEST_INPUT = 200_000_000  # bytes of a network, or of a clip that was painted
 MOST_OWN_CODE = 5_000_000  # bytes of one --config-dir folder; a larger one holds more than options
-README = """\
-{title}
-{underline}
-
-What is in here:
-
-  report.html         the report; open it in a browser, it needs nothing else
-  report.md           the same as text, with a table for LaTeX and BibTeX
-  summary.csv         every run with its parameters, scores, losses and cost
-  sweep.json          what was typed, and what was planned (if it was a sweep)
-  {example:<18}  one folder for each run:
-    result.png          the picture (a run that did not end may have interrupted.png or best.png)
-    config.yaml         the resolved configuration
-    run.json            the same with versions, machine, SHA-256 of every file, timings, scores
-    status.json         how it ended
-    metrics.csv         every loss at every logged step
-    uncommitted.diff    changes of the code that were not committed, if there were any
-  inputs/             the input images (and networks that were applied), named by their SHA-256
-  config_folders/     losses and other options of one's own, if there were any
-
-How to reproduce it:
-
-  Install the software in the version (commit) that run.json names, and give it this file, or the folder that it was
-  unzipped to, or one run's folder:
-
-    python scripts/reproduce.py BUNDLE.zip
-    python scripts/reproduce.py FOLDER/{example}
-
-  The commands in the report are to be typed in the folder that holds run.py; paths of images in them are those of the
-  machine where the runs were made. The same images are in inputs/.
-
-What it tells about you:
-
-  run.json, config.yaml, status.json and the report hold file paths, which may contain your user name, and the name of
-  the machine. uncommitted.diff holds code. inputs/ holds the input images in full: make sure that you may pass them on.
-"""
+README = Path(__file__).with_name("bundle.txt")  # a template
 
 
 def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], title: str) -> list[str]:
@@ -76,8 +41,8 @@ def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], 
     notes: list[str] = []
     content: dict[str, bytes | Path] = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
     sweep = collection.sweep_folder
-    if sweep is not None and trust.is_inside(sweep, sweep / "sweep.json"):
-        content["sweep.json"] = sweep / "sweep.json"
+    if sweep is not None and trust.is_inside(sweep, sweep / SWEEP_FILE):
+        content[SWEEP_FILE] = sweep / SWEEP_FILE
     for run in collection.runs:
         content |= {f"{run.name}/{name}": found for name, found in _run_files(run)}
     content |= _inputs(collection, notes) | _painted_with(collection.runs, notes)
@@ -92,7 +57,8 @@ def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], 
                 continue
             _add(archive, name, data)
         example = collection.runs[0].name
-        text = README.format(title=title, underline="=" * len(title), example=f"{example}/")
+        text = README.read_text(encoding="utf-8")
+        text = text.format(title=title, underline="=" * len(title), example=f"{example}/")
         missing = "\nWhat is missing:\n\n" + "".join(f"  * {note}\n" for note in notes) if notes else ""
         _add(archive, "README.txt", (text + missing).encode("utf-8", "replace"))
     return notes
@@ -133,24 +99,16 @@ def _inputs(collection: Collection, notes: list[str]) -> dict[str, bytes | Path]
 def _painted_with(runs: Iterable[Run], notes: list[str]) -> dict[str, bytes | Path]:
     """Return the networks that runs painted with and the clips that they painted, named by their SHA-256."""
     found: dict[str, bytes | Path] = {}
-    told: list[str] = []
-    for run in runs:
-        for key, what in (("model", "network"), ("source", "clip")):
-            name, digest = run.fact(key, "file"), run.fact(key, "sha256")
-            if not (isinstance(name, str) and isinstance(digest, str)):
-                continue
-            path = Path(name)
-            try:
-                is_there = path.is_file() and sha256(path) == digest
-            except (OSError, ValueError):
-                is_there = False
-            if not is_there:
-                told.append(f"The {what} {name} is not there any more, or has changed.")
-            elif path.stat().st_size > LARGEST_INPUT:
-                told.append(f"The {what} {name} has more than {LARGEST_INPUT:,} bytes, and is left out.")
-            else:
-                found[f"inputs/{digest}{path.suffix.lower()}"] = path
-    notes += dict.fromkeys(told)
+    whats = (("model", "network"), ("source", "clip"))
+    used = [(what, run.fact(key, "file"), run.fact(key, "sha256")) for run in runs for key, what in whats]
+    for what, name, digest in dict.fromkeys(one for one in used if one[1] is not None):
+        path = Path(name)
+        if not is_unchanged(path, digest):
+            notes.append(f"The {what} {name} is not there any more, or has changed.")
+        elif path.stat().st_size > LARGEST_INPUT:
+            notes.append(f"The {what} {name} has more than {LARGEST_INPUT:,} bytes, and is left out.")
+        else:
+            found[f"inputs/{digest}{path.suffix.lower()}"] = path
     return found
 
 
@@ -160,23 +118,22 @@ def _own_code(runs: Iterable[Run], notes: list[str]) -> dict[str, bytes | Path]:
     folders: dict[str, dict[str, str]] = {}
     for run in runs:
         for name in run.config_folders:
-            folders.setdefault(name, {}).update(mapping(run.fact("own_code")))
+            folders.setdefault(name, {}).update(run.record.get("own_code", {}))
     for place, (name, digests) in enumerate(folders.items()):
         folder = Path(name)
-        files = [Path(file) for file, digest in digests.items() if _is_unchanged(folder, Path(file), digest)]
+        known = [(Path(file), digest) for file, digest in digests.items()]
+        known = [(path, digest) for path, digest in known if path.is_relative_to(folder) and path.suffix in OWN_CODE]
+        files = [path for path, digest in known if is_unchanged(path, digest)]
         if not files:
             notes.append(f"The code in the folder of own options {name} is not there any more, or has changed.")
         elif sum(path.stat().st_size for path in files) > MOST_OWN_CODE:
             notes.append(f"The folder of own options {name} is too large to be one, and is left out.")
         else:
-            top = f"config_folders/{place}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder.name)}"
+            top = f"config_folders/{place}_{slug(folder.name)}"
             found |= {f"{top}/{path.relative_to(folder).as_posix()}": path for path in files}
     return found
 
 
-def _is_unchanged(folder: Path, path: Path, digest: str) -> bool:
-    """Tell whether a file of one's own code is where it was, and as it was."""
-    try:
-        return path.is_relative_to(folder) and path.suffix in OWN_CODE and path.is_file() and sha256(path) == digest
-    except (OSError, ValueError):
-        return False
+def slug(name: str) -> str:
+    """Return the name of a folder of own options as it is in a bundle."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)

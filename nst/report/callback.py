@@ -20,17 +20,12 @@ class WriteReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write it; a sweep that has run is not spoilt by a report that cannot be written."""
-        if not OmegaConf.select(config, "report", default=True):
-            return
-        write_sweep_report(Path(config.hydra.sweep.dir))
+        if OmegaConf.select(config, "report", default=True):
+            write_sweep_report(Path(config.hydra.sweep.dir))
 
 
 def write_sweep_report(folder: Path) -> None:
-    """Write the report of a sweep, and tell where it is, or why there is none; raises nothing.
-
-    Args:
-        folder: of the sweep.
-    """
+    """Write the report of a sweep into its folder, and tell where it is, or why there is none; raises nothing."""
     try:
         written = write_report([folder])
     except UserError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,45 +33,34 @@ MOST_PIXELS = 8192**2  # of a picture: as large as a result may be
 WHITE = (255, 255, 255)  # behind transparent pixels
 BLOCK = 16  # pixels: JPEG's colour blocks; pictures side by side do not run into each other at multiples of it
 
-Item = TypeVar("Item")
-Encoded = TypeVar("Encoded")
-
 
 @dataclass(frozen=True)
 class Sprite:
-    """A run's small pictures side by side in one JPEG.
+    """A run's small pictures side by side in one JPEG."""
 
-    Attributes:
-        src: data URI.
-        steps: of the pictures, from left to right.
-        width: of one picture, in pixels; likewise ``height``.
-    """
-
-    src: str
-    steps: list[int]
-    width: int
+    src: str  # data URI
+    steps: list[int]  # of the pictures, from left to right
+    width: int  # of one picture, in pixels
     height: int
+
+
+Item = TypeVar("Item", list[Path], Mapping[int, Path])
+Level = TypeVar("Level", int, tuple[int, int])
+Encoded = TypeVar("Encoded", str, Sprite)
 
 
 @dataclass
 class Pictures:
-    """Everything that is drawn in the page.
+    """Everything that is drawn in the page."""
 
-    Attributes:
-        sprites: one for each run, None where there are no previews.
-        finals: data URI of each run's final picture, or of its last preview; None where there is neither.
-        sizes: (width, height) in pixels of each run's full picture, None where there is none.
-        thumbs: data URI of each input image.
-        notes: what had no room, for people.
-        broken: files that cannot be read as pictures.
-    """
-
-    sprites: list[Sprite | None]
+    sprites: list[Sprite | None]  # one for each run, None where there are no previews
+    # data URI of each run's final picture, or of its last preview; None where there is neither
     finals: list[str | None]
+    # (width, height) in pixels of each run's full picture, None where there is none
     sizes: list[tuple[int, int] | None]
-    thumbs: list[str | None]
-    notes: list[str] = field(default_factory=list)
-    broken: set[Path] = field(default_factory=set)
+    thumbs: list[str | None]  # data URI of each input image
+    notes: list[str] = field(default_factory=list)  # what had no room, for people
+    broken: set[Path] = field(default_factory=set)  # files that cannot be read as pictures
 
 
 def draw(
@@ -90,56 +81,41 @@ def draw(
     sizes = [_size(path, broken) if path else None for path in finals]
     if budget <= 0:
         return Pictures([None] * len(finals), [None] * len(finals), sizes, [None] * len(inputs), broken=broken)
+    # The files that each picture is made of: of a final one the first that can be read.
+    of_inputs = [[path] if path else [] for path in inputs]
+    of_finals = [[*([path] if path else []), *list(p.values())[-1:]] for path, p in zip(finals, previews, strict=True)]
+    thumb = functools.partial(_still, quality=QUALITIES["thumb"], broken=broken)
+    final = functools.partial(_still, quality=QUALITIES["full"], broken=broken)
+    sprite = functools.partial(_sprite, broken=broken)
 
-    def thumb(path: Path, side: int) -> str | None:
-        image = _open(path, side, broken)
-        return _uri(image, QUALITIES["thumb"]) if image else None
-
-    def final(candidates: Sequence[Path], side: int) -> str | None:
-        images = (_open(path, side, broken) for path in candidates)
-        image = next((image for image in images if image is not None), None)
-        return _uri(image, QUALITIES["full"]) if image else None
-
-    def sprite(steps: Mapping[int, Path], level: tuple[int, int]) -> Sprite | None:
-        return _sprite(steps, *level, broken)
-
-    shown = [
-        [*([path] if path else []), *list(steps.values())[-1:]] for path, steps in zip(finals, previews, strict=True)
-    ]
-    with_picture = [paths or None for paths in shown]
-    with_steps = [steps or None for steps in previews]
-    thumbs = _fill(inputs, THUMB_LEVELS, thumb, len, int(budget * THUMBS_SHARE))
-    rest = budget - _total(thumbs, len)
-    _, reserved = _level(with_picture, FULL_LEVELS, final, len, int(rest * FULL_SHARE))
-    sprites = _fill(with_steps, SPRITE_LEVELS, sprite, _sprite_bytes, rest - reserved)
-    pictures = _fill(with_picture, FULL_LEVELS, final, len, rest - _total(sprites, _sprite_bytes))
+    thumbs = _fill(of_inputs, THUMB_LEVELS, thumb, int(budget * THUMBS_SHARE))
+    rest = budget - _bytes(thumbs)
+    _, reserved = _level(of_finals, FULL_LEVELS, final, int(rest * FULL_SHARE))
+    sprites = _fill(previews, SPRITE_LEVELS, sprite, rest - reserved)
+    pictures = _fill(of_finals, FULL_LEVELS, final, rest - _bytes(sprites))
+    files: dict[str, tuple[Sequence[Sequence[Path]], Sequence[object]]] = {
+        "the input images": (of_inputs, thumbs),
+        "the steps": ([list(steps.values()) for steps in previews], sprites),
+        "the final pictures": (of_finals, pictures),
+    }
     notes = [
         f"The budget leaves no room for {what} in the page; raise it with --budget."
-        for what, wanted, made in (
-            ("the input images", inputs, thumbs),
-            ("the steps", with_steps, sprites),
-            ("the final pictures", with_picture, pictures),
-        )
-        if not any(made) and not _all_broken(wanted, broken)
+        for what, (paths, made) in files.items()
+        if not any(made) and not broken.issuperset(itertools.chain(*paths))
     ]
-    return Pictures(sprites, pictures, sizes, thumbs, notes, broken)
+    return Pictures(sprites, pictures, sizes, thumbs, notes, broken=broken)
 
 
 def _fill(
-    items: Sequence[Item | None],
-    levels: Sequence[int] | Sequence[tuple[int, int]],
-    encode: Callable[..., Encoded | None],
-    size: Callable[[Encoded], int],
-    budget: int,
+    items: Sequence[Item], levels: Sequence[Level], encode: Callable[[Item, Level], Encoded | None], budget: int
 ) -> list[Encoded | None]:
     """Encode items at the best level at which all of them fit in the budget; all None where none does."""
-    for level in range(_level(items, levels, encode, size, budget)[0], len(levels)):
+    for level in levels[_level(items, levels, encode, budget)[0] :]:
         made: list[Encoded | None] = []
         left = budget
         for item in items:
-            encoded = encode(item, levels[level]) if item is not None else None
-            made.append(encoded)
-            left -= size(encoded) if encoded is not None else 0
+            made.append(encode(item, level) if item else None)
+            left -= _bytes(made[-1:])
             if left < 0:
                 break
         else:
@@ -148,38 +124,41 @@ def _fill(
 
 
 def _level(
-    items: Sequence[Item | None],
-    levels: Sequence[int] | Sequence[tuple[int, int]],
-    encode: Callable[..., Encoded | None],
-    size: Callable[[Encoded], int],
-    budget: int,
+    items: Sequence[Item], levels: Sequence[Level], encode: Callable[[Item, Level], Encoded | None], budget: int
 ) -> tuple[int, int]:
     """Return the first level that should fit, judged by some of the items, and the bytes it takes for all.
 
     Levels go from large to small, so that it is found by halving.
     """
-    there = [item for item in items if item is not None]
+    there = [item for item in items if item]
     some = [there[i * len(there) // SAMPLE] for i in range(SAMPLE)] if len(there) > SAMPLE else there
     if not some:
         return 0, 0
     factor = len(there) / len(some) * (MARGIN if len(there) > len(some) else 1)
-
-    def needed(level: int) -> int:
-        made = (encode(item, levels[level]) for item in some)
-        return round(factor * sum(size(encoded) for encoded in made if encoded is not None))
-
     low, high, taken = 0, len(levels), 0
     while low < high:
         middle = 0 if low == 0 and high == len(levels) else (low + high) // 2  # most reports fit at once
-        if (bytes_needed := needed(middle)) <= budget:
-            high, taken = middle, bytes_needed
+        needed = round(factor * _bytes([encode(item, levels[middle]) for item in some]))
+        if needed <= budget:
+            high, taken = middle, needed
         else:
             low = middle + 1
     return low, taken
 
 
-def _sprite(steps: Mapping[int, Path], side: int, most: int, broken: set[Path]) -> Sprite | None:
+def _bytes(made: Sequence[str | Sprite | None]) -> int:
+    return sum(len(one.src if isinstance(one, Sprite) else one) for one in made if one is not None)
+
+
+def _still(paths: Sequence[Path], side: int, quality: int, broken: set[Path]) -> str | None:
+    """Return the first picture that can be read as a data URI."""
+    images = (_open(path, side, broken) for path in paths)
+    return next((_uri(image, quality) for image in images if image is not None), None)
+
+
+def _sprite(steps: Mapping[int, Path], level: tuple[int, int], broken: set[Path]) -> Sprite | None:
     """Return small pictures side by side; those that cannot be read are left out."""
+    side, most = level
     chosen = _spread(steps, most)
     frames = {step: image for step, path in chosen.items() if (image := _open(path, side, broken)) is not None}
     if not frames:
@@ -211,17 +190,14 @@ def _aligned(width: int, height: int) -> tuple[int, int]:
 
 
 def _open(path: Path, side: int, broken: set[Path]) -> Image.Image | None:
-    """Read a picture upright as RGB, no larger than ``side`` pixels; None, and noted, if it cannot be read."""
+    """Read a picture upright as sRGB, no larger than ``side`` pixels; None, and noted, if it cannot be read."""
     if path in broken:
         return None
     try:
-        return _shrunk(decoding.read(path, WHITE, side, MOST_PIXELS), side)
+        image = decoding.read(path, WHITE, side, MOST_PIXELS)
     except UserError:
         broken.add(path)
         return None
-
-
-def _shrunk(image: Image.Image, side: int) -> Image.Image:
     scale = side / max(image.size)
     if scale >= 1:
         return image
@@ -231,34 +207,12 @@ def _shrunk(image: Image.Image, side: int) -> Image.Image:
 
 def _size(path: Path, broken: set[Path]) -> tuple[int, int] | None:
     """Return a picture's (width, height) in pixels from its header; None, and noted, if it cannot be read."""
-    try:
-        with decoding.opened(path) as image:
-            return image.size
-    except Exception:  # as above
+    if (size := decoding.upright_size(path)) is None:
         broken.add(path)
-        return None
+    return size
 
 
 def _uri(image: Image.Image, quality: int) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "jpeg", quality=quality, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _all_broken(wanted: Sequence[object], broken: set[Path]) -> bool:
-    """Tell whether there was nothing to draw: none of the files is there, or none can be read."""
-    files: list[Path] = []
-    for item in wanted:
-        if isinstance(item, Mapping):
-            files += item.values()
-        elif item is not None:
-            files += [item] if isinstance(item, Path) else list(item)  # type: ignore[call-overload]
-    return all(path in broken for path in files)
-
-
-def _sprite_bytes(sprite: Sprite) -> int:
-    return len(sprite.src)
-
-
-def _total(made: Sequence[Encoded | None], size: Callable[[Encoded], int]) -> int:
-    return sum(size(encoded) for encoded in made if encoded is not None)

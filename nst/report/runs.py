@@ -1,4 +1,4 @@
-"""Reading run folders: whatever a run left, complete, half-written or not even begun. Nothing is changed in them."""
+"""The runs of a report: whatever their folders hold, complete, half-written or not even begun."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,50 +17,41 @@ import yaml
 from nst import trust
 from nst.errors import UserError
 from nst.files import is_claimed
+from nst.runs import folders
+from nst.runs.folders import SWEEP_FILE
 
-SWEEP_FILE = "sweep.json"
-RUN_FILES = ("status.json", "run.json", "metrics.csv")
 STATUSES = ("done", "running", "interrupted", "failed", "out_of_memory", "skipped", "not started", "unknown")
 PICTURES = ("result", "interrupted", "best")  # the one to show, by preference
 SUFFIXES = (".png", ".jpg")
-NO_RUNS_IN = {"previews", "frames", "inputs", "config_folders"}
 Metrics = dict[str, list[float | None]]  # column name to one value a row; None where it is no finite number
 
 
 @dataclass
 class Run:
-    """One run as its folder tells of it.
+    """One run as its folder tells of it."""
 
-    Attributes:
-        folder: where it is, or would be: a job that was planned but never started has none.
-        name: the folder relative to that of the whole collection, with forward slashes.
-        status: one of ``STATUSES``: those of ``status.json``, ``not started`` for a job that was only planned, and
-            ``unknown`` where the files do not tell.
-        reason: why it is not done, in words; empty for a finished run.
-        record: ``run.json``; what is known without it (configuration, choices) if it cannot be read.
-        times: ``status.json``.
-        overrides: what was typed for this run, as ``key=value``.
-        notes: files that could not be read, one sentence each.
-    """
-
-    folder: Path
-    name: str
+    folder: Path  # where it is, or would be: a job that was planned but never started has none
+    name: str  # the folder relative to that of the whole collection, with forward slashes
+    # one of ``STATUSES``: those of ``status.json``, ``not started`` for a job that was only planned, and ``unknown``
+    # where the files do not tell
     status: str = "not started"
+    # why it is not done, in words; empty for a finished run
     reason: str = "The job was planned, and has not been started."
+    # ``run.json``; what is known without it (configuration, choices) if it cannot be read
     record: dict[str, Any] = field(default_factory=dict)
-    times: dict[str, Any] = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    times: dict[str, Any] = field(default_factory=dict)  # ``status.json``
+    overrides: list[str] = field(default_factory=list)  # what was typed for this run, as ``key=value``
+    notes: list[str] = field(default_factory=list)  # files that could not be read, one sentence each
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration, flat: dotted key to value; lists are values."""
-        return dict(_flat(mapping(self.record.get("config"))))
+        return dict(_flat(self.record.get("config", {})))
 
     @cached_property
     def choices(self) -> dict[str, str]:
         """The option chosen of each group."""
-        chosen = mapping(self.record.get("choices"))
+        chosen = self.record.get("choices", {})
         return {str(k): "none" if v in (None, "None", "null") else str(v) for k, v in chosen.items()}
 
     @cached_property
@@ -70,11 +60,10 @@ class Run:
         pairs = (line.partition("=") for line in self.overrides)
         return {key.lstrip("+~").partition("@")[0]: text for key, _, text in pairs}
 
-    @cached_property
+    @property
     def config_folders(self) -> list[str]:
         """The folders of own options that were given with ``--config-dir``."""
-        listed = self.record.get("config_folders")
-        return [str(folder) for folder in listed] if isinstance(listed, list) else []
+        return list(self.record.get("config_folders", []))
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -84,43 +73,38 @@ class Run:
     @cached_property
     def picture(self) -> Path | None:
         """The picture to show at full size: the result, or what an unfinished run left; None if there is none."""
-        named = self.fact("result", "file")
-        names = [Path(named).name] if isinstance(named, str) and named else []
-        names += [name + suffix for name in PICTURES for suffix in SUFFIXES]
-        return next((path for name in names if trust.is_inside(self.folder, path := self.folder / name)), None)
+        names = [self.fact("result", "file"), *(name + suffix for name in PICTURES for suffix in SUFFIXES)]
+        paths = [self.folder / name for name in names if name]
+        return next((path for path in paths if trust.is_inside(self.folder, path)), None)
 
     @cached_property
     def previews(self) -> dict[int, Path]:
         """Step to small picture, in order."""
         try:
             listed = [path for path in (self.folder / "previews").glob("*.jpg") if path.stem.isdecimal()]
-            found = {int(path.stem): path for path in listed if trust.is_inside(self.folder, path)}
+            return dict(sorted((int(path.stem), path) for path in listed if trust.is_inside(self.folder, path)))
         except OSError:
             return {}
-        return dict(sorted(found.items()))
 
     def fact(self, *keys: str) -> Any:
         """Return what the record holds under nested keys, or None."""
-        return look(self.record, *keys)
+        return nested(self.record, *keys)
 
 
 @dataclass
 class Collection:
-    """The runs of a report.
+    """The runs of a report."""
 
-    Attributes:
-        base: the folder that run names are relative to.
-        runs: by name, numbers in it counted as numbers.
-        sweep: ``sweep.json`` if the runs are those of one sweep, else empty.
-        sweep_folder: of that sweep.
-        notes: what could not be read, beside what the runs tell.
-    """
+    base: Path  # the folder that run names are relative to
+    runs: list[Run]  # by name, numbers in it counted as numbers
+    sweep: dict[str, Any] = field(default_factory=dict)  # ``sweep.json`` if the runs are those of one sweep, else empty
+    sweep_folder: Path | None = None  # of that sweep
+    notes: list[str] = field(default_factory=list)  # what could not be read, beside what the runs tell
 
-    base: Path
-    runs: list[Run]
-    sweep: dict[str, Any] = field(default_factory=dict)
-    sweep_folder: Path | None = None
-    notes: list[str] = field(default_factory=list)
+    @property
+    def launch(self) -> dict[str, Any]:
+        """What is recorded of the command: of the sweep, or of the only run; empty for runs picked by hand."""
+        return self.sweep or (self.runs[0].record if len(self.runs) == 1 else {})
 
 
 def collect(paths: Sequence[Path]) -> Collection:
@@ -132,20 +116,25 @@ def collect(paths: Sequence[Path]) -> Collection:
     Raises:
         UserError: a path is no folder, or there is no run in any of them.
     """
-    places: dict[Path, Path] = {}  # resolved folder of a run or planned job to the folder as it was found
-    planned: dict[Path, list[str]] = {}
+    tops = [_existing_folder(path) for path in paths]
+    places: dict[Path, list[str]] = {}  # folder of a run or planned job to what was planned for it
     sweeps: dict[Path, dict[str, Any]] = {}
     notes: list[str] = []
-    for path in paths:
-        _walk(_existing_folder(path), places, planned, sweeps, notes)
+    for begun, planned in map(folders.find, tops):
+        for folder in planned:
+            content, wrong = trust.record(folder / SWEEP_FILE)
+            notes += [wrong] if wrong else []
+            sweeps[folder] = trust.seen(content)
+            places |= {folder / job["folder"]: job["overrides"] for job in sweeps[folder].get("jobs", [])}
+        places = {folder: [] for folder in begun} | places
     if not places:
         raise UserError(
             f"There is no run in {', '.join(map(str, paths))}. A run's folder holds status.json, run.json or "
             "metrics.csv; give the folder of a sweep or of runs, such as outputs/multirun/DATE/TIME."
         )
-    base = _base(paths, list(places))
-    runs = [read_run(folder, _name(folder, base), planned.get(folder, [])) for folder in places]
-    runs.sort(key=lambda run: (natural(run.name), run.name))
+    base = _base(tops, list(places))
+    runs = [read_run(folder, _name(folder, base), lines) for folder, lines in places.items()]
+    runs.sort(key=lambda run: folders.in_order(run.name))
     collection = Collection(base, runs, notes=notes)
     if len(sweeps) == 1:
         ((folder, facts),) = sweeps.items()
@@ -165,13 +154,12 @@ def read_run(folder: Path, name: str, planned: Iterable[str] = ()) -> Run:
     run = Run(folder, name, overrides=list(planned))
     if not _has_begun(folder):
         return run
-    run.times = _read_json(folder / "status.json", run.notes)
-    run.record = _read_json(folder / "run.json", run.notes)
+    found = folders.read(folder)
+    # control characters, which nobody would see, are written out
+    run.times, run.record, run.notes = trust.seen(found.status), trust.seen(found.record), found.notes
     if "config" not in run.record:
         run.record = _hydra_record(folder) | run.record
-    lines = run.record.get("overrides")
-    if isinstance(lines, list) and lines:
-        run.overrides = [str(line) for line in lines]
+    run.overrides = run.record.get("overrides") or run.overrides
     run.status, run.reason = _status(run)
     return run
 
@@ -187,48 +175,11 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def mapping(value: Any) -> dict[str, Any]:
-    """Return a value if it is a mapping, else an empty one: a damaged file may hold anything."""
-    return value if isinstance(value, dict) else {}
-
-
-def look(value: Any, *keys: str) -> Any:
+def nested(value: Any, *keys: str) -> Any:
     """Return what stands under nested keys, or None."""
     for key in keys:
-        value = mapping(value).get(key)
+        value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def natural(text: str) -> list[tuple[int, int, str]]:
-    """Return a sort key that counts the numbers in a text as numbers: 2_b comes before 10_a."""
-    parts = re.split(r"([0-9]+)", text)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
-def _walk(
-    top: Path,
-    places: dict[Path, Path],
-    planned: dict[Path, list[str]],
-    sweeps: dict[Path, dict[str, Any]],
-    notes: list[str],
-) -> None:
-    """Note the runs, planned jobs and sweeps at and below a folder."""
-    for folder_name, folders, files in os.walk(top):
-        folder = Path(folder_name)
-        if any(name in files for name in RUN_FILES) or (".hydra" in folders and SWEEP_FILE not in files):
-            places[folder] = folder
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NO_RUNS_IN)
-        if SWEEP_FILE in files:
-            facts = _read_json(folder / SWEEP_FILE, notes)
-            sweeps[folder] = facts
-            jobs = facts.get("jobs")
-            for job in jobs if isinstance(jobs, list) else []:
-                name, lines = look(job, "folder"), look(job, "overrides")
-                if isinstance(name, str) and name and ".." not in Path(name).parts and not Path(name).is_absolute():
-                    places.setdefault(folder / name, folder / name)
-                    planned[folder / name] = [str(line) for line in lines] if isinstance(lines, list) else []
 
 
 def _existing_folder(path: Path) -> Path:
@@ -239,11 +190,10 @@ def _existing_folder(path: Path) -> Path:
     raise UserError(f"There is no folder {path} (looked in {Path.cwd()}).")
 
 
-def _base(paths: Sequence[Path], runs: list[Path]) -> Path:
+def _base(tops: Sequence[Path], runs: list[Path]) -> Path:
     """Return the folder that run names are relative to: the one given, or the nearest that holds all runs."""
-    if len(paths) == 1:
-        (top,) = (_existing_folder(path) for path in paths)
-        return top.parent if top in runs else top
+    if len(tops) == 1:
+        return tops[0].parent if tops[0] in runs else tops[0]
     try:
         return Path(os.path.commonpath([run.parent for run in runs]))
     except ValueError:  # on several drives
@@ -263,13 +213,6 @@ def _has_begun(folder: Path) -> bool:
         return True
 
 
-def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
-    """Return what a JSON file holds, with what nobody would see written out; what is wrong with it is noted."""
-    content, wrong = trust.record(path)
-    notes += [wrong] if wrong else []
-    return mapping(trust.seen(content))
-
-
 def _read_metrics(path: Path, notes: list[str]) -> Metrics:
     """Read a ``metrics.csv``.
 
@@ -287,8 +230,7 @@ def _read_metrics(path: Path, notes: list[str]) -> Metrics:
     rows: list[list[str]] = []
     skipped = bool(text[len(whole) :].strip()) + text.count("\0")
     try:
-        for row in csv.reader(io.StringIO(whole)):
-            rows.append(row)
+        rows.extend(csv.reader(io.StringIO(whole)))
     except csv.Error:
         skipped += 1
     if not rows or "step" not in rows[0]:
@@ -312,13 +254,11 @@ def _read_metrics(path: Path, notes: list[str]) -> Metrics:
 def _hydra_record(folder: Path) -> dict[str, Any]:
     """Return what Hydra itself wrote down of a run that left no record: configuration, choices and overrides."""
     config, lines, own = (_read_yaml(folder / ".hydra" / f"{name}.yaml") for name in ("config", "overrides", "hydra"))
-    record: dict[str, Any] = {}
-    if isinstance(config, dict):
-        record["config"] = config
-    if isinstance(lines, list):
-        record["overrides"] = [str(line) for line in lines]
-    if choices := look(own, "hydra", "runtime", "choices"):
-        record["choices"] = {k: v for k, v in mapping(choices).items() if not str(k).startswith("hydra")}
+    choices = nested(own, "hydra", "runtime", "choices")
+    record: dict[str, Any] = {"config": config} if isinstance(config, dict) else {}
+    record |= {"overrides": [str(line) for line in lines]} if isinstance(lines, list) else {}
+    if isinstance(choices, dict):
+        record["choices"] = {k: v for k, v in choices.items() if not str(k).startswith("hydra")}
     return record
 
 
@@ -334,15 +274,14 @@ def _read_yaml(path: Path) -> Any:
 def _status(run: Run) -> tuple[str, str]:
     """Return a begun run's status and the reason why it is not done."""
     status = run.times.get("status")
-    if status == "done" or (not isinstance(status, str) and "result" in run.record and run.picture is not None):
+    if status == "done" or (status is None and "result" in run.record and run.picture is not None):
         return "done", ""
-    told = run.times.get("reason") or run.times.get("error")
-    reason = str(told).strip() if told else ""
+    reason = (run.times.get("reason") or run.times.get("error") or "").strip()
     if status == "running" and is_claimed(run.folder):
         return "running", "It was still running when the report was made."
     if status == "running":
         return "interrupted", "Its process was killed (by the system if memory ran out, or by hand)."
-    if isinstance(status, str):
+    if status is not None:
         return (status if status in STATUSES else "unknown"), reason or f"Its status is {status}."
     return "unknown", "There is no readable status.json: the job was stopped before it began, or a file is damaged."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import re
 import statistics
@@ -18,23 +19,11 @@ LONG_TABLE = 35  # rows; more do not fit on a page
 # Scores that a paper shows; summary.csv has all. A table that is still too wide is scaled to the line.
 FOR_A_PAPER = ("content distance", "style distance", "SSIM")
 NARROWED = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "_": r"\_",
-    "%": r"\%",
-    "&": r"\&",
-    "#": r"\#",
-    "$": r"\$",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    '"': "''",
-}
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "{}_%&#$"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": r"\textasciigrave{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"}
+)
 MARKDOWN = re.compile(r"([\\`*_\[\]|~<>#])")
 
 
@@ -53,9 +42,7 @@ def summary_csv(view: dict[str, Any]) -> str:
 
 def report_markdown(view: dict[str, Any]) -> str:
     """Return the report as Markdown: what was run, the table, the same for LaTeX, sources and citations."""
-    parts = [f"# {markdown(view['title'])}"]
-    if view["question"]:
-        parts.append(markdown(view["question"]))
+    parts = [f"# {markdown(view['title'])}", *([markdown(view["question"])] if view["question"] else [])]
     counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in view["counts"].items())
     parts.append(f"{view['total']} {'run' if view['total'] == 1 else 'runs'}: {counts}.")
     for axis in view["axes"]:
@@ -66,22 +53,19 @@ def report_markdown(view: dict[str, Any]) -> str:
         parts += ["The whole sweep is run again with:", _fenced("\n".join(view["again"]), "bash")]
     if view["resume"]:
         parts += ["What is not done is carried on with:", _fenced(view["resume"], "bash")]
-    if view["notes"]:
-        parts += ["## Notes", "\n".join(f"* {markdown(note)}" for note in view["notes"])]
+    parts += _listed("Notes", view["notes"])
     parts.append("## Runs")
     if evaluators := list(dict.fromkeys(c["evaluator"] for c in view["columns"] if c["evaluator"])):
         parts.append(f"Scores by {', '.join(markdown(name) for name in evaluators)}.")
     parts.append(_markdown_table(view))
     if reasons := [run for run in view["runs"] if run["reason"]]:
-        parts += ["## Not done", "\n".join(_reason(run) for run in reasons)]
+        lines = [(run["name"], run["status"].replace("_", " "), short_reason(run["reason"])) for run in reasons]
+        parts += ["## Not done", "\n".join("* {} ({}): {}".format(*map(markdown, line)) for line in lines)]
         if any(short_reason(run["reason"]) != _line(run["reason"]) for run in reasons):
             parts.append("A reason that is cut short stands in full in `report.html`, in the details of the run.")
     parts += ["## For LaTeX", "It needs `\\usepackage{booktabs}`, and a long one `\\usepackage{longtable}`."]
     parts.append(_fenced(latex_table(view), "latex"))
-    if view["licences"]:
-        parts += ["## Images", "\n".join(f"* {markdown(line)}" for line in view["licences"])]
-    if view["networks"]:
-        parts += ["## Networks", "\n".join(f"* {markdown(line)}" for line in view["networks"])]
+    parts += _listed("Images", view["licences"]) + _listed("Networks", view["networks"])
     parts += ["## BibTeX", _fenced(view["bibtex"].rstrip("\n"), "bibtex")]
     return re.sub(r"(?m)^(\* .*)\n\n(?=\* )", r"\1\n", "\n\n".join(parts)) + "\n"
 
@@ -92,31 +76,29 @@ def latex_table(view: dict[str, Any]) -> str:
     Runs that differ in their seed only share a row: mean :math:`\pm` standard deviation of a sample. Runs that are
     not done have no results, and are left out.
     """
-    done = [run for run in view["runs"] if run["status"] == "done"]
-    parameters = [column for column in view["columns"] if column["kind"] == "parameter"]
-    scores = [column for column in view["columns"] if column["kind"] == "score" and column["label"] in FOR_A_PAPER]
-    results = scores or [column for column in view["columns"] if column["kind"] == "loss"]
-    results = [*results, *(column for column in view["columns"] if column["key"] == "seconds")]
+    columns = view["columns"]
+    parameters = [column for column in columns if column["kind"] == "parameter"]
+    scores = [column for column in columns if column["kind"] == "score" and column["label"] in FOR_A_PAPER]
+    results = scores or [column for column in columns if column["kind"] == "loss"]
+    results = [*results, *(column for column in columns if column["key"] == "seconds")]
     over_seeds = any(column["key"] == "seed" for column in parameters) and len(parameters) > 1
-    if over_seeds:
-        parameters = [column for column in parameters if column["key"] != "seed"]
+    parameters = [column for column in parameters if not (over_seeds and column["key"] == "seed")]
     rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in done:
-        key = tuple(run["values"].get(column["key"]) for column in parameters) if over_seeds else (run["id"],)
-        rows.setdefault(key, []).append(run)
-    names = [] if parameters else ["run"]
+    for run in view["runs"]:
+        if run["status"] == "done":
+            key = tuple(run["values"].get(column["key"]) for column in parameters) if over_seeds else (run["id"],)
+            rows.setdefault(key, []).append(run)
     lines = []
     for runs in rows.values():
-        cells = [latex(runs[0]["label"])] if names else []
-        cells += [_latex_value(runs[0]["values"].get(column["key"])) for column in parameters]
+        cells = [_latex_value(runs[0]["values"].get(c["key"])) for c in parameters] or [latex(runs[0]["label"])]
         cells += [str(len(runs))] if over_seeds else []
         cells += [_latex_mean([run["values"].get(c["key"]) for run in runs], is_time(c)) for c in results]
         lines.append(f"{' & '.join(cells)} \\\\")
-    heads = [*names, *(latex(column["label"]) for column in parameters), *(["runs"] if over_seeds else [])]
-    heads += [_latex_head(column) for column in results]
-    left = len(names) + len(parameters)
-    header = [*_evaluator_heads(results, len(heads) - len(results)), f"{' & '.join(heads)} \\\\", "\\midrule"]
-    shape = "l" * left + "r" * (len(heads) - left)
+    names = [latex(column["label"]) for column in parameters] or ["run"]
+    left = [*names, *(["runs"] if over_seeds else [])]
+    heads = f"{' & '.join([*left, *map(_latex_head, results)])} \\\\"
+    header = [*_evaluator_heads(results, len(left)), heads, "\\midrule"]
+    shape = "l" * len(names) + "r" * (len(left) - len(names) + len(results))
     means = ", mean $\\pm$ standard deviation over the seeds" if over_seeds else ""
     caption = f"\\caption{{{latex(view['title'])}{means}}}\\label{{tab:runs}}"
     if len(lines) > LONG_TABLE:
@@ -138,10 +120,8 @@ def brief(value: Any, time: bool = False) -> str:
     if not isinstance(value, float) or not math.isfinite(value):
         return str(value)
     size = abs(value)
-    if time and size >= 0.05:
-        return f"{value:.1f}" if size < 99.95 else f"{value:.0f}"
     if time:
-        return f"{value:.1g}"
+        return f"{value:.1g}" if size < 0.05 else f"{value:.1f}" if size < 99.95 else f"{value:.0f}"
     if 9999.5 <= size < 1e6:
         return f"{value:.0f}"
     # 0.79801 is 0.7980, but 0.5 is not 0.5000
@@ -170,12 +150,16 @@ def short_reason(reason: str) -> str:
 
 def latex(text: Any) -> str:
     """Return a text as LaTeX shows it literally."""
-    return "".join(LATEX.get(character, character) for character in _line(text))
+    return _line(text).translate(LATEX)
 
 
 def markdown(text: Any) -> str:
     """Return a text as Markdown shows it literally, in a table as well."""
     return MARKDOWN.sub(r"\\\1", _line(text))
+
+
+def _listed(heading: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {heading}", "\n".join(f"* {markdown(line)}" for line in lines)] if lines else []
 
 
 def _markdown_table(view: dict[str, Any]) -> str:
@@ -187,19 +171,9 @@ def _markdown_table(view: dict[str, Any]) -> str:
     lines = [header, ["---", *("---" if c["kind"] in ("parameter", "status") else "---:" for c in columns)]]
     for run in view["runs"]:
         cells = [brief(run["values"].get(column["key"]), is_time(column)) for column in columns]
-        lines.append([_linked(run), *(markdown(cell) for cell in cells)])
+        name = f"[{markdown(run['name'])}](<{run['full']}>)" if run["full"] else markdown(run["name"])
+        lines.append([name, *map(markdown, cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _linked(run: dict[str, Any]) -> str:
-    """Return a run's name as a link to its picture."""
-    name = markdown(run["name"])
-    return f"[{name}](<{run['full']}>)" if run["full"] else name
-
-
-def _reason(run: dict[str, Any]) -> str:
-    status, reason = run["status"].replace("_", " "), short_reason(run["reason"])
-    return f"* {markdown(run['name'])} ({markdown(status)}): {markdown(reason)}"
 
 
 def _latex_value(value: Any, time: bool = False) -> str:
@@ -220,11 +194,9 @@ def _latex_mean(values: Sequence[Any], time: bool = False) -> str:
     if len(known) < 2:
         return _latex_value(known[0], time)
     mean, spread = statistics.fmean(known), statistics.stdev(known)
-    if time and mean >= 0.1:
-        decimals = 1 if mean < 99.95 else 0
-        return f"${mean:.{decimals}f} \\pm {spread:.{decimals}f}$"
-    if mean != 0 and 1e-3 <= abs(mean) < 1e5:
-        decimals = max(0, 3 - math.floor(math.log10(abs(mean))))
+    if (time and mean >= 0.1) or 1e-3 <= abs(mean) < 1e5:
+        is_time = time and mean >= 0.1
+        decimals = int(mean < 99.95) if is_time else max(0, 3 - math.floor(math.log10(abs(mean))))
         return f"${mean:.{decimals}f} \\pm {spread:.{decimals}f}$"
     return f"{_latex_value(mean)[:-1]} \\pm {_latex_value(float(f'{spread:.2g}'))[1:]}"
 
@@ -237,16 +209,11 @@ def _latex_head(column: dict[str, Any]) -> str:
 
 def _evaluator_heads(results: Sequence[dict[str, Any]], before: int) -> list[str]:
     """Return the line above the scores that names their evaluator."""
-    spans: list[tuple[str | None, int]] = []
-    for column in results:
-        if spans and spans[-1][0] == column["evaluator"]:
-            spans[-1] = (column["evaluator"], spans[-1][1] + 1)
-        else:
-            spans.append((column["evaluator"], 1))
-    if not any(name for name, _ in spans):
+    if not any(column["evaluator"] for column in results):
         return []
     cells, rules, place = [""] * before, [], before
-    for name, width in spans:
+    for name, columns in itertools.groupby(column["evaluator"] for column in results):
+        width = len(list(columns))
         cells.append(f"\\multicolumn{{{width}}}{{c}}{{{latex(name or '')}}}")
         if name:
             rules.append(f"\\cmidrule(lr){{{place + 1}-{place + width}}}")

@@ -5,12 +5,11 @@ It depends on the files alone: no time of making, no order of a directory, no ab
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,13 +17,13 @@ from urllib.parse import quote
 import yaml
 
 from nst import trust
-from nst.files import sha256
-from nst.report.axes import MISSING, Axis, canonical, find_axes, find_parameters, short_texts, value_of
-from nst.report.citations import bibtex, networks, sample_file, sample_of
+from nst.report.axes import Axis, canonical, find_axes, find_parameters, short_texts, values_of
+from nst.report.citations import bibtex, networks
+from nst.report.columns import columns_of, evaluator_of, trade_offs, value_in
+from nst.report.inputs import KINDS, Input, find_inputs, inputs_of
 from nst.report.pictures import Pictures, draw
-from nst.report.runs import STATUSES, Collection, Metrics, Run, look, mapping, number
+from nst.report.runs import STATUSES, Collection, Metrics, Run, nested
 from nst.runs import resume
-from nst.samples import samples
 
 CURVES = ("loss/total", "loss/content", "loss/style", "unweighted/content", "unweighted/style")
 MOST_POINTS = 200  # of one curve
@@ -32,92 +31,13 @@ MOST_POINTS_IN_ALL = 60_000  # steps of all runs together, so that thousands of 
 # What a repetition must leave out: the folder is in use.
 NOT_AGAIN = re.compile(r"\+{0,2}(hydra\.(run|sweep)\.dir|resume)=")
 NOT_THE_RUN = re.compile(r"\+{0,2}(resume|report|title|question)=")  # typed, but about the sweep as a whole
-INPUTS = ("content", "style", "init")
-OF_NETWORKS = ("training_seconds", "seconds_per_picture", "break_even")  # columns that want a network to compare with
-SCORES = {
-    "content_distance": (
-        "content distance",
-        "lower",
-        "Feature maps against the content image's: 0 is the content itself, 1 as far as the style image laid over it.",
-    ),
-    "style_distance": (
-        "style distance",
-        "lower",
-        "Gram matrices against the style image's: 0 is the style itself, 1 as far as the untouched content image.",
-    ),
-    "ssim": ("SSIM", "higher", "Structural similarity of the luminance with the content image; 1 is the same."),
-    "edge_correlation": (
-        "edge correlation",
-        "higher",
-        "Correlation of edge strengths with the content image; 1 is the same.",
-    ),
-    "color_histogram_distance": (
-        "colour distance",
-        "lower",
-        "Hellinger distance of the colour histogram from the style image's: 0 to 1, 0 is the same.",
-    ),
-    "total_variation": ("total variation", None, "Mean difference of neighbouring pixels; there is no best value."),
-    "lpips": ("LPIPS", "lower", "Learned perceptual distance from the content image; 0 is the same."),
-}
-LOSSES = {
-    "unweighted/content": ("content loss", "lower", "The run's own content loss at the end, without its weight."),
-    "unweighted/style": ("style loss", "lower", "The run's own style loss at the end, without its weight."),
-    "loss/total": (
-        "total loss",
-        None,
-        "What was minimised; it compares only between runs with equal losses and weights.",
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Input:
-    """An input image as runs recorded it.
-
-    Attributes:
-        kind: ``content``, ``style``, ``init`` or ``mask``.
-        name: as configured.
-        file: its path when the run was made, if known.
-        digest: its SHA-256, if known.
-    """
-
-    kind: str
-    name: str
-    file: str | None
-    digest: str | None
-
-    @property
-    def sample(self) -> str | None:
-        """The bundled sample that it is, or None."""
-        return sample_of(self.name, self.file, self.digest)
-
-    def find(self, folder: Path) -> Path | None:
-        """Return where the image is now, with the bytes that were used, or None.
-
-        Args:
-            folder: of the runs; a bundle has the images beside them.
-        """
-        places = [Path(self.file)] if self.file else []
-        if self.digest:
-            places += sorted(folder.glob(f"inputs/{self.digest}.*"))
-        for path in places:
-            try:
-                if self.digest and path.is_file() and sha256(path) == self.digest:
-                    return path
-            except (OSError, ValueError):
-                continue
-        return sample_file(self.sample, self.digest) if self.sample else None
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the report lies, for links and commands.
+    """Where the report lies, for links and commands."""
 
-    Attributes:
-        folder: of the report; None for one that lies in a bundle, beside its runs.
-    """
-
-    folder: Path | None
+    folder: Path | None  # of the report; None for one that lies in a bundle, beside its runs
 
     def link(self, run: Run, path: Path) -> str:
         """Return a URL of a run's file, relative to the report."""
@@ -128,25 +48,12 @@ class Place:
         except ValueError:  # on another drive
             return path.absolute().as_uri()
 
-    def folder_text(self, folder: Path, name: str, cwd: Any) -> str:
+    def folder_text(self, folder: Path, name: str, cwd: str | None) -> str:
         """Return a folder as it is typed where its runs were started, or by its whole path if it lies elsewhere."""
         if self.folder is None:
             return name
-        top = Path(cwd) if isinstance(cwd, str) and cwd else Path.cwd()
+        top = Path(cwd) if cwd else Path.cwd()
         return folder.relative_to(top).as_posix() if folder.is_relative_to(top) else str(folder)
-
-
-def find_inputs(runs: Sequence[Run]) -> dict[str, Input]:
-    """Return the input images of all runs, each once, as id to image: content0, content1, style0, ..."""
-    found: dict[str, Input] = {}
-    for kind in (*INPUTS, "mask"):
-        ours: dict[str, Input] = {}
-        for run in sorted(runs, key=lambda run: kind not in run.record):  # those with a SHA-256 first
-            for image in [_input(run, kind), *_further_inputs(run, kind)]:
-                if image and not any(_is_same(image, other) for other in ours.values()):
-                    ours[f"{kind}{len(ours)}"] = image
-        found |= ours
-    return found
 
 
 def draw_pictures(collection: Collection, budget: int) -> Pictures:
@@ -154,6 +61,19 @@ def draw_pictures(collection: Collection, budget: int) -> Pictures:
     runs = collection.runs
     inputs = [image.find(collection.base) for image in find_inputs(runs).values()]
     return draw([run.picture for run in runs], [run.previews for run in runs], inputs, budget)
+
+
+@dataclass
+class _Shared:
+    """What the views of all runs are made with; ``texts`` has what to show for each value of a parameter."""
+
+    collection: Collection
+    pictures: Pictures
+    place: Place
+    axes: list[Axis]
+    inputs: dict[str, Input]
+    columns: list[dict[str, Any]]
+    texts: dict[str, dict[str, str]]
 
 
 def make_view(
@@ -173,88 +93,62 @@ def make_view(
         question: likewise.
     """
     runs, sweep = collection.runs, collection.sweep
-    axes = find_axes(collection)
+    axes, inputs = find_axes(collection), find_inputs(runs)
     parameters = find_parameters(runs, axes)
-    inputs = find_inputs(runs)
-    columns = _columns(runs, parameters)
-    shown = {key: _shown(runs, key) for key in parameters}
+    columns, texts = columns_of(runs, parameters), {key: short_texts(values_of(runs, key)) for key in parameters}
+    shared = _Shared(collection, pictures, place, axes, inputs=inputs, columns=columns, texts=texts)
     counts = {status: sum(run.status == status for run in runs) for status in STATUSES}
-    points = max(10, min(MOST_POINTS, MOST_POINTS_IN_ALL // max(1, len(runs))))
-    view_runs = [
-        _run_view(place_, run, collection, axes, inputs, columns, shown, pictures, place, points)
-        for place_, run in enumerate(runs)
-    ]
-    started = sweep.get("started") or min((str(t) for run in runs if (t := run.times.get("started"))), default=None)
+    thumbs = zip(inputs.items(), pictures.thumbs, strict=True)
     return {
-        "title": _text(title) or _told(collection, "title") or _default_title(collection, axes),
-        "question": _text(question) or _told(collection, "question"),
-        "command": _as_typed(sweep or (runs[0].record if len(runs) == 1 else {})),
+        "title": _text(title) or _common(collection, "title") or _default_title(collection, axes),
+        "question": _text(question) or _common(collection, "question"),
+        "command": _as_typed(collection.launch),
         "again": _again(collection),
         "resume": _resume(collection, place),
-        "started": _text(started),
+        "started": sweep.get("started") or min((t for run in runs if (t := run.times.get("started"))), default=None),
         "counts": {status: count for status, count in counts.items() if count},
         "total": len(runs),
-        "axes": [
-            {
-                "key": axis.key,
-                "label": axis.key,
-                "texts": list(axis.texts),
-                "numbers": list(axis.numbers) if axis.numbers else None,
-                "log": axis.log,
-            }
-            for axis in axes
-        ],
-        "inputs": [
-            _input_view(name, image, thumb)
-            for (name, image), thumb in zip(inputs.items(), pictures.thumbs, strict=True)
-        ],
+        "axes": [_axis_view(axis) for axis in axes],
+        "inputs": [image.view(number, thumb) for (number, image), thumb in thumbs],
         "columns": columns,
-        "pareto": _pareto(columns),
-        "runs": view_runs,
-        "licences": [_licence(image) for image in dict.fromkeys(inputs.values())],
+        "pareto": trade_offs(columns),
+        "runs": [_run_view(number, run, shared) for number, run in enumerate(runs)],
+        "licences": [image.licence() for image in dict.fromkeys(inputs.values())],
         "networks": networks(runs),
         "bibtex": bibtex(runs),
         "notes": _notes(collection, pictures),
     }
 
 
-def _run_view(
-    number_: int,
-    run: Run,
-    collection: Collection,
-    axes: Sequence[Axis],
-    inputs: dict[str, Input],
-    columns: Sequence[dict[str, Any]],
-    shown: dict[str, dict[str, str]],
-    pictures: Pictures,
-    place: Place,
-    points: int,
-) -> dict[str, Any]:
-    metrics = run.metrics
-    places = [axis.place(run) for axis in axes]
-    label = ", ".join(f"{a.key}={a.texts[p]}" for a, p in zip(axes, places, strict=True) if p is not None)
-    sprite = pictures.sprites[number_]
-    size = pictures.sizes[number_]
+def _axis_view(axis: Axis) -> dict[str, Any]:
+    numbers = list(axis.numbers) if axis.numbers else None
+    return {"key": axis.key, "label": axis.key, "texts": list(axis.texts), "numbers": numbers, "log": axis.log}
+
+
+def _run_view(number: int, run: Run, shared: _Shared) -> dict[str, Any]:
+    collection, pictures, place = shared.collection, shared.pictures, shared.place
+    places = [axis.place(run) for axis in shared.axes]
+    label = ", ".join(f"{a.key}={a.texts[p]}" for a, p in zip(shared.axes, places, strict=True) if p is not None)
+    sprite = pictures.sprites[number]
+    width, height = pictures.sizes[number] or ((sprite.width, sprite.height) if sprite else (None, None))
     full = run.picture if run.picture not in pictures.broken else None
-    cwd = run.fact("cwd") or collection.sweep.get("cwd")
-    where = place.folder_text(run.folder, run.name, cwd)
+    where = place.folder_text(run.folder, run.name, run.fact("cwd") or collection.sweep.get("cwd"))
+    points = max(10, min(MOST_POINTS, MOST_POINTS_IN_ALL // len(collection.runs)))
     return {
-        "id": number_,
+        "id": number,
         "name": run.name,
         "label": label or run.name,
         "status": run.status,
         "reason": run.reason,
         "axis": places,
-        "values": {column["key"]: _value(run, column, shown, metrics) for column in columns},
-        **{kind: _input_id(run, kind, inputs) for kind in INPUTS},
-        "sprite": {"src": sprite.src, "steps": sprite.steps, "width": sprite.width, "height": sprite.height}
-        if sprite
-        else None,
-        "preview": pictures.finals[number_],
+        "values": {column["key"]: value_in(column, run, shared.texts) for column in shared.columns},
+        **{kind: _input_id(run, kind, shared.inputs) for kind in KINDS},
+        "sprite": asdict(sprite) if sprite else None,
+        "preview": pictures.finals[number],
         "full": place.link(run, full) if full else None,
-        "width": size[0] if size else sprite.width if sprite else None,
-        "height": size[1] if size else sprite.height if sprite else None,
-        "curves": _curves(metrics, points),
+        "width": width,
+        "height": height,
+        "curves": _curves(run.metrics, points),
         "config": _yaml(run.record.get("config")),
         "overrides": [line for line in run.overrides if not NOT_THE_RUN.match(line)],
         "command": _command(run),
@@ -263,128 +157,21 @@ def _run_view(
     }
 
 
-def _columns(runs: Sequence[Run], parameters: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the columns of the table, from left to right."""
-
-    def column(key: str, label: str, kind: str, help_: str, better: str | None = None, **more: Any) -> dict[str, Any]:
-        return {
-            "key": key,
-            "label": label,
-            "kind": kind,
-            "evaluator": None,
-            "better": better,
-            "unit": None,
-            "help": help_,
-        } | more
-
-    columns = [column(key, key, "parameter", f"{key}, as configured.") for key in parameters]
-    columns.append(column("status", "status", "status", "How the run ended."))
-    evaluators = dict.fromkeys(evaluator for run in runs if (evaluator := _evaluator(run)))
-    for evaluator in sorted(evaluators):
-        names = {name for run in runs if _evaluator(run) == evaluator for name in mapping(run.record.get("scores"))}
-        known = [name for name in SCORES if name in names]
-        for name in [*known, *sorted(names - {*SCORES, "evaluator"})]:
-            label, better, help_ = SCORES.get(name, (name.replace("_", " "), None, f"The score {name}."))
-            columns.append(column(f"{evaluator}/{name}", label, "score", help_, better, evaluator=evaluator))
-    for key, (label, better, help_) in LOSSES.items():
-        if any(number(mapping(run.fact("final")).get(key)) is not None for run in runs):
-            columns.append(column(key, label, "loss", help_, better))
-    cost = {
-        "seconds": ("time", "s", "Wall-clock time of the whole run."),
-        "training_seconds": ("training", "s", "Time of training a network, and of painting what it learnt from."),
-        "seconds_per_picture": (
-            "time per picture",
-            "s",
-            "Time of the optimisation; of a network the median in which it paints, loading not counted.",
-        ),
-        "break_even": (
-            "break-even",
-            "pictures",
-            "From how many pictures on training the network, and painting with it, is quicker than optimising each.",
-        ),
-        "seconds_per_step": ("time per step", "s", "Time of the optimisation divided by its steps."),
-        "evaluations": ("evaluations", None, "Forward and backward passes."),
-        "peak_memory_mb": ("peak memory", "MB", "Most memory the process used, in 10^6 bytes; on a GPU, the GPU's."),
-    }
-    for key, (label, unit, help_) in cost.items():
-        is_needed = key not in OF_NETWORKS or any(number(run.fact("seconds_per_picture")) for run in runs)
-        if is_needed and any(_cost(run, key) is not None for run in runs):
-            columns.append(column(key, label, "cost", help_, "lower", unit=unit))
-    return columns
-
-
-def _value(run: Run, column: dict[str, Any], shown: dict[str, dict[str, str]], metrics: Metrics) -> float | str | None:
-    """Return what stands in a run's row under a column."""
-    key, kind = column["key"], column["kind"]
-    if kind == "parameter":
-        value = value_of(run, key)
-        if value is MISSING:
-            return None
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return value if math.isfinite(value) else str(value)
-        return shown[key][canonical(value)]
-    if kind == "status":
-        return run.status
-    if kind == "score":
-        name = key.removeprefix(f"{column['evaluator']}/")
-        return number(run.fact("scores", name)) if _evaluator(run) == column["evaluator"] else None
-    if kind == "loss":
-        value = number(mapping(run.fact("final")).get(key))
-        if value is None and run.status == "done" and metrics.get(key):
-            value = metrics[key][-1]
-        return value
-    return _cost(run, key)
-
-
-def _cost(run: Run, key: str) -> float | None:
-    if key == "seconds":
-        return number(run.fact("seconds", "total"))
-    if key == "seconds_per_picture" and (run.fact("config", "task") or "optimize") == "optimize":
-        return number(run.fact("seconds", "optimisation"))
-    if key == "seconds_per_step":
-        seconds, steps = number(run.fact("seconds", "optimisation")), number(run.fact("steps"))
-        return round(seconds / steps, 9) if seconds is not None and steps else None
-    if key == "peak_memory_mb":
-        peak = number(run.fact("peak_memory_bytes"))
-        return round(peak / 1e6, 1) if peak is not None else None
-    value = number(run.fact(key))
-    return int(value) if value is not None and value.is_integer() else value
-
-
-def _evaluator(run: Run) -> str | None:
-    name = run.fact("scores", "evaluator")
-    return name if isinstance(name, str) else None
-
-
-def _pareto(columns: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return the pair of columns to set against each other, for each evaluator that has both."""
-    keys = {column["key"] for column in columns}
-    pairs = []
-    for evaluator in dict.fromkeys(column["evaluator"] for column in columns if column["evaluator"]):
-        x, y = f"{evaluator}/content_distance", f"{evaluator}/style_distance"
-        if x in keys and y in keys:
-            pairs.append({"evaluator": evaluator, "x": x, "y": y})
-    return pairs
-
-
-def _shown(runs: Sequence[Run], key: str) -> dict[str, str]:
-    """Return each value of a key, as canonical text, with the text to show for it."""
-    values = (value_of(run, key) for run in runs)
-    return short_texts(sorted({canonical(value) for value in values if value is not MISSING}))
+def _input_id(run: Run, kind: str, inputs: dict[str, Input]) -> str | None:
+    image = next((image for image in inputs_of(run) if image.kind == kind), None)
+    return next((name for name, other in inputs.items() if image and image.is_same(other)), None)
 
 
 def _curves(metrics: Metrics, points: int) -> dict[str, Any] | None:
-    """Return a run's curves at no more than so many steps, in five significant digits."""
-    count = len(metrics.get("step", []))
-    if not count:
+    """Return a run's curves at no more than so many steps, in five significant digits; None where there are none."""
+    if not (count := len(metrics.get("step", []))):
         return None
     kept = _thinned(count, points)
-
-    def column(name: str) -> list[float | int | None]:
-        return [_brief(metrics[name][row]) for row in kept] if name in metrics else [None] * len(kept)
-
-    series = {name: column(name) for name in CURVES if name in metrics}
-    return {**{name: column(name) for name in ("step", "evaluations", "seconds")}, "series": series}
+    columns = {name: [_brief(values[row]) for row in kept] for name, values in metrics.items()}
+    series = {name: columns[name] for name in CURVES if name in columns}
+    return {name: columns.get(name, [None] * len(kept)) for name in ("step", "evaluations", "seconds")} | {
+        "series": series
+    }
 
 
 def _thinned(count: int, most: int) -> list[int]:
@@ -399,9 +186,7 @@ def _thinned(count: int, most: int) -> list[int]:
 def _brief(value: float | None) -> float | int | None:
     if value is None:
         return None
-    if value.is_integer() and abs(value) < 1e15:
-        return int(value)
-    return float(f"{value:.5g}")
+    return int(value) if value.is_integer() and abs(value) < 1e15 else float(f"{value:.5g}")
 
 
 def _command(run: Run) -> str:
@@ -417,185 +202,124 @@ def _again(collection: Collection) -> list[str]:
 
     A command is as it was typed, but for where it wrote.
     """
-    grids = [grid for grid in _list(collection.sweep.get("grids")) if isinstance(grid, list) and grid]
+    grids = [grid for grid in collection.sweep.get("grids", []) if grid]
     if len(grids) > 1:
-        return list(dict.fromkeys(_anew(grid) for grid in grids))
-    runs = collection.runs
-    record = collection.sweep or (runs[0].record if len(runs) == 1 else {})
-    command, arguments = _as_typed(record), _list(record.get("arguments"))
+        return list(dict.fromkeys(map(_in_new_folder, grids)))
+    command, arguments = _as_typed(collection.launch), collection.launch.get("arguments", [])
     if command is None:
         return []
-    return [_anew(arguments)] if any(NOT_AGAIN.match(str(argument)) for argument in arguments) else [command]
+    return [_in_new_folder(arguments)] if any(map(NOT_AGAIN.match, arguments)) else [command]
 
 
-def _as_typed(record: Mapping[str, Any]) -> str | None:
+def _as_typed(launch: Mapping[str, Any]) -> str | None:
     """Return the recorded command; made anew of its words if a shell would do more than call the program."""
-    command = _text(record.get("command"))
+    command = _text(launch.get("command"))
     if command is None or trust.is_one_command(command):
         return command
-    return shlex.join(["python", "run.py", *map(str, _list(record.get("arguments")))])
+    return shlex.join(["python", "run.py", *launch.get("arguments", [])])
 
 
-def _anew(arguments: Sequence[Any]) -> str:
-    return shlex.join(["python", "run.py", *(a for a in map(str, arguments) if not NOT_AGAIN.match(a))])
+def _in_new_folder(arguments: Sequence[str]) -> str:
+    return shlex.join(["python", "run.py", *(word for word in arguments if not NOT_AGAIN.match(word))])
 
 
 def _resume(collection: Collection, place: Place) -> str | None:
     """Return the command that carries on with a sweep, or with the only run, if something is left to do."""
     runs = collection.runs
-    if place.folder is None or all(run.status == "done" for run in runs):
-        return None
     folder = collection.sweep_folder or (runs[0].folder if len(runs) == 1 else None)
-    if folder is None:
+    if place.folder is None or folder is None or all(run.status == "done" for run in runs):
         return None
     cwd = collection.sweep.get("cwd") or runs[0].fact("cwd")
     return shlex.join(["python", "run.py", f"resume={place.folder_text(folder, folder.name, cwd)}"])
 
 
-def _told(collection: Collection, key: str) -> str | None:
+def _common(collection: Collection, key: str) -> str | None:
     """Return the title or question that the sweep was given, or all of the runs."""
-    told = {_text(run.config.get(key)) for run in collection.runs if run.config}
-    return _text(collection.sweep.get(key)) or (told.pop() if len(told) == 1 else None)
+    found = {_text(run.config.get(key)) for run in collection.runs if run.config}
+    return _text(collection.sweep.get(key)) or (found.pop() if len(found) == 1 else None)
 
 
 def _default_title(collection: Collection, axes: Sequence[Axis]) -> str:
     if len(collection.runs) == 1:
         return f"Run {collection.runs[0].name}"
-    return f"Sweep over {_listed([axis.key for axis in axes])}" if axes else f"{len(collection.runs)} runs"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    *others, last = [axis.key for axis in axes] or [""]
+    swept = " and ".join(filter(None, [", ".join(others), last]))
+    return f"Sweep over {swept}" if axes else f"{len(collection.runs)} runs"
 
 
 def _provenance(run: Run, pictures: Pictures) -> list[list[str]]:
     """Return what must be known to repeat a run, as label and text."""
-    record, times = run.record, run.times
-    git = mapping(record.get("git"))
-    commit = git.get("commit")
-    if commit and git.get("dirty"):
-        kept = f" ({git['diff']})" if git.get("diff") else ""
-        commit = f"{commit}, with changes that were not committed{kept}"
-    result = mapping(record.get("result"))
-    size = mapping(record.get("size"))
-    lines: list[tuple[str, Any]] = [
-        ("folder", run.name),
-        ("started", times.get("started")),
-        ("ended", times.get("ended")),
-        ("resumed", _resumed(record.get("resumed"))),
-        ("stopped because", record.get("stopped_because")),
-        ("steps", record.get("steps")),
-        ("evaluations", record.get("evaluations")),
-        ("seed", run.config.get("seed")),
-        ("size", f"{size['width']} x {size['height']} pixels" if {"width", "height"} <= size.keys() else None),
-        ("result", _with_digest(result.get("file"), result.get("sha256"))),
-        *((kind, _with_digest(look(record, kind, "name"), look(record, kind, "sha256"))) for kind in INPUTS),
-        ("weights", _pairs(record.get("weights"))),
-        ("network", _with_digest(look(record, "model", "file"), look(record, "model", "sha256"))),
-        ("painted", _painted(mapping(record.get("applied")))),
-        ("commit", commit),
-        ("about the source", record.get("git_note")),
-        ("own code", _pairs(record.get("own_code"))),
-        ("versions", _pairs(record.get("versions"))),
-        ("computed in", _pairs(record.get("computation"))),
-        ("machine", _pairs(record.get("machine"))),
-        ("determinism", _pairs(record.get("determinism"))),
-        ("damaged", " ".join(_damage(run, pictures)) or None),
-    ]
-    return [[label, str(text)] for label, text in lines if text not in (None, "")]
+    record, size = run.record, run.record.get("size") or {}
+    lines = {
+        "folder": run.name,
+        "started": run.times.get("started"),
+        "ended": run.times.get("ended"),
+        "resumed": _resumed(record.get("resumed", [])),
+        "stopped because": record.get("stopped_because"),
+        "steps": record.get("steps"),
+        "evaluations": record.get("evaluations"),
+        "seed": run.config.get("seed"),
+        "size": f"{size['width']} x {size['height']} pixels" if {"width", "height"} <= size.keys() else None,
+        "result": _with_digest(run, "result", "file"),
+        **{kind: _with_digest(run, kind, "name") for kind in KINDS},
+        "weights": _pairs(run, "weights"),
+        "network": _with_digest(run, "model", "file"),
+        "painted": _painted(run),
+        "commit": _commit(run),
+        "about the source": record.get("git_note"),
+        "own code": _pairs(run, "own_code"),
+        "versions": _pairs(run, "versions"),
+        "computed in": _pairs(run, "computation"),
+        "machine": _pairs(run, "machine"),
+        "determinism": _pairs(run, "determinism"),
+        "damaged": " ".join(_damage(run, pictures)),
+    }
+    return [[label, str(text)] for label, text in lines.items() if text not in (None, "")]
 
 
-def _painted(applied: Mapping[str, Any]) -> str | None:
+def _commit(run: Run) -> str | None:
+    commit, diff = run.fact("git", "commit"), run.fact("git", "diff")
+    if commit and run.fact("git", "dirty"):
+        return f"{commit}, with changes that were not committed{f' ({diff})' if diff else ''}"
+    return commit
+
+
+def _painted(run: Run) -> str | None:
     """Return how many pictures or frames a network has painted."""
-    if "count" not in applied:
+    count, kind, failed = (run.fact("applied", key) for key in ("count", "kind", "failed"))
+    if count is None:
         return None
-    kind, failed = applied.get("kind"), applied.get("failed")
     what = {"picture": "picture", "folder": "pictures of a folder"}.get(str(kind), f"frames of the {kind}")
-    return f"{applied['count']} {what}" + (f", {failed} could not be read" if failed else "")
+    return f"{count} {what}" + (f", {failed} could not be read" if failed else "")
 
 
-def _resumed(times: Any) -> str | None:
+def _resumed(times: Sequence[Mapping[str, Any]]) -> str:
     """Return when a run was carried on with, and what was not as before."""
     texts = []
-    for time in _list(times):
-        changed = ", ".join(mapping(look(time, "changed")))
-        but = f", with another {changed}" if changed else ""
-        texts.append(f"at step {look(time, 'step')} ({look(time, 'time')}){but}")
-    return "; ".join(texts) or None
+    for time in times:
+        changed = time.get("changed")
+        but = f", with another {', '.join(changed)}" if changed and isinstance(changed, dict) else ""
+        texts.append(f"at step {time.get('step')} ({time.get('time')}){but}")
+    return "; ".join(texts)
 
 
-def _with_digest(name: Any, digest: Any) -> str | None:
-    if name is None:
-        return None
-    return f"{name} (SHA-256 {digest})" if digest else str(name)
+def _with_digest(run: Run, kind: str, key: str) -> str | None:
+    name, digest = run.fact(kind, key), run.fact(kind, "sha256")
+    return f"{name} (SHA-256 {digest})" if name is not None and digest else name
 
 
-def _pairs(value: Any) -> str | None:
-    """Return a mapping on one line."""
-    pairs = mapping(value)
-    return ", ".join(f"{name} {canonical(item)}" for name, item in pairs.items() if item is not None) or None
-
-
-def _input(run: Run, kind: str) -> Input | None:
-    """Return an input image of a run: as recorded, or at least as configured."""
-    about = mapping(run.record.get(kind))
-    name = about.get("name") or (run.config.get("init.path") if kind == "init" else run.config.get(kind))
-    return _recorded_input(kind, about, name)
-
-
-def _further_inputs(run: Run, kind: str) -> list[Input | None]:
-    """Return the second and further styles of a run, or its masks."""
-    further = mapping(run.record.get("further_images")).items()
-    return [
-        _recorded_input(kind, mapping(about), mapping(about).get("name"))
-        for knob, about in further
-        if kind == ("style" if knob.startswith("style[") else "mask")
-    ]
-
-
-def _recorded_input(kind: str, about: Mapping[str, Any], name: Any) -> Input | None:
-    if not isinstance(name, str) or not name:
-        return None
-    file, digest = about.get("file"), about.get("sha256")
-    return Input(kind, name, file if isinstance(file, str) else None, digest if isinstance(digest, str) else None)
-
-
-def _input_id(run: Run, kind: str, inputs: dict[str, Input]) -> str | None:
-    image = _input(run, kind)
-    return next((name for name, other in inputs.items() if image and _is_same(image, other)), None)
-
-
-def _is_same(image: Input, other: Input) -> bool:
-    """Tell whether two records are of one image: of the same bytes, or the same name where bytes are not known."""
-    if image.kind != other.kind:
-        return False
-    both_known = image.digest is not None and other.digest is not None
-    return image.digest == other.digest if both_known else image.name == other.name
-
-
-def _input_view(name: str, image: Input, thumb: str | None) -> dict[str, Any]:
-    about = samples()[image.sample] if image.sample else {}
-    shown = image.sample or image.name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    facts = {key: about.get(key) for key in ("title", "author", "licence", "source")}
-    return {"id": name, "kind": image.kind, "name": shown, **facts, "sha256": image.digest, "thumb": thumb}
-
-
-def _licence(image: Input) -> str:
-    """Return one line on an image: title, author, licence, source."""
-    if not image.sample:
-        name = image.name.replace("\\", "/").rpartition("/")[2]
-        return f"{image.kind} {name}: not one of the bundled samples; name its author and licence yourself"
-    about = samples()[image.sample]
-    return f"{image.kind} {image.sample}: {about['title']}, {about['author']}, {about['licence']} ({about['source']})"
+def _pairs(run: Run, key: str) -> str:
+    """Return a recorded mapping on one line."""
+    pairs = (run.record.get(key) or {}).items()
+    return ", ".join(f"{name} {canonical(item)}" for name, item in pairs if item is not None)
 
 
 def _damage(run: Run, pictures: Pictures) -> list[str]:
     """Return what of a run cannot be read, one sentence each."""
     _ = run.metrics  # reading them may add a note
-    notes = list(run.notes)
     files = [*([run.picture] if run.picture else []), *run.previews.values()]
     names = [path.relative_to(run.folder).as_posix() for path in files if path in pictures.broken]
-    return [*notes, f"{', '.join(names)} cannot be read as a picture."] if names else notes
+    return [*run.notes, *([f"{', '.join(names)} cannot be read as a picture."] if names else [])]
 
 
 def _notes(collection: Collection, pictures: Pictures) -> list[str]:
@@ -613,25 +337,19 @@ def _notes(collection: Collection, pictures: Pictures) -> list[str]:
         if len(found) > 1:
             notes.append(f"The runs were made with different {what}: {', '.join(found)}.")
     notes += [f"Mind: {note}" for note in resume.changed_inputs(run.record for run in runs)]
-    if any(mapping(look(time, "changed")) for run in runs for time in _list(run.fact("resumed"))):
+    if any(nested(time, "changed") for run in runs for time in run.record.get("resumed", [])):
         notes.append("Some of the runs were carried on with in another environment than they were begun in.")
     if any(run.fact("git", "dirty") for run in runs):
         notes.append("Some of the code was not committed when the runs were made.")
-    evaluators = sorted({name for run in runs if (name := _evaluator(run))})
+    evaluators = sorted({name for run in runs if (name := evaluator_of(run))})
     if len(evaluators) > 1:
         notes.append(f"Scores of different evaluators do not compare: {', '.join(evaluators)}.")
     return notes
 
 
-def _yaml(config: Any) -> str:
+def _yaml(config: dict[str, Any] | None) -> str:
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    if not isinstance(config, dict):
-        return ""
-    return str(yaml.dump(config, Dumper=dumper, sort_keys=False, allow_unicode=True))
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return str(yaml.dump(config, Dumper=dumper, sort_keys=False, allow_unicode=True)) if config is not None else ""
 
 
 def _text(value: Any) -> str | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import contextlib
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nst.errors import UserError
 from nst.files import write_atomic
 from nst.report.bundle import write_bundle
+from nst.report.page import render
 from nst.report.pictures import BUDGET
-from nst.report.runs import Collection, collect
+from nst.report.runs import collect
 from nst.report.tables import report_markdown, summary_csv
 from nst.report.view import Place, draw_pictures, make_view
 
@@ -22,17 +24,10 @@ BUNDLE = "bundle.zip"
 
 @dataclass
 class Written:
-    """What was written.
-
-    Attributes:
-        files: the page first.
-        runs: how many runs are in it.
-        notes: what could not be read or is missing, one sentence each.
-    """
+    """What was written: the files, the page first, and what could not be read or is missing, one sentence each."""
 
     files: list[Path]
-    runs: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 def write_report(
@@ -63,50 +58,38 @@ def write_report(
     folder = (out if out is not None else paths[0]).absolute()
     pictures = draw_pictures(collection, budget)
     view = make_view(collection, pictures, Place(folder), title, question)
-    written = Written([], len(collection.runs), list(view["notes"]))
-    _make_folder(folder)
+    written = Written([], list(view["notes"]))
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, text in _texts(view).items():
         data = text.encode("utf-8", "replace")  # a file name may hold what is no text
-        _write(folder / name, functools.partial(_put, data=data))
+        with _writing(folder / name):
+            write_atomic(folder / name, operator.methodcaller("write", data))
         written.files.append(folder / name)
     if bundle:
         path = bundle.absolute() if isinstance(bundle, Path) else folder / BUNDLE
         inside = make_view(collection, pictures, Place(None), title, question)
-        _make_folder(path.parent)
-        _write(path, lambda file: written.notes.extend(_bundled(file, collection, inside)))
+        with _writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        texts = _texts(inside)
+        with _writing(path):
+            write_atomic(path, lambda file: written.notes.extend(write_bundle(file, collection, texts, view["title"])))
         written.files.append(path)
     return written
 
 
 def _texts(view: dict[str, Any]) -> dict[str, str]:
     """Return the files of a report by name."""
-    from nst.report.page import render
-
     return {PAGE: render(view), "summary.csv": summary_csv(view), "report.md": report_markdown(view)}
 
 
-def _put(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
-
-
-def _bundled(file: BinaryIO, collection: Collection, view: dict[str, Any]) -> list[str]:
-    return write_bundle(file, collection, _texts(view), view["title"])
-
-
-def _make_folder(folder: Path) -> None:
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say that a path cannot be written in the words of a report, not of a run, which has other knobs."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    try:
-        write_atomic(path, write)
-    except UserError as error:  # it names the knobs of a run, which are of no use here
-        raise _unwritable(path, error.__cause__ or error) from error
-
-
-def _unwritable(path: Path, error: BaseException) -> UserError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return UserError(f"Cannot write {path}: {reason}. Free some space or choose another folder with --out FOLDER.")
+        yield
+    except (OSError, UserError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__ or error
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
+        way_out = "Free some space or choose another folder with --out FOLDER."
+        raise UserError(f"Cannot write {path}: {reason}. {way_out}") from error

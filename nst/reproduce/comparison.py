@@ -15,60 +15,38 @@ from nst.images import decoding
 from nst.pretrained import same_numbers
 from nst.reproduce.inputs import file_name
 from nst.reproduce.runs import Run
-from nst.runs import resume
+from nst.runs import folders
 
-GROUPS = (
-    "versions",
-    "machine",
-    "computation",
-    "determinism",
-    "git",
-    "own_code",
-)  # recorded facts that may explain a difference
+# Recorded facts that may explain a difference.
+GROUPS = ("versions", "machine", "computation", "determinism", "git", "own_code")
+
+
+WHITE = (255, 255, 255)  # behind transparent pixels
 
 
 @dataclass
 class Difference:
-    """How far two pictures are apart, in levels of 0 to 255.
+    """How far two pictures are apart, in levels of 0 to 255."""
 
-    Attributes:
-        largest: of all differences.
-        mean: of the absolute differences.
-        psnr: peak signal-to-noise ratio in dB, infinite for equal pixels.
-        share: of the pixels that differ in any channel.
-    """
-
-    largest: int
-    mean: float
-    psnr: float
-    share: float
+    largest: int  # of all differences
+    mean: float  # of the absolute differences
+    psnr: float  # peak signal-to-noise ratio in dB, infinite for equal pixels
+    share: float  # of the pixels that differ in any channel
 
 
 @dataclass
 class Reproduction:
-    """How a run came out the second time.
+    """How a run came out the second time."""
 
-    Attributes:
-        run: the folder of the first run.
-        folder: of the second.
-        verdict: ``identical`` (the same bytes), ``same pixels`` (encoded in other bytes) or ``different``.
-        result: name and SHA-256 of both pictures' files.
-        difference: of the pictures; None if the first one is not there, or of another size.
-        losses: the largest relative difference of a final loss; None if none was recorded.
-        facts: ``{fact: [recorded, now]}`` for every one that differs.
-        commit: of the source that the first run was made with, if it was recorded.
-        notes: what else is to be known, one sentence each.
-    """
-
-    run: str
-    folder: str
-    verdict: str
-    result: dict[str, Any]
-    difference: Difference | None
-    losses: float | None
-    facts: dict[str, list[Any]]
-    commit: str | None
-    notes: list[str]
+    run: str  # the folder of the first run
+    folder: str  # of the second
+    verdict: str  # ``identical`` (the same bytes), ``same pixels`` (encoded in other bytes) or ``different``
+    result: dict[str, Any]  # name and SHA-256 of both pictures' files
+    difference: Difference | None  # of the pictures; None if the first one is not there, or of another size
+    losses: float | None  # the largest relative difference of a final loss; None if none was recorded
+    facts: dict[str, list[Any]]  # ``{fact: [recorded, now]}`` for every one that differs
+    commit: str | None  # of the source that the first run was made with, if it was recorded
+    notes: list[str]  # what else is to be known, one sentence each
 
     @property
     def is_identical(self) -> bool:
@@ -77,11 +55,10 @@ class Reproduction:
 
     def summary(self) -> str:
         """Return the verdict in a few words."""
-        if self.verdict == "same pixels":
-            return "identical pixels, in a file of other bytes"
-        if self.verdict == "identical" or self.difference is None:
-            return "identical" if self.verdict == "identical" else "not identical"
-        off = self.difference
+        if self.is_identical:
+            return "identical" if self.verdict == "identical" else "identical pixels, in a file of other bytes"
+        if (off := self.difference) is None:
+            return "not identical"
         return (
             f"not identical: at most {off.largest} of 255 levels off, {off.mean:.3g} on average, "
             f"PSNR {off.psnr:.1f} dB, {off.share:.1%} of the pixels differ"
@@ -90,11 +67,12 @@ class Reproduction:
 
 def compare(run: Run, folder: Path, notes: list[str]) -> Reproduction:
     """Compare a run with its reproduction in ``folder``."""
-    now = resume.read(folder / "run.json")
+    now = folders.read(folder).record
     wanted, found = run.record["result"]["sha256"], now["result"]["sha256"]
-    notes = [*notes, *_unrecorded(run.record, now)]
+    unrecorded = [group for group in GROUPS if now.get(group) and not run.record.get(group)]
+    notes = [*notes, *([f"Not recorded, so not compared: {', '.join(unrecorded)}."] if unrecorded else [])]
     verdict, difference = "identical" if wanted == found else "different", None
-    picture = run.picture()
+    picture = run.folder / run.record["result"]["file"]
     if not picture.is_file():
         if verdict != "identical":
             notes.append(f"How far off the picture is cannot be told: {picture} is not there.")
@@ -106,11 +84,16 @@ def compare(run: Run, folder: Path, notes: list[str]) -> Reproduction:
             notes.append("The pictures have different sizes.")
         elif difference.largest == 0:
             verdict = "same pixels"
-    result = {"file": now["result"]["file"], "recorded": wanted, "now": found}
-    commit = (run.record.get("git") or {}).get("commit")
-    losses = loss_difference(run.record.get("final", {}), now.get("final", {}))
     return Reproduction(
-        run.origin, str(folder), verdict, result, difference, losses, differing_facts(run.record, now), commit, notes
+        run=run.origin,
+        folder=str(folder),
+        verdict=verdict,
+        result={"file": now["result"]["file"], "recorded": wanted, "now": found},
+        difference=difference,
+        losses=loss_difference(run.record.get("final", {}), now.get("final", {})),
+        facts=differing_facts(run.record, now),
+        commit=(run.record.get("git") or {}).get("commit"),
+        notes=notes,
     )
 
 
@@ -119,8 +102,7 @@ def pixel_difference(one: Path, other: Path) -> Difference | None:
 
     PSNR is 10 log10(255^2 / MSE), over all pixels and channels.
     """
-    with decoding.opened(one) as a, decoding.opened(other) as b:
-        first, second = (np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (a, b))
+    first, second = (np.asarray(decoding.read(path, WHITE), dtype=np.float64) for path in (one, other))
     if first.shape != second.shape:
         return None
     off = np.abs(first - second)
@@ -142,11 +124,9 @@ def differing_facts(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> dict
     Paths are no facts: own code counts by file name, weights by their hash. The inputs' hashes were compared before.
     """
     then, here = _facts(recorded), _facts(now)
-    return {
-        name: [value, here.get(name)]
-        for name, value in [*then.items(), *((n, None) for n in here if n not in then and ".variables." in n)]
-        if here.get(name) != value and (".variables." not in name or _has_variables(recorded))
-    }
+    if "variables" in recorded.get("determinism", {}):  # of which those that were not set are not recorded
+        then |= {name: None for name in here if ".variables." in name and name not in then}
+    return {name: [value, here.get(name)] for name, value in then.items() if here.get(name) != value}
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,13 +142,3 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
                 found[f"{group}.{name}"] = value
     weights = record.get("weights") or {}
     return found | ({"weights.sha256": same_numbers(weights["sha256"])} if "sha256" in weights else {})
-
-
-def _has_variables(record: Mapping[str, Any]) -> bool:
-    return "variables" in (record.get("determinism") or {})
-
-
-def _unrecorded(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say which kinds of facts are known now, but were not recorded then."""
-    missing = [group for group in GROUPS if now.get(group) and not recorded.get(group)]
-    return [f"Not recorded, so not compared: {', '.join(missing)}."] if missing else []

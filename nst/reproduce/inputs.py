@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from nst.errors import UserError
 from nst.files import sha256
 from nst.images import rgb
 from nst.networks.weights import PREPROCESSING_OF
+from nst.report.bundle import slug
 from nst.reproduce.runs import Run
 from nst.samples import FOLDER as SAMPLES
 from nst.samples import samples
@@ -25,23 +27,18 @@ DOWNLOADS = ("torchvision", "caffe")
 
 
 @dataclass
-class Places:
-    """Where files are looked for, besides where they were.
+class Options:
+    """What the command line says, beside which runs."""
 
-    Attributes:
-        inputs: folders to search with all that is in them.
-        config_folders: where components of one's own lie now; empty: where they were.
-        threads: to compute on instead of as many as were recorded; 0: as recorded.
-        trust: code that a bundle brings may be run.
-    """
-
-    inputs: list[Path] = field(default_factory=list)
+    inputs: list[Path] = field(default_factory=list)  # folders to search with all that is in them
+    # where components of one's own lie now; empty: where they were
     config_folders: list[Path] = field(default_factory=list)
-    threads: int = 0
-    trust: bool = False
+    threads: int = 0  # to compute on instead of as many as were recorded; 0: as recorded
+    trust: bool = False  # code that a bundle brings may be run
+    words: list[str] = field(default_factory=list)  # of the command line, for the record of the new run
 
 
-def find_inputs(run: Run, config: dict[str, Any], places: Places) -> list[str]:
+def find_inputs(run: Run, config: dict[str, Any], options: Options) -> list[str]:
     """Put the path of each input image, found by its hash, into the configuration; return notes of what has moved.
 
     With ``task=apply`` these are what is painted, and the network; a folder is taken as it is.
@@ -54,14 +51,13 @@ def find_inputs(run: Run, config: dict[str, Any], places: Places) -> list[str]:
     recorded |= run.record.get("further_images") or {}
     if tasks.of(config) == "apply":
         recorded = {"content": run.record.get("source") or run.record.get("content"), "model": run.record.get("model")}
-        if not recorded["content"]:
-            notes.append(_put_folder(run, config))
+        notes += [] if recorded["content"] else [_put_folder(run, config)]
     for kind, about in recorded.items():
         if not about:
             continue
         sample = samples().get(str(about["name"]))
         known = [SAMPLES / sample["file"]] if sample else []
-        path, note = find_file("network" if kind == "model" else f"{kind} image", about, known, run, places)
+        path, note = find_file("network" if kind == "model" else f"{kind} image", about, known, run, options)
         notes += note
         _put(config, kind, about["name"] if _stands_for(about["name"], path) else str(path.resolve()))
     return notes
@@ -73,9 +69,8 @@ def _put_folder(run: Run, config: dict[str, Any]) -> str:
     if not folder.is_dir():
         raise UserError(f"The folder of pictures {folder} is not there any more. Put it back.")
     config["content"] = str(folder)
-    return (
-        f"Whether the pictures in {folder} are those of then is not checked beforehand: pictures.csv has their hashes."
-    )
+    unchecked = "are those of then is not checked beforehand: pictures.csv has their hashes."
+    return f"Whether the pictures in {folder} {unchecked}"
 
 
 def _put(config: dict[str, Any], kind: str, name: str) -> None:
@@ -89,7 +84,7 @@ def _put(config: dict[str, Any], kind: str, name: str) -> None:
         config[knob] = name
 
 
-def find_weights(run: Run, config: dict[str, Any], places: Places) -> list[str]:
+def find_weights(run: Run, config: dict[str, Any], options: Options) -> list[str]:
     """See that the network gets the recorded weights, from another place if they have moved; return notes.
 
     Raises:
@@ -107,7 +102,7 @@ def find_weights(run: Run, config: dict[str, Any], places: Places) -> list[str]:
         return []  # this package ships them
     named = _named_weights(source, file_name(about["file"]))
     can_move = backbone.get("_target_") == "nst.networks.backbones.load" and source != "bundled"
-    searched = places if can_move else None
+    searched = options if can_move else None
     try:
         path, notes = find_file("weights", about, [named] if named else [], run, searched)
     except NotFound:
@@ -127,7 +122,7 @@ class NotFound(UserError):
 
 
 def find_file(
-    what: str, about: Mapping[str, Any], known: list[Path], run: Run, places: Places | None
+    what: str, about: Mapping[str, Any], known: list[Path], run: Run, options: Options | None
 ) -> tuple[Path, list[str]]:
     """Return the file with a recorded hash, and a note if it is not the one that was used then.
 
@@ -139,7 +134,7 @@ def find_file(
         about: recorded ``file``, ``sha256``, and ``bytes`` where a run has it.
         known: files of that name, such as a sample's.
         run: that used it.
-        places: to look in; None looks nowhere else than where it was and in ``known``.
+        options: with folders to look in; None looks nowhere else than where it was and in ``known``.
 
     Raises:
         UserError: a file of that name has another hash, and there is no file with the right one.
@@ -148,20 +143,16 @@ def find_file(
     recorded, wanted, size = Path(str(about["file"])), str(about["sha256"]), about.get("bytes")
     name = file_name(about["file"])
     others: dict[Path, str] = {}
-    for path in dict.fromkeys([recorded, *known, *(_candidates(name, run, places) if places else [])]):
+    for path in dict.fromkeys([recorded, *known, *(_candidates(name, run, options) if options else [])]):
         by_name = path in (recorded, *known) or path.name == name
-        try:
+        with contextlib.suppress(OSError):
             if not path.is_file() or not (by_name or _may_be(path, size, name)):
                 continue
-            if size is None or path.stat().st_size == size:
-                found = _digest(path.resolve(), path.stat().st_mtime_ns)
-                if found == wanted:
-                    moved = [] if path == recorded else [f"The {what} {name} was found at {path}."]
-                    return path, moved
+            found = _digest(path.resolve(), path.stat().st_mtime_ns)
+            if found == wanted:
+                return path, [] if path == recorded else [f"The {what} {name} was found at {path}."]
             if by_name:
-                others[path] = _digest(path.resolve(), path.stat().st_mtime_ns)
-        except OSError:
-            continue
+                others[path] = found
     if others:
         path, found = next(iter(others.items()))
         raise UserError(
@@ -174,18 +165,16 @@ def find_file(
     )
 
 
-def _candidates(name: str, run: Run, places: Places) -> Iterator[Path]:
+def _candidates(name: str, run: Run, options: Options) -> Iterator[Path]:
     """Yield the files that may be what is looked for, those of its name first in each folder."""
+    for folder in (*options.inputs, *(around / "inputs" for around in _around(run))):
+        yield from sorted(folder.rglob("*"), key=lambda path: (path.name != name, path))
+    yield from sorted(Path().iterdir(), key=lambda path: path.name != name)
+
+
+def _around(run: Run) -> list[Path]:
     place = run.folder.resolve()
-    for folder in (*places.inputs, *(around / "inputs" for around in (place, *list(place.parents)[:3]))):
-        yield from _all_files(folder, name)
-    yield from sorted((path for path in Path().iterdir() if path.is_file()), key=lambda path: path.name != name)
-
-
-def _all_files(folder: Path, name: str) -> list[Path]:
-    """Return the files below a folder, those of a name first."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    return sorted(found, key=lambda path: path.name != name)
+    return [place, *list(place.parents)[:3]]
 
 
 def _may_be(path: Path, size: int | None, name: str) -> bool:
@@ -221,30 +210,26 @@ def file_name(path: Any) -> str:
     return re.split(r"[/\\]", str(path))[-1]
 
 
-def find_config_folders(run: Run, places: Places) -> tuple[list[str], list[Path]]:
+def find_config_folders(run: Run, options: Options) -> tuple[list[str], list[Path]]:
     """Return the folders of components of one's own, and those among them that a bundle brings.
 
     They are those given, else those recorded; one that is not there any more is looked for in ``config_folders`` beside
     the run, where a bundle has it.
     """
-    if places.config_folders:
-        return [str(found.resolve()) for found in places.config_folders], []
+    if options.config_folders:
+        return [str(found.resolve()) for found in options.config_folders], []
     folders: list[str] = []
     brought: list[Path] = []
     digests = set((run.record.get("own_code") or {}).values())
-    place = run.folder.resolve()
     for recorded in run.record.get("config_folders", []):
         if Path(recorded).is_dir():
             folders.append(recorded)
             continue
-        beside = [found for around in (place, *list(place.parents)[:3]) for found in around.glob("config_folders/*_*")]
-        named = [found for found in beside if found.is_dir() and found.name.partition("_")[2] == _slug(recorded)]
+        beside = [found for around in _around(run) for found in around.glob("config_folders/*_*")]
+        named = [
+            found for found in beside if found.is_dir() and found.name.partition("_")[2] == slug(file_name(recorded))
+        ]
         exact = [found for found in named if digests & {sha256(file) for file in found.rglob("*.py")}]
         brought += (exact or named)[:1]
         folders += [str(found) for found in (exact or named)[:1]] or [recorded]
     return folders, brought
-
-
-def _slug(folder: str) -> str:
-    """Return a folder's name as a bundle writes it."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file_name(folder))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,30 +11,17 @@ from typing import Any
 
 from nst import trust
 from nst.errors import UserError, nearest
-from nst.runs import resume
+from nst.runs import folders
 
 
 @dataclass
 class Run:
-    """A finished run.
+    """A finished run."""
 
-    Attributes:
-        name: its folder's, relative to what was given; ``.`` for a single run.
-        folder: where it lies, for a bundle's run where it was unpacked.
-        record: its ``run.json``.
-        origin: how to name it to a reader.
-        unpacked: it comes from a bundle, which somebody else may have made.
-    """
-
-    name: str
-    folder: Path
-    record: dict[str, Any]
-    origin: str
-    unpacked: bool = False
-
-    def picture(self) -> Path:
-        """Return the path of the picture that the run left."""
-        return self.folder / str(self.record["result"]["file"])
+    name: str  # its folder's, relative to what was given; ``.`` for a single run
+    folder: Path  # where it lies, for a bundle's run where it was unpacked
+    record: dict[str, Any]  # its ``run.json``
+    origin: str  # how to name it to a reader
 
 
 @contextlib.contextmanager
@@ -56,31 +42,17 @@ def opened(path: Path) -> Iterator[Path]:
 
 
 def finished_runs(folder: Path, origin: Path) -> tuple[list[Run], dict[str, str]]:
-    """Return the finished runs in a folder, unpacked from ``origin``, and ``{name: why not}`` of those not finished.
-
-    A folder of a bundle may have no ``status.json``; the record of a finished run names its result.
-    """
+    """Return the finished runs in a folder, unpacked from ``origin``, and ``{name: why not}`` of those not finished."""
     runs: list[Run] = []
     unfinished: dict[str, str] = {}
-    begun = {path.parent for name in ("run.json", "status.json") for path in _files(folder, name)}
-    single = folder in begun
-    for place in sorted([folder] if single else begun, key=_by_number):
-        record, status = resume.read(place / "run.json"), resume.read(place / "status.json").get("status", "done")
-        name = place.relative_to(folder).as_posix()
-        if status != "done" or "result" not in record or "config" not in record:
+    for path in folders.find(folder)[0]:
+        found, name = folders.read(path), path.relative_to(folder).as_posix()
+        status = found.status.get("status", "done")
+        if found.is_done and "config" in found.record:
+            runs.append(Run(name, path, found.record, str(origin / name)))
+        elif any((path / file).is_file() for file in ("run.json", "status.json")):
             unfinished[name] = "it has no complete run.json" if status == "done" else f"it is {status}"
-        else:
-            runs.append(Run(name, place, record, str(origin / name), folder != origin))
     return runs, unfinished
-
-
-def _files(folder: Path, name: str) -> list[Path]:
-    return [folder / name] if (folder / name).is_file() else list(folder.rglob(name))
-
-
-def _by_number(folder: Path) -> tuple[Any, ...]:
-    """Order job 10 after job 9."""
-    return tuple((int(m[0]) if (m := re.match(r"\d+", part)) else -1, part) for part in folder.parts)
 
 
 def named(runs: list[Run], unfinished: dict[str, str], name: str) -> Run:

@@ -1,4 +1,4 @@
-"""Running again: the recorded configuration, complete for today, in a fresh process."""
+"""Running again: the recorded configuration, complete for today, in a process of its own."""
 
 from __future__ import annotations
 
@@ -39,31 +39,20 @@ FAILED = 1
 
 @dataclass
 class Plan:
-    """What the process that runs again is told.
+    """What the process that runs again is told."""
 
-    Attributes:
-        config: every knob, with the files found.
-        folder: where the results go; it exists and is empty.
-        choices: the option chosen of each group, as recorded.
-        overrides: as recorded.
-        config_folders: folders of components of one's own.
-        threads: to compute on; 0 if that is not recorded.
-        device: that the run was made on.
-        words: of the command line, for the record.
-    """
-
-    config: dict[str, Any]
-    folder: str
-    choices: dict[str, str]
-    overrides: list[str]
-    config_folders: list[str]
-    threads: int
-    device: str
-    words: list[str]
+    config: dict[str, Any]  # every knob, with the files found
+    folder: str  # where the results go; it exists and is empty
+    choices: dict[str, str]  # the option chosen of each group, as recorded
+    overrides: list[str]  # as recorded
+    config_folders: list[str]  # folders of components of one's own
+    threads: int  # to compute on; 0 if that is not recorded
+    device: str  # that the run was made on
+    words: list[str]  # of the command line, for the record
 
 
-class Told(UserError):
-    """The new run failed, and has told why on the console itself."""
+class ErrorShown(UserError):
+    """The new run failed, and its own process has shown why on the console."""
 
 
 def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -79,9 +68,8 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         for name, value in record["config"].items()
         if name not in known
     ]
-    before = {name: value for name, value in resume.BEFORE.items() if name not in config}
-    config |= before
-    for name, value in (record.get("computation") or {}).items():
+    config = resume.BEFORE | config
+    for name, value in record.get("computation", {}).items():
         if config.get(name) == "auto" and name in ("precision", "tile"):
             config[name] = value
     if missing := [name for name in known if name not in config]:
@@ -89,8 +77,7 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         config |= {name: today[name] for name in missing}
         silent = (*resume.HOUSEKEEPING, "evaluator")
         shown = [f"{name}={_short(today[name])}" for name in missing if name not in silent]
-        if shown:
-            notes.append(f"Not recorded, so today's default is used: {', '.join(shown)}.")
+        notes += [f"Not recorded, so today's default is used: {', '.join(shown)}."] if shown else []
     return config | {"resume": None}, notes
 
 
@@ -106,8 +93,7 @@ def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:
             composed = compose("config", chosen)
         except HydraException:
             composed = compose("config")
-    plain: Any = OmegaConf.to_container(composed, resolve=False)
-    return dict(plain)
+    return OmegaConf.to_container(composed, resolve=False)  # type: ignore[return-value]
 
 
 def without_downloads(config: dict[str, Any]) -> list[str]:
@@ -128,12 +114,12 @@ def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
         quiet: show nothing of it.
 
     Raises:
-        Told: it failed, and said so on the console.
+        ErrorShown: it failed, and said so on the console.
         UserError: it failed.
     """
     environment = dict(os.environ)
     if variables is not None:
-        environment = {name: value for name, value in environment.items() if name not in VARIABLES} | dict(variables)
+        environment = {name: environment[name] for name in environment.keys() - {*VARIABLES}} | dict(variables)
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     output = subprocess.DEVNULL if quiet else None
     with tempfile.TemporaryDirectory(prefix="nst-plan-") as scratch:
@@ -157,7 +143,7 @@ def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
         status = resume.read(Path(plan.folder) / "status.json")
         reason = str(status.get("reason", "")).removeprefix("Error: ")
         if reason and not quiet:
-            raise Told(reason)
+            raise ErrorShown(reason)
         ended = f"its process ended with {code}" if code > 0 else f"its process was killed by signal {-code}"
         raise UserError(reason or f"The new run failed: {ended}.")
 
@@ -191,10 +177,9 @@ def usable_device(name: str, recorded: str) -> str:
     """
     if name != "auto":
         return name if runtime.device_problem(name) is None else "auto"
-    if runtime.choose_device(name).type == torch.device(recorded).type:
-        return name
     kind = torch.device(recorded).type
-    return kind if runtime.device_problem(kind) is None else name
+    is_default = runtime.choose_device(name).type == kind
+    return name if is_default or runtime.device_problem(kind) is not None else kind
 
 
 def _use_config_folders(folders: list[str]) -> None:
