@@ -11,13 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from nst import cli, runtime
+from nst import cli, configuration, runtime
 from nst.runs import provenance
 from nst.runs.provenance import NoGit, Source
 
@@ -290,9 +287,7 @@ def test_own_components_are_recorded_by_their_hash(tmp_path: Path, monkeypatch: 
         module = types.ModuleType(name)
         module.__file__ = str(path)
         monkeypatch.setitem(sys.modules, name, module)
-    search_path = create_config_search_path(None)
-    search_path.prepend("command-line", f"file://{tmp_path / 'own'}", SearchPathQuery(provider="schema"))
-    Hydra.create_main_hydra2("test", search_path)
+    configuration.use_config_folders(tmp_path / "none", [str(tmp_path / "own")])
     try:
         record = provenance.environment(CPU, tmp_path)
     finally:

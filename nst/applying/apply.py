@@ -140,7 +140,7 @@ def run(job: Job, stop: runtime.PoliteStop) -> Painted:
         Interrupted: a signal came; what had been painted has been kept.
     """
     config, began = job.config, time.perf_counter()
-    check(config)
+    check(config, problems)
     carried = "machine" in (before := resume.read(job.folder / "run.json"))
     network = model.load(config)
     threads = config.threads or (int(before["machine"]["threads"]) if carried else 0)

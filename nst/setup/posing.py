@@ -33,6 +33,7 @@ from nst.optimization.state import Evaluate
 from nst.runtime import memory
 from nst.setup import estimate
 from nst.setup.inputs import Inputs, blend_weights, labels_of, load, regions_for
+from nst.setup.layers import inspected_layers, layer_weights
 
 log = logging.getLogger(__name__)
 TARGETS_BYTES = 2**29  # targets of so many images and shifts are kept; beyond that they are taken anew
@@ -152,7 +153,7 @@ def build_network(config: DictConfig, device: torch.device) -> Backbone:
     Raises:
         UserError: the weights cannot be had.
     """
-    weights = (configuration.layer_weights(config, kind) for kind in ("content", "style"))
+    weights = (layer_weights(config, kind) for kind in ("content", "style"))
     return _network(config, list(dict.fromkeys(layer for of_kind in weights for layer in of_kind)), device)
 
 
@@ -165,7 +166,7 @@ def build_look(config: DictConfig, device: torch.device) -> Callable[[Tensor], d
     Raises:
         UserError: the weights cannot be had.
     """
-    layers = configuration.inspected_layers(config)
+    layers = inspected_layers(config)
     if not layers:
         return None
     backbone = _network(config, layers, device)
@@ -502,7 +503,7 @@ def term(configs: Sequence[DictConfig], kind: str, like: Tensor, label: str = ""
     loss, combine = configuration.build(config[f"{kind}_loss"]), config.layers.get("combine", "mean")
     if hasattr(loss, "for_picture"):
         loss = loss.for_picture(*like.shape[2:])
-    weights = [configuration.layer_weights(config, kind) for config in configs]
+    weights = [layer_weights(config, kind) for config in configs]
     return LayerTerm.of_batch(kind, loss, weights, combine, like, label)
 
 
