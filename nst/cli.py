@@ -71,10 +71,6 @@ def launch(
     signal.signal(signal.SIGTERM, _terminate)  # like Ctrl-C, so that the workers of a launcher are ended, too
     try:
         for arguments in complete(sys.argv[1:]):
-            if "TORCHELASTIC_RUN_ID" in os.environ:  # begun by torchrun
-                from nst.training.parallel import arguments_of_helper
-
-                arguments = arguments_of_helper(arguments)
             sys.argv[1:] = _flags_first([as_typed(argument) for argument in _known_flags(arguments)])
             main()
     except KeyboardInterrupt as stop:

@@ -299,8 +299,8 @@ def test_the_jobs_of_a_sweep_are_those_that_hydra_composes() -> None:
     ]
     configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        jobs = list(sweep._composed("config", lines))
+        jobs = list(sweep.composed("config", lines))
         assert [own for own, _ in jobs] == lines
         assert all(job == compose("config", own) for own, job in jobs)
         with pytest.raises(Exception, match="oops"):
-            list(sweep._composed("config", [["beta=oops"]]))
+            list(sweep.composed("config", [["beta=oops"]]))

@@ -72,11 +72,13 @@ class Config:
     style_masks: Any = _knob("greyscale image, or one for each style: where that style goes (white); null: everywhere")
     content_mask: str | None = _knob("greyscale image: where the content stays as it is (white); null: nowhere")
     color: str = _knob(
-        "whose colours; match_...: the style image gets the content's first",
+        "whose colours",
         choices={
             "style": "of the style",
             "luminance": "of the content, only the luminance is painted",
-            **dict.fromkeys(("match_pca", "match_cholesky", "match_histogram"), ""),
+            "match_pca": "the style image gets the content's first",
+            "match_cholesky": "likewise",
+            "match_histogram": "likewise",
         },
     )
     size: int = _knob(
