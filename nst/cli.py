@@ -32,11 +32,7 @@ from nst.files import exists
 
 # By name, since none can be imported without its extra.
 DEAD_WORKERS = (
-    "BrokenProcessPool",
-    "FailedJobError",
-    "TerminatedWorkerError",
-    "UncompletedJobError",
-    "WorkerCrashedError",
+    *("BrokenProcessPool", "FailedJobError", "TerminatedWorkerError", "UncompletedJobError", "WorkerCrashedError"),
 )
 SENTENCES = ("title", "question")
 PATHS = (
@@ -48,6 +44,19 @@ FLAGS = (
     *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 )  # those of Hydra's parser
+GRAMMAR = {  # what Hydra and OmegaConf say of a command line, and what is said instead
+    r"Multiple values for (\S+?)\. To override a value use 'override \S+: (\S+)'": (
+        r"\1 has a value already, which is replaced without a +: \1=\2."
+    ),
+    r"Sweep parameters '([^\n]*)' requires --multirun": r"\1 names several values, which is a sweep: put -m in front.",
+    r"Ambiguous value for argument '((\S+?)=([^\n]*?))'\s": (
+        r"\1 names several values. A sweep over them has -m in front; a list has brackets: \2=[\3]; a text with a "
+        "comma has quotes within quotes."
+    ),
+    r"override \+*(\S+?)=.*Cannot convert '(?:list|dict)' to string": (
+        r"\1 takes one value, no list. A sweep tries several, one a run: -m \1=FIRST,SECOND."
+    ),
+}
 HELP_HINT = "See python run.py --help."
 _typed: list[str] = []
 
@@ -82,8 +91,7 @@ def launch(
         finish(False)
         if wants_traceback:
             raise
-        print(describe(error), file=sys.stderr)
-        sys.exit(1)
+        reject(error)
     sys.exit(0 if finish(False) else 1)
 
 
@@ -203,27 +211,27 @@ def _missing_option(error: MissingConfigException) -> str:
 def _composition(error: BaseException) -> str:
     """Tell what Hydra or OmegaConf found while composing, with the nearest valid name."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
-        name = str(cause.full_key or cause.key)
-        parent = cause.parent_node
-        hidden = ("hydra", "_target_", "_partial_")
-        known = [str(key) for key in parent if key not in hidden] if OmegaConf.is_dict(parent) else []
-        prefix = name.rpartition(".")[0]
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and OmegaConf.is_dict(parent := cause.parent_node):
+        name, key = str(cause.full_key or cause.key), str(cause.key)
+        known = [str(one) for one in parent if one not in ("hydra", "_target_", "_partial_")]
         if known:
-            guess = nearest(str(cause.key), known)
-            within = f" in {prefix}" if prefix else ""
-            takes_more = prefix and _takes(parent.get("_target_"), str(cause.key))
+            prefix = name.rpartition(".")[0]
+            takes_more = prefix and _takes(parent.get("_target_"), key)
             new = f" To pass a new argument, put a + in front: +{name}=VALUE." if takes_more else ""
-            return f"There is no knob '{name}'.{guess} Known{within}: {', '.join(known)}.{new}"
+            within = f" in {prefix}" if prefix else ""
+            return f"There is no knob '{name}'.{nearest(key, known)} Known{within}: {', '.join(known)}.{new}"
     if isinstance(cause, ValidationError) and cause.full_key:
-        wanted = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
-        needed = next((words for name, words in wanted.items() if name in str(cause)), None)
-        if "DictConfig with ListConfig" in str(cause):
-            return f"{cause.full_key} needs a list, such as [conv1:2,fire2]. {HELP_HINT}"
-        if "not Optional" in str(cause):
-            return f"{cause.full_key} needs a value, not null. {HELP_HINT}"
+        value = found[0] if (found := re.search(r"'[^']*'", str(cause))) else "that"
+        wanted = {
+            "Float": f"a number, not {value}",
+            "Integer": f"a whole number, not {value}",
+            "Boolean": f"true or false, not {value}",
+            "DictConfig with ListConfig": "a list, such as [conv1:2,fire2]",
+            "not Optional": "a value, not null",
+        }
+        needed = [words for theirs, words in wanted.items() if theirs in str(cause)]
         if needed:
-            return f"{cause.full_key} needs {needed}, not {_quoted(cause)}. {HELP_HINT}"
+            return f"{cause.full_key} needs {needed[-1]}. {HELP_HINT}"
     if mistake := _of_grammar(f"{error} {cause}"):
         return f"{mistake} {HELP_HINT}"
     lines = [line for line in f"{error}\n{cause if cause is not error else ''}".splitlines() if line.strip()]
@@ -233,23 +241,8 @@ def _composition(error: BaseException) -> str:
 
 def _of_grammar(text: str) -> str | None:
     """Tell in our words what Hydra and OmegaConf say in theirs; None for all that is clear as it is."""
-    if found := re.search(r"Multiple values for (\S+?)\. To override a value use 'override \S+: (\S+)'", text):
-        return f"{found[1]} has a value already, which is replaced without a +: {found[1]}={found[2]}."
-    if found := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
-        return f"{found[1]} names several values, which is a sweep: put -m in front."
-    if found := re.search(r"Ambiguous value for argument '((\S+?)=(.*?))'\s", text):
-        return (
-            f"{found[1]} names several values. A sweep over them has -m in front; a list has brackets: "
-            f"{found[2]}=[{found[3]}]; a text with a comma has quotes within quotes."
-        )
-    if found := re.search(r"does not support sweep type : (\w+)_SWEEP", text):
-        return (
-            f"{found[1].lower()}(...) draws values, which needs a sampler: hydra/sweeper=optuna. A grid has them "
-            "listed: -m NAME=1,2,3."
-        )
-    if found := re.search(r"override \+*(\S+?)=.*Cannot convert '(?:list|dict)' to string", text, re.DOTALL):
-        return f"{found[1]} takes one value, no list. A sweep tries several, one a run: -m {found[1]}=FIRST,SECOND."
-    return None
+    matches = ((re.search(theirs, text, re.DOTALL), ours) for theirs, ours in GRAMMAR.items())
+    return next((found.expand(ours) for found, ours in matches if found), None)
 
 
 def _takes(target: Any, argument: str) -> bool:
@@ -303,8 +296,7 @@ def _quoted_paths(text: str) -> str:
         return text if _is_read_as(text, text) else quoted(text)
     if re.search("[\"']", text) and _is_read_as(text):
         return text  # what needs quotes has them
-    parts = _files_in(text)
-    if len(parts) > 1:
+    if len(parts := _files_in(text)) > 1:
         return ",".join(map(_quoted_paths, parts))
     if text.startswith("[") and text.endswith("]") and text != "[]":
         return f"[{','.join(map(_quoted_paths, _files_in(text[1:-1])))}]"
@@ -344,12 +336,6 @@ def _thread_error(failure: threading.ExceptHookArgs) -> None:
     """Keep quiet when TensorBoard's writing thread cannot write: the run itself hears of it and tells."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
-
-
-def _quoted(error: BaseException) -> str:
-    """Return the value that OmegaConf quotes in its message, such as ``'oops'``."""
-    found = re.search(r"'([^']*)'", str(error))
-    return found.group(0) if found else "that"
 
 
 def _first_line(error: BaseException) -> str:

@@ -176,12 +176,22 @@ def named_today(config: Mapping[str, Any]) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return ``{dotted key: (old, new)}`` for everything that changes a run, as text."""
     before, after = (_flat({k: v for k, v in c.items() if k not in HOUSEKEEPING}) for c in (old, new))
-    names = [*before, *(name for name in after if name not in before)]
-    return {
-        name: (_text(before, name), _text(after, name))
-        for name in names
+    texts = {
+        name: tuple(json.dumps(c[name], ensure_ascii=False) if name in c else "(not there)" for c in (before, after))
+        for name in {**before, **after}
         if name not in before or name not in after or before[name] != after[name]
     }
+    return {name: (then, now) for name, (then, now) in texts.items()}
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a configuration by dotted names."""
+    if not isinstance(config, Mapping) or not config:
+        return {prefix: config}
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
 
 
 def command_lines(typed: list[str]) -> list[list[str]]:
@@ -217,30 +227,25 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     # a study would make a sweep of its single jobs, too
     where = [f"resume={name}", *([f"hydra.sweep.dir={name}"] if plan else [f"hydra.run.dir={name}", "hydra.mode=RUN"])]
     anew = {key_of(argument) for argument in rest if _is_override(argument)}
-    chosen = tuple(f"{group.replace('/', '.')}." for group in ("hydra/launcher", "hydra/sweeper") if group in anew)
-    rest = [argument for argument in rest if argument not in _MULTIRUN]
-
-    def is_replaced(key: str) -> bool:
-        return key in anew or (bool(chosen) and key.startswith(chosen))
-
+    settings_of = tuple(f"{one.replace('/', '.')}." for one in ("hydra/launcher", "hydra/sweeper") if one in anew)
     points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
-    recorded = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
-    recorded = [_typed_today(arguments) for arguments in recorded]
-    if any(argument.partition("=")[0] in trust.CONFIG_DIR for argument in rest):
-        recorded = [trust.without_config_dir(arguments) for arguments in recorded]
-    for arguments in recorded:
-        kept = [a for a in arguments if not (_is_override(a) and is_replaced(key_of(a)))]
-        trust.refuse_foreign_words(kept, folder, (plan or read(folder / "run.json")).get("cwd") == str(Path.cwd()))
-    return [
-        [
-            *(["--multirun"] if plan else []),
-            *(a for a in arguments if a not in _MULTIRUN and not (_is_override(a) and is_replaced(key_of(a)))),
-            *(line for line in _as_before(folder, plan) if key_of(line) not in {*anew, *map(key_of, arguments)}),
-            *rest,
-            *where,
+    grids = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
+    is_at_home = (plan or read(folder / "run.json")).get("cwd") == str(Path.cwd())
+    calls = []
+    for arguments in map(_typed_today, grids):
+        if trust.apart_from_config_dirs(rest)[1]:
+            arguments, _ = trust.apart_from_config_dirs(arguments)
+        kept = [
+            argument
+            for argument in arguments
+            if argument not in _MULTIRUN
+            and not (_is_override(argument) and (key_of(argument) in anew or key_of(argument).startswith(settings_of)))
         ]
-        for arguments in recorded
-    ]
+        trust.refuse_foreign_words(kept, folder, is_at_home)
+        before = [line for line in _as_before(folder, plan) if key_of(line) not in {*anew, *map(key_of, arguments)}]
+        further = [argument for argument in rest if argument not in _MULTIRUN]
+        calls.append([*(["--multirun"] if plan else []), *kept, *before, *further, *where])
+    return calls
 
 
 def _typed_today(arguments: list[str]) -> list[str]:
@@ -328,16 +333,3 @@ def _is_override(argument: str) -> bool:
 def key_of(override: str) -> str:
     """Return the knob or group that an override names."""
     return override.partition("=")[0].lstrip("+~")
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(config, Mapping) and config:
-        found: dict[str, Any] = {}
-        for key, value in config.items():
-            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return {prefix: config}
-
-
-def _text(config: dict[str, Any], name: str) -> str:
-    return json.dumps(config[name], ensure_ascii=False) if name in config else "(not there)"
