@@ -23,7 +23,7 @@ from nst.samples import samples
 
 
 def _knob(
-    text: str, default: Any = MISSING, *, choices: Iterable[str] = (), low: float | None = None, high: float = math.inf
+    text: str, default: Any = MISSING, choices: str = "", low: float | None = None, high: float = math.inf
 ) -> Any:
     """Declare a knob.
 
@@ -32,18 +32,18 @@ def _knob(
     Args:
         text: what ``--help`` says of it, beside its choices or its range.
         default: see above.
-        choices: the words that it may be; a mapping has a remark on each, or an empty text.
-        low: the smallest number that it may be; None where any will do, or where another check knows.
-        high: the largest; there is none by default.
+        choices: the words that it may be, ``one | two (what that means)``; none: any, or another check knows.
+        low: the smallest number that it may be; None: any, or another check knows.
+        high: the largest.
     """
-    named = choices if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
-    span = f"{low} or more" if high == math.inf else f"from {low} to {high}"
-    allowed = {"choices": named, "low": low, "high": high, "range": "" if low is None else span}
-    return field(default=default, metadata={"help": text, **allowed})
+    span = "" if low is None else f"{low} or more" if high == math.inf else f"from {low} to {high}"
+    words = tuple(choice.partition(" ")[0] for choice in choices.split(" | ") if choice)
+    about = {"help": f"{text}: {choices}" if choices else text, "choices": words, "low": low, "high": high}
+    return field(default=default, metadata={**about, "range": span})
 
 
 SMALLEST_SIZE, LARGEST_SIZE = 16, 8192
-_FITS = {"long": "", "short": "", "height": "", "square": "squeeze to size x size"}
+_FITS = "long | short | height | square (squeeze to size x size)"
 
 
 @dataclass(kw_only=True)
@@ -52,11 +52,7 @@ class Config:
 
     task: str = _knob(
         "what to do",
-        choices={
-            "optimize": "the pixels of one picture",
-            "train": "a network that paints in a style",
-            "apply": "one that is trained",
-        },
+        choices="optimize (the pixels of one picture) | train (a network that paints) | apply (such a network)",
     )
     content: str = _knob(
         "content image: a path, or the name of a sample; with task=apply also a folder, a GIF or a video"
@@ -67,19 +63,14 @@ class Config:
         "pixels of the style's side that `style_fit` names, one number or one for each; null: `size`"
     )
     style_fit: str | None = _knob(
-        "as `fit`, for the style; null: as `fit`", choices={**_FITS, "content": "stretched to the content's shape"}
+        "as `fit`, for the style; null: as `fit`", choices=f"{_FITS} | content (stretched to the content's shape)"
     )
     style_masks: Any = _knob("greyscale image, or one for each style: where that style goes (white); null: everywhere")
     content_mask: str | None = _knob("greyscale image: where the content stays as it is (white); null: nowhere")
     color: str = _knob(
         "whose colours",
-        choices={
-            "style": "of the style",
-            "luminance": "of the content, only the luminance is painted",
-            "match_pca": "the style image gets the content's first",
-            "match_cholesky": "likewise",
-            "match_histogram": "likewise",
-        },
+        choices="style | luminance (the content's, only the luminance is painted) | match_pca (the style image gets "
+        "the content's first) | match_cholesky (likewise) | match_histogram (likewise)",
     )
     size: int = _knob(
         "pixels of the side that `fit` names, for content and (unless style_size says else) style",
@@ -87,7 +78,7 @@ class Config:
         high=LARGEST_SIZE,
     )
     fit: str = _knob("keep the aspect ratio and set that side", choices=_FITS)
-    resample: str = _knob("how images are scaled, each antialiased", choices=("bilinear", "bicubic", "lanczos"))
+    resample: str = _knob("how images are scaled, each antialiased", choices="bilinear | bicubic | lanczos")
     background: str = _knob("colour behind transparent pixels: a name or '#rrggbb'")
     photos: str | None = _knob("task=train: folder of photographs to learn from; null: the bundled ones")
     model: str | None = _knob("task=apply: the trained network, a file network.safetensors")
@@ -96,20 +87,15 @@ class Config:
     beta: float = _knob("weight of the style loss: 0.001 subtle, 0.01 balanced, 0.1 strong, 1 abstract", low=0)
     tv: float = _knob("weight of the total variation, which smooths", low=0)
     tv_kind: str = _knob(
-        "which differences of neighbouring pixels", choices=("squared", "absolute", "diagonal", "keras", "laplacian")
+        "which differences of neighbouring pixels", choices="squared | absolute | diagonal | keras | laplacian"
     )
-    tv_reduction: str = _knob("over the differences", choices=("mean", "sum"))
+    tv_reduction: str = _knob("over the differences", choices="mean | sum")
 
     steps: Any = _knob("iterations of the optimiser at each scale; or a list, [100,50], whose last entry repeats")
     clamp: str = _knob(
         "keep pixels between black and white",
-        choices={
-            "never": "",
-            "step": "after each step, too",
-            "end": "",
-            "evaluation": "before each evaluation, too",
-            "block": "after each block of optimizer=lbfgsb, too",
-        },
+        choices="never | step (after each, and at the end) | end | evaluation (before each, and at the end) | "
+        "block (after each of optimizer=lbfgsb, and at the end)",
     )
     clamp_range: list[float] | None = _knob("[low, high] to clamp to instead, in units of pixel_space", None)
     clamp_until: int | None = _knob("pictures from this step on are not clamped; null: all are", None, low=0)
@@ -126,17 +112,14 @@ class Config:
     )
     pixel_space: str = _knob(
         "where the optimiser works",
-        choices={"unit": "RGB in [0, 1]", "network": "its own input; noise and limits are in its units"},
+        choices="unit (RGB in [0, 1]) | network (its own input; noise and limits are in its units)",
     )
     optimizer_units: str = _knob(
         "what the optimiser's rate counts",
         "range",
-        choices={
-            "range": "from black to white is 1, in every pixel_space",
-            "pixels": "in units of pixel_space, as published code does",
-        },
+        "range (from black to white is 1, in every pixel_space) | pixels (units of pixel_space, as in published code)",
     )
-    pooling: str = _knob("how the network shrinks its maps", choices=("max", "avg", "l2"))
+    pooling: str = _knob("how the network shrinks its maps", choices="max | avg | l2")
     seed: int = _knob("of noise and jitter", low=0, high=2**63 - 1)
 
     title: str | None = _knob("title of the report")
@@ -148,14 +131,9 @@ class Config:
     device: str = _knob("auto | cpu | cuda | cuda:<n> | mps")
     precision: str = _knob(
         "of the network; pixels, optimiser and losses stay float32",
-        choices={
-            "auto": "bfloat16 where the hardware multiplies it",
-            **dict.fromkeys(("float32", "tf32", "bfloat16", "float64"), ""),
-        },
+        choices="auto (bfloat16 where the hardware multiplies it) | float32 | tf32 | bfloat16 | float64",
     )
-    engine: str = _knob(
-        "what computes losses and gradient; all give the same picture", choices=("auto", "plain", "fused")
-    )
+    engine: str = _knob("what computes losses and gradient, the same picture", choices="auto | plain | fused")
     compile: bool = _knob("let torch.compile work on the network; engine=plain (slow to start)")
     cuda_graph: bool = _knob(
         "on an NVIDIA GPU, record the step once and replay it; slower to start, faster for small pictures"
@@ -167,13 +145,13 @@ class Config:
     log_every: int = _knob("steps between two rows of metrics.csv and two points in TensorBoard", low=1)
     save_every: int = _knob("steps between two pictures in frames/; 0 saves none", low=0)
     inspect: Any = _knob("layers whose feature maps and Gram matrices TensorBoard shows: [relu1_1,relu4_1]")
-    output_format: str = _knob("format of the result", choices=("png", "jpeg"))
+    output_format: str = _knob("format of the result", choices="png | jpeg")
     jpeg_quality: int = _knob("for output_format=jpeg", low=1, high=100)
 
     checkpoint_steps: int = _knob("steps between two checkpoints; 0 leaves it to the clock", low=0)
     checkpoint_seconds: float = _knob("seconds between two checkpoints; 0 leaves it to the steps", low=0)
     resume: str | None = _knob("folder of a run or a sweep to carry on with; alone, it needs nothing else")
-    on_failure: str = _knob("when a job of a sweep fails", choices=("continue", "stop"))
+    on_failure: str = _knob("when a job of a sweep fails", choices="continue | stop")
     report: bool = _knob("write report.html, report.md and summary.csv at the end of a sweep")
 
     backbone: Any = _knob("network: which one, its weights, its preprocessing")
@@ -246,9 +224,7 @@ def _help() -> str:
         if knob.name in GROUPS:
             groups.append((knob.name, knob.metadata["help"]))
             continue
-        choices = [f"{name} ({why})" if why else name for name, why in knob.metadata["choices"].items()]
-        text = ": ".join([knob.metadata["help"], *([" | ".join(choices)] if choices else [])])
-        knobs.append((knob.name, f"{text} [${{{knob.name}}}] {knob.metadata['range']}".rstrip()))
+        knobs.append((knob.name, f"{knob.metadata['help']} [${{{knob.name}}}] {knob.metadata['range']}".rstrip()))
     groups.append(("experiment", "a whole recipe, published ones among them; what you type beside it wins"))
     groups.append(("study", "a whole sweep that redraws a classic figure; what you type beside it wins"))
     known = samples()
@@ -267,10 +243,8 @@ def problems(config: Mapping[Any, Any]) -> list[str]:
         name, value, about = knob.name, config[knob.name], knob.metadata
         if value is None or (name == "size" and value == 0 and config["task"] == "apply"):  # as large as the file
             continue
-        if about["choices"] and value not in about["choices"]:
-            found.append(
-                f"{name}={value} is not one of {', '.join(about['choices'])}.{nearest(value, about['choices'])}"
-            )
+        if (choices := about["choices"]) and value not in choices:
+            found.append(f"{name}={value} is not one of {', '.join(choices)}.{nearest(value, choices)}")
         if about["range"] and not (about["low"] <= value <= about["high"] and value != math.inf):
             or_null = ", or null" if "None" in str(knob.type) else ""
             found.append(f"{name}={value} is out of range: it must be {about['range']}{or_null}.")

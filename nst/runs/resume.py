@@ -23,13 +23,10 @@ from nst.files import plain, sha256
 HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
 # What runs did that were begun before there was such a knob.
 BEFORE: dict[str, Any] = {
-    "task": "optimize",
-    **{"engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"},
+    **{"task": "optimize", "engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"},
     **{"clamp_range": None, "clamp_until": None, "average": 0.0, "clip_gradient": 0.0, "stop_change": 0.0},
     **dict.fromkeys(("style_weights", "style_size", "style_fit", "style_masks", "content_mask")),
-    **{"color": "style", "inspect": []},
-    "optimizer_units": "pixels",
-    "schedule": {"sizes": None},
+    **{"color": "style", "inspect": [], "optimizer_units": "pixels", "schedule": {"sizes": None}},
     "lr_schedule": {"_target_": "nst.optimization.schedule.unchanged"},
 }
 # What a component did before it had such an argument.
@@ -175,13 +172,13 @@ def named_today(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return ``{dotted key: (old, new)}`` for everything that changes a run, as text."""
-    before, after = (_flat({k: v for k, v in c.items() if k not in HOUSEKEEPING}) for c in (old, new))
-    texts = {
-        name: tuple(json.dumps(c[name], ensure_ascii=False) if name in c else "(not there)" for c in (before, after))
-        for name in {**before, **after}
-        if name not in before or name not in after or before[name] != after[name]
-    }
-    return {name: (then, now) for name, (then, now) in texts.items()}
+    then, now = (_flat({k: v for k, v in c.items() if k not in HOUSEKEEPING}) for c in (old, new))
+    changed = [name for name in {**then, **now} if name not in then or name not in now or then[name] != now[name]]
+    return {name: (_text(then, name), _text(now, name)) for name in changed}
+
+
+def _text(config: Mapping[str, Any], name: str) -> str:
+    return json.dumps(config[name], ensure_ascii=False) if name in config else "(not there)"
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -280,12 +277,11 @@ def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
     return [f"{name}={_typed(value)}" for name, value in values.items() if name not in swept]
 
 
-def _at(config: Mapping[str, Any], dotted: str) -> Any:
+def _at(config: Any, dotted: str) -> Any:
     """Return the value under a dotted name, or None."""
-    value: Any = config
-    for part in dotted.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    for key in dotted.split("."):
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
 
 
 def _typed(value: Any) -> str:
@@ -294,9 +290,7 @@ def _typed(value: Any) -> str:
         return f"[{','.join(map(_typed, value))}]"
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{_typed(item)}' for key, item in value.items())}}}"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def without_resume(arguments: list[str]) -> list[str]:
@@ -313,16 +307,14 @@ def _recorded(folder: Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, TypeError, yaml.YAMLError):
         lines: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
         return [str(line) for line in lines]
-    if folder.is_file():
-        raise UserError(f"resume={folder} is a file. Name the folder of a run or of a sweep.")
     if not folder.is_dir():
-        raise UserError(f"resume={folder}: there is no such folder. Name the folder of a run or of a sweep.")
-    for name in (SWEEP_FILE, "run.json"):
-        if (folder / name).exists():
-            raise UserError(
-                f"resume={folder}: {name} is damaged, so it is not known what to carry on with. "
-                "Type the command again with another folder."
-            )
+        what = " is a file" if folder.is_file() else ": there is no such folder"
+        raise UserError(f"resume={folder}{what}. Name the folder of a run or of a sweep.")
+    if there := [name for name in (SWEEP_FILE, "run.json") if (folder / name).exists()]:
+        raise UserError(
+            f"resume={folder}: {there[0]} is damaged, so it is not known what to carry on with. "
+            "Type the command again with another folder."
+        )
     raise UserError(f"resume={folder}: there is neither a run (run.json) nor a sweep ({SWEEP_FILE}) in this folder.")
 
 

@@ -260,8 +260,8 @@ def _named(
     """
     old = resume.read(folder / PLAN)
     named = {str(job["folder"]): job["overrides"] for job in old.get("jobs", [])}
-    records = {name: resume.read(folder / name / "run.json") for name in named}
-    records = {name: record for name, record in records.items() if "config" in record}
+    found = {name: resume.read(folder / name / "run.json") for name in named}
+    records = {name: record for name, record in found.items() if "config" in record}
     axes = {*old.get("swept", {}), *swept}
     by_config = {_fingerprint(record["config"]): name for name, record in records.items()}
     by_overrides = {_same(overrides): name for name, overrides in named.items()}

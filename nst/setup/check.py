@@ -28,17 +28,10 @@ from nst.setup.layers import inspected_layers, layer_weights
 
 # What the framework itself passes to a component, beside the arguments in the configuration.
 PASSED = {
-    "backbone": ("layers", "pooling"),
-    "content_loss": (),
-    "style_loss": (),
-    "init": ("content", "style", "space", "seed"),
-    "optimizer": ("params",),
-    "lr_schedule": ("optimizer",),
-    "evaluator": (),
-    "transformer": ("styles",),
-    "training": (),
+    **{"backbone": ("layers", "pooling"), "init": ("content", "style", "space", "seed"), "optimizer": ("params",)},
+    **{"lr_schedule": ("optimizer",), "transformer": ("styles",)},
+    **dict.fromkeys(("content_loss", "style_loss", "evaluator", "training"), ()),
 }
-
 SCIPY = LINE_SEARCH[1]
 STEPS_TRIED = 1000  # of a schedule of learning rates
 
