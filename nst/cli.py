@@ -80,7 +80,8 @@ def launch(
     signal.signal(signal.SIGTERM, _terminate)  # like Ctrl-C, so that the workers of a launcher are ended, too
     try:
         for arguments in complete(sys.argv[1:]):
-            sys.argv[1:] = _flags_first([as_typed(argument) for argument in _known_flags(arguments)])
+            words = [as_typed(argument) for argument in _known_flags(arguments)]
+            sys.argv[1:] = sorted(words, key=is_override)  # Hydra's parser stumbles over size=64 -m beta=1,2
             main()
     except KeyboardInterrupt as stop:
         finish(True)
@@ -254,10 +255,9 @@ def _takes(target: Any, argument: str) -> bool:
     return any(one.name == argument or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
-def _flags_first(arguments: list[str]) -> list[str]:
-    """Sort flags before overrides, since Hydra's parser stumbles over ``size=64 -m beta=1,2``."""
-    overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
-    return [a for a in arguments if a not in overrides] + overrides
+def is_override(argument: str) -> bool:
+    """Tell whether a word of a command line sets a knob or leaves it out; else it is a flag, or belongs to one."""
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
 
 def _known_flags(arguments: list[str]) -> list[str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from nst import cli, configuration, runtime
@@ -287,11 +286,11 @@ def test_own_components_are_recorded_by_their_hash(tmp_path: Path, monkeypatch: 
         module = types.ModuleType(name)
         module.__file__ = str(path)
         monkeypatch.setitem(sys.modules, name, module)
-    configuration.use_config_folders(tmp_path / "none", [str(tmp_path / "own")])
+    configuration.use_config_folders([tmp_path / "own"])
     try:
         record = provenance.environment(CPU, tmp_path)
     finally:
-        GlobalHydra.instance().clear()
+        configuration.use_config_folders([])
     assert record["config_folders"] == [str(tmp_path / "own")]
     assert record["own_code"] == {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
     assert provenance.environment(CPU, tmp_path)["own_code"] == {}

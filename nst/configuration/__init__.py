@@ -18,22 +18,3 @@ from nst.configuration.schema import (
     styles,
     use_config_folders,
 )
-
-__all__ = [
-    "GROUPS",
-    "LARGEST_SIZE",
-    "LINE_SEARCH",
-    "SMALLEST_SIZE",
-    "Config",
-    "Style",
-    "between_scales",
-    "build",
-    "config_folders",
-    "further_images",
-    "images_named",
-    "import_from_config_folders",
-    "problems",
-    "register",
-    "styles",
-    "use_config_folders",
-]

@@ -7,14 +7,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import hydra
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from nst.configuration import tasks
@@ -364,10 +361,18 @@ def _entries(values: Sequence[Any]) -> str:
     return "1 entry" if len(values) == 1 else f"{len(values)} entries"
 
 
+_own_folders: list[Path] = []
+
+
+def use_config_folders(folders: Iterable[Path]) -> None:
+    """Take folders for those of ``--config-dir`` in a process that Hydra has not started."""
+    _own_folders[:] = folders
+
+
 def config_folders() -> list[Path]:
     """Return the folders of ``--config-dir``, whose Python files can be imported."""
     if not GlobalHydra.instance().is_initialized():
-        return []
+        return list(_own_folders)
     sources = GlobalHydra.instance().config_loader().get_sources()
     return [Path(source.path) for source in sources if source.provider == "command-line"]
 
@@ -375,29 +380,3 @@ def config_folders() -> list[Path]:
 def import_from_config_folders() -> None:
     """Let Python files beside one's own configuration be imported: the folders of ``--config-dir``."""
     sys.path[:0] = [str(folder) for folder in reversed(config_folders()) if str(folder) not in sys.path]
-
-
-class _OwnFolders(SearchPathPlugin):
-    """Adds folders to Hydra's search path, as ``--config-dir`` does."""
-
-    folders: ClassVar[list[str]] = []
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in self.folders:
-            search_path.append("command-line", f"file://{folder}")
-
-
-def use_config_folders(conf: Path, folders: Iterable[str]) -> None:
-    """Start Hydra without its command line, with folders of one's own as ``--config-dir`` would name them.
-
-    Args:
-        conf: what ``conf/`` is; there may be none.
-        folders: that are there.
-    """
-    _OwnFolders.folders = list(folders)
-    Plugins.instance().register(_OwnFolders)
-    if conf.is_dir():
-        hydra.initialize_config_dir(str(conf), version_base="1.3")
-    else:
-        hydra.initialize(None, version_base="1.3")
-    _OwnFolders.folders = []

@@ -208,7 +208,7 @@ def _use_config_folders(folders: list[str]) -> None:
     for folder in folders:
         if not Path(folder).is_dir():
             log.warning("The folder of your own components, %s, is not here: name it with --config-dir", folder)
-    configuration.use_config_folders(CONF, [folder for folder in folders if Path(folder).is_dir()])
+    configuration.use_config_folders(path for path in map(Path, folders) if path.is_dir())
 
 
 def _log_to(path: Path) -> None:

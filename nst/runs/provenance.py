@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 
 import nst
 from nst import cli, configuration, runtime
-from nst.files import sha256, write_atomic
+from nst.files import sha256, typed_path, write_atomic
 from nst.images import rgb
 from nst.trust import VARIABLES
 
@@ -60,7 +59,7 @@ def environment(device: torch.device, folder: Path, typed: list[str] | None = No
     return {
         "command": cli.command(arguments=arguments),
         "arguments": arguments,
-        "cwd": str(_cwd()),
+        "cwd": str(typed_path(".").absolute()),
         "config_folders": folders,
         "own_code": own_code(folders),
         "git": source,
@@ -324,8 +323,3 @@ def _nvidia_driver() -> str | None:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
         return found[1] if (found := re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)) else None
     return None
-
-
-def _cwd() -> Path:
-    """Return the folder in which the command was typed, which Hydra may have left."""
-    return Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()

@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from nst import trust
-from nst.cli import quoted
+from nst.cli import is_override, quoted
 from nst.configuration import between_scales, images_named, tasks
 from nst.errors import UserError
 from nst.files import plain, sha256
@@ -223,7 +223,7 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     name = quoted(str(folder))
     # a study would make a sweep of its single jobs, too
     where = [f"resume={name}", *([f"hydra.sweep.dir={name}"] if plan else [f"hydra.run.dir={name}", "hydra.mode=RUN"])]
-    anew = {key_of(argument) for argument in rest if _is_override(argument)}
+    anew = {key_of(argument) for argument in rest if is_override(argument)}
     settings_of = tuple(f"{one.replace('/', '.')}." for one in ("hydra/launcher", "hydra/sweeper") if one in anew)
     points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
     grids = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
@@ -236,7 +236,7 @@ def command_lines(typed: list[str]) -> list[list[str]]:
             argument
             for argument in arguments
             if argument not in _MULTIRUN
-            and not (_is_override(argument) and (key_of(argument) in anew or key_of(argument).startswith(settings_of)))
+            and not (is_override(argument) and (key_of(argument) in anew or key_of(argument).startswith(settings_of)))
         ]
         trust.refuse_foreign_words(kept, folder, is_at_home)
         before = [line for line in _as_before(folder, plan) if key_of(line) not in {*anew, *map(key_of, arguments)}]
@@ -301,7 +301,7 @@ def without_resume(arguments: list[str]) -> list[str]:
 def _recorded(folder: Path) -> list[str]:
     """Return the arguments that a single run, or a job of a sweep, can be begun with."""
     if "overrides" in (record := read(folder / "run.json")):
-        flags = [str(a) for a in record.get("arguments", []) if not _is_override(str(a)) and a not in _MULTIRUN]
+        flags = [str(a) for a in record.get("arguments", []) if not is_override(str(a)) and a not in _MULTIRUN]
         return [*flags, *(str(line) for line in record["overrides"])]
     # killed before its record was written: Hydra has kept the overrides
     with contextlib.suppress(OSError, ValueError, TypeError, yaml.YAMLError):
@@ -316,10 +316,6 @@ def _recorded(folder: Path) -> list[str]:
             "Type the command again with another folder."
         )
     raise UserError(f"resume={folder}: there is neither a run (run.json) nor a sweep ({SWEEP_FILE}) in this folder.")
-
-
-def _is_override(argument: str) -> bool:
-    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
 
 def key_of(override: str) -> str:

@@ -115,13 +115,7 @@ def _check_images(config: DictConfig) -> list[str]:
 
 
 def _check_component(group: str, node: Any, made: dict[str, Any]) -> list[str]:
-    """Bind a component's arguments to its signature, and make it if that is cheap, to hear what it refuses.
-
-    Args:
-        group: of the component.
-        node: what describes it.
-        made: where a loss that was made is kept.
-    """
+    """Bind a component's arguments to its signature, and make it if that is cheap; a loss is kept in ``made``."""
     if not isinstance(node, Mapping) or not node.get("_target_"):
         return [f"{group} has no _target_, so nothing can be built. Choose an option: {group}=NAME (see --help)."]
     configuration.import_from_config_folders()
@@ -154,10 +148,7 @@ def _check_component(group: str, node: Any, made: dict[str, Any]) -> list[str]:
 
 
 def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
-    """Return what is wrong with a component's arguments by its signature, or None.
-
-    A name that it does not take, one that it needs, or a text where it has a number by default.
-    """
+    """Return which argument a component does not take, needs, or wants to be a number; None if all is well."""
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # a built-in without a signature: its own message comes when it is made
