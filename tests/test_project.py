@@ -57,6 +57,11 @@ def test_the_formulas_and_the_network_know_nothing_of_files_configs_and_trackers
     assert "torch" not in (ROOT / "run.py").read_text().replace("for torch", "")
 
 
+def test_only_public_interfaces_of_hydra_are_used() -> None:
+    for path in (path for folder in ("nst", "hydra_plugins", "scripts") for path in (ROOT / folder).rglob("*.py")):
+        assert "hydra._internal" not in path.read_text(), path
+
+
 def test_the_readme_lists_every_knob_with_its_default() -> None:
     text = (ROOT / "README.md").read_text()
     defaults = re.findall(r"^([a-z_]+): (.+)$", (ROOT / "conf" / "config.yaml").read_text(), re.MULTILINE)

@@ -322,19 +322,15 @@ def images_named(config: DictConfig) -> dict[str, str]:
 
     With ``task=apply`` ``content`` may be a folder or a video instead.
     """
-    found = {"content": str(config.content)}
-    if tasks.of(config) == "apply":
+    task, found = tasks.of(config), {"content": str(config.content)}
+    if task == "apply":
         return found
-    for knob in ("style", "style_masks"):
-        if OmegaConf.is_list(config[knob]):
-            found |= {f"{knob}[{i}]": str(name) for i, name in enumerate(config[knob]) if name is not None}
-        elif config[knob] is not None:
-            found[knob] = str(config[knob])
-    if config.content_mask is not None:
-        found["content_mask"] = str(config.content_mask)
-    has_start = tasks.uses(tasks.of(config), "init") and isinstance(config.init, Mapping)
-    if has_start and config.init.get("path") is not None:
-        found["init.path"] = str(config.init["path"])
+    named = {knob: config[knob] for knob in ("style", "style_masks", "content_mask")}
+    if tasks.uses(task, "init") and isinstance(config.init, Mapping):
+        named["init.path"] = config.init.get("path")
+    for knob, given in named.items():
+        each = {f"{knob}[{i}]": name for i, name in enumerate(given)} if OmegaConf.is_list(given) else {knob: given}
+        found |= {place: str(name) for place, name in each.items() if name is not None}
     return found
 
 

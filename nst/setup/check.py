@@ -96,11 +96,10 @@ def _check_images(config: DictConfig) -> list[str]:
     """Check that the styles go together, and that every image, folder and network named exists."""
     found = []
     try:
-        for style in styles(config) if tasks.uses(config.task, "style") else ():
-            if config.style_size is not None and not SMALLEST_SIZE <= style.size <= LARGEST_SIZE:
-                found.append(
-                    f"style_size={style.size} is out of range: it must be from {SMALLEST_SIZE} to {LARGEST_SIZE}."
-                )
+        sides = [style.size for style in styles(config)] if tasks.uses(config.task, "style") else []
+        for side in sides if config.style_size is not None else []:
+            if not SMALLEST_SIZE <= side <= LARGEST_SIZE:
+                found.append(f"style_size={side} is out of range: it must be from {SMALLEST_SIZE} to {LARGEST_SIZE}.")
     except ConfigError as error:
         found += error.problems
     for knob, name in images_named(config).items():
@@ -130,12 +129,14 @@ def _check_component(group: str, node: Any, made: dict[str, Any]) -> list[str]:
     try:
         if group in ("content_loss", "style_loss", "training"):
             made[group] = build(node)
-        elif group == "init":
-            _try_start(node)
+        elif group == "init" and node.get("path") is None:  # which would read a file
+            space = pixels.PixelSpace("unit", pixels.PREPROCESSINGS["none"])
+            build(node)(content=torch.zeros(1, 3, 2, 2), style=torch.zeros(1, 3, 2, 2), space=space, seed=0)
         elif group == "optimizer":
             _try_optimizer(node)
-        elif group == "transformer":
-            _try_transformer(node, target)
+        elif target in (transformers.ResidualTransformer, transformers.PyramidTransformer):  # the rest load an encoder
+            with torch.device("meta"):
+                build(node, styles=1)
         elif target is Evaluator:
             return evaluator.problems(**arguments)
     except ConfigError as error:
@@ -172,20 +173,6 @@ def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
         if is_number and isinstance(value, str) and "str" not in str(parameters[name].annotation):
             return f"{group}.{name}={value}: a number is needed, such as {default:g}."
     return None
-
-
-def _try_start(node: Any) -> None:
-    """Make a tiny start image, unless that would read a file."""
-    if node.get("path") is None:
-        tiny = torch.zeros(1, 3, 2, 2)
-        build(node)(content=tiny, style=tiny, space=pixels.PixelSpace("unit", pixels.PREPROCESSINGS["none"]), seed=0)
-
-
-def _try_transformer(node: Any, target: Any) -> None:
-    """Make a network of ours without numbers; one with an encoder would load that."""
-    if target in (transformers.ResidualTransformer, transformers.PyramidTransformer):
-        with torch.device("meta"):
-            build(node, styles=1)
 
 
 def _try_optimizer(node: Any) -> None:
