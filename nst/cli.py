@@ -107,18 +107,13 @@ def typed() -> list[str]:
     return list(_typed) if _typed else sys.argv[1:]
 
 
-def command(script: str | None = None, arguments: list[str] | None = None) -> str:
-    """Return what was typed, quoted for the shell, with the script's path relative to the current folder if within.
-
-    Args:
-        script: the program; this one if it is not given.
-        arguments: likewise.
-    """
-    path = Path(script or sys.argv[0])
+def command() -> str:
+    """Return what was typed, quoted for the shell, with the script's path relative to the current folder if within."""
+    path = Path(sys.argv[0])
     with contextlib.suppress(OSError):  # the current folder may be gone
         if path.is_absolute() and path.is_relative_to(Path.cwd()):
             path = path.relative_to(Path.cwd())
-    words = ["python", str(path), *(typed() if arguments is None else arguments)]
+    words = ["python", str(path), *typed()]
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 

@@ -36,7 +36,7 @@ PATIENCE = 10.0  # seconds for all of git; a repository on a slow disk must not 
 SOURCES = ("nst", "conf", "scripts", "run.py")  # where a file that git does not know yet counts as source
 
 
-def environment(device: torch.device, folder: Path, typed: list[str] | None = None) -> dict[str, Any]:
+def environment(device: torch.device, folder: Path) -> dict[str, Any]:
     """Return what surrounds a run, and leave the source's uncommitted changes in the run's folder.
 
     To be called once the device is prepared and the components are imported, so that flags and own code are seen.
@@ -44,7 +44,6 @@ def environment(device: torch.device, folder: Path, typed: list[str] | None = No
     Args:
         device: where the run computes.
         folder: of the run; ``uncommitted.diff`` goes there, if there are such changes.
-        typed: the arguments as typed, where ``sys.argv`` no longer has them.
 
     Returns:
         ``command``, ``arguments``, ``cwd``, ``config_folders``, ``own_code``, ``git``, ``git_note`` (why ``git`` is
@@ -53,12 +52,11 @@ def environment(device: torch.device, folder: Path, typed: list[str] | None = No
     Raises:
         UserError: the diff cannot be written.
     """
-    arguments = cli.typed() if typed is None else list(typed)
     source, note = _recorded_source(folder)
     folders = [str(folder.resolve()) for folder in configuration.config_folders()]
     return {
-        "command": cli.command(arguments=arguments),
-        "arguments": arguments,
+        "command": cli.command(),
+        "arguments": cli.typed(),
         "cwd": str(typed_path(".").absolute()),
         "config_folders": folders,
         "own_code": own_code(folders),
