@@ -3,8 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from nst import cli, configuration
-from nst.runs import resume, sweep
+from nst import callbacks, cli, configuration
 
 configuration.register()
 
@@ -18,4 +17,4 @@ def main(cfg: DictConfig) -> object:
 
 
 if __name__ == "__main__":
-    cli.launch(main, resume.command_lines, sweep.finish)
+    cli.launch(main, callbacks.command_lines, callbacks.finish)

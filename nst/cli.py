@@ -32,11 +32,7 @@ from nst.files import exists
 
 # By name, since none can be imported without its extra.
 DEAD_WORKERS = (
-    "BrokenProcessPool",
-    "FailedJobError",
-    "TerminatedWorkerError",
-    "UncompletedJobError",
-    "WorkerCrashedError",
+    *("BrokenProcessPool", "FailedJobError", "TerminatedWorkerError", "UncompletedJobError", "WorkerCrashedError"),
 )
 SENTENCES = ("title", "question")
 PATHS = (
@@ -48,6 +44,19 @@ FLAGS = (
     *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 )  # those of Hydra's parser
+GRAMMAR = {  # what Hydra and OmegaConf say of a command line, and what is said instead
+    r"Multiple values for (\S+?)\. To override a value use 'override \S+: (\S+)'": (
+        r"\1 has a value already, which is replaced without a +: \1=\2."
+    ),
+    r"Sweep parameters '([^\n]*)' requires --multirun": r"\1 names several values, which is a sweep: put -m in front.",
+    r"Ambiguous value for argument '((\S+?)=([^\n]*?))'\s": (
+        r"\1 names several values. A sweep over them has -m in front; a list has brackets: \2=[\3]; a text with a "
+        "comma has quotes within quotes."
+    ),
+    r"override \+*(\S+?)=.*Cannot convert '(?:list|dict)' to string": (
+        r"\1 takes one value, no list. A sweep tries several, one a run: -m \1=FIRST,SECOND."
+    ),
+}
 HELP_HINT = "See python run.py --help."
 _typed: list[str] = []
 
@@ -71,11 +80,8 @@ def launch(
     signal.signal(signal.SIGTERM, _terminate)  # like Ctrl-C, so that the workers of a launcher are ended, too
     try:
         for arguments in complete(sys.argv[1:]):
-            if "TORCHELASTIC_RUN_ID" in os.environ:  # begun by torchrun
-                from nst.training.parallel import arguments_of_helper
-
-                arguments = arguments_of_helper(arguments)
-            sys.argv[1:] = _flags_first([as_typed(argument) for argument in _known_flags(arguments)])
+            words = [as_typed(argument) for argument in _known_flags(arguments)]
+            sys.argv[1:] = sorted(words, key=is_override)  # Hydra's parser stumbles over size=64 -m beta=1,2
             main()
     except KeyboardInterrupt as stop:
         finish(True)
@@ -86,8 +92,7 @@ def launch(
         finish(False)
         if wants_traceback:
             raise
-        print(describe(error), file=sys.stderr)
-        sys.exit(1)
+        reject(error)
     sys.exit(0 if finish(False) else 1)
 
 
@@ -102,18 +107,13 @@ def typed() -> list[str]:
     return list(_typed) if _typed else sys.argv[1:]
 
 
-def command(script: str | None = None, arguments: list[str] | None = None) -> str:
-    """Return what was typed, quoted for the shell, with the script's path relative to the current folder if within.
-
-    Args:
-        script: the program; this one if it is not given.
-        arguments: likewise.
-    """
-    path = Path(script or sys.argv[0])
+def command() -> str:
+    """Return what was typed, quoted for the shell, with the script's path relative to the current folder if within."""
+    path = Path(sys.argv[0])
     with contextlib.suppress(OSError):  # the current folder may be gone
         if path.is_absolute() and path.is_relative_to(Path.cwd()):
             path = path.relative_to(Path.cwd())
-    words = ["python", str(path), *(typed() if arguments is None else arguments)]
+    words = ["python", str(path), *typed()]
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
@@ -207,27 +207,27 @@ def _missing_option(error: MissingConfigException) -> str:
 def _composition(error: BaseException) -> str:
     """Tell what Hydra or OmegaConf found while composing, with the nearest valid name."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
-        name = str(cause.full_key or cause.key)
-        parent = cause.parent_node
-        hidden = ("hydra", "_target_", "_partial_")
-        known = [str(key) for key in parent if key not in hidden] if OmegaConf.is_dict(parent) else []
-        prefix = name.rpartition(".")[0]
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and OmegaConf.is_dict(parent := cause.parent_node):
+        name, key = str(cause.full_key or cause.key), str(cause.key)
+        known = [str(one) for one in parent if one not in ("hydra", "_target_", "_partial_")]
         if known:
-            guess = nearest(str(cause.key), known)
-            within = f" in {prefix}" if prefix else ""
-            takes_more = prefix and _takes(parent.get("_target_"), str(cause.key))
+            prefix = name.rpartition(".")[0]
+            takes_more = prefix and _takes(parent.get("_target_"), key)
             new = f" To pass a new argument, put a + in front: +{name}=VALUE." if takes_more else ""
-            return f"There is no knob '{name}'.{guess} Known{within}: {', '.join(known)}.{new}"
+            within = f" in {prefix}" if prefix else ""
+            return f"There is no knob '{name}'.{nearest(key, known)} Known{within}: {', '.join(known)}.{new}"
     if isinstance(cause, ValidationError) and cause.full_key:
-        wanted = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
-        needed = next((words for name, words in wanted.items() if name in str(cause)), None)
-        if "DictConfig with ListConfig" in str(cause):
-            return f"{cause.full_key} needs a list, such as [conv1:2,fire2]. {HELP_HINT}"
-        if "not Optional" in str(cause):
-            return f"{cause.full_key} needs a value, not null. {HELP_HINT}"
+        value = found[0] if (found := re.search(r"'[^']*'", str(cause))) else "that"
+        wanted = {
+            "Float": f"a number, not {value}",
+            "Integer": f"a whole number, not {value}",
+            "Boolean": f"true or false, not {value}",
+            "DictConfig with ListConfig": "a list, such as [conv1:2,fire2]",
+            "not Optional": "a value, not null",
+        }
+        needed = [words for theirs, words in wanted.items() if theirs in str(cause)]
         if needed:
-            return f"{cause.full_key} needs {needed}, not {_quoted(cause)}. {HELP_HINT}"
+            return f"{cause.full_key} needs {needed[-1]}. {HELP_HINT}"
     if mistake := _of_grammar(f"{error} {cause}"):
         return f"{mistake} {HELP_HINT}"
     lines = [line for line in f"{error}\n{cause if cause is not error else ''}".splitlines() if line.strip()]
@@ -237,23 +237,8 @@ def _composition(error: BaseException) -> str:
 
 def _of_grammar(text: str) -> str | None:
     """Tell in our words what Hydra and OmegaConf say in theirs; None for all that is clear as it is."""
-    if found := re.search(r"Multiple values for (\S+?)\. To override a value use 'override \S+: (\S+)'", text):
-        return f"{found[1]} has a value already, which is replaced without a +: {found[1]}={found[2]}."
-    if found := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
-        return f"{found[1]} names several values, which is a sweep: put -m in front."
-    if found := re.search(r"Ambiguous value for argument '((\S+?)=(.*?))'\s", text):
-        return (
-            f"{found[1]} names several values. A sweep over them has -m in front; a list has brackets: "
-            f"{found[2]}=[{found[3]}]; a text with a comma has quotes within quotes."
-        )
-    if found := re.search(r"does not support sweep type : (\w+)_SWEEP", text):
-        return (
-            f"{found[1].lower()}(...) draws values, which needs a sampler: hydra/sweeper=optuna. A grid has them "
-            "listed: -m NAME=1,2,3."
-        )
-    if found := re.search(r"override \+*(\S+?)=.*Cannot convert '(?:list|dict)' to string", text, re.DOTALL):
-        return f"{found[1]} takes one value, no list. A sweep tries several, one a run: -m {found[1]}=FIRST,SECOND."
-    return None
+    matches = ((re.search(theirs, text, re.DOTALL), ours) for theirs, ours in GRAMMAR.items())
+    return next((found.expand(ours) for found, ours in matches if found), None)
 
 
 def _takes(target: Any, argument: str) -> bool:
@@ -265,10 +250,9 @@ def _takes(target: Any, argument: str) -> bool:
     return any(one.name == argument or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
-def _flags_first(arguments: list[str]) -> list[str]:
-    """Sort flags before overrides, since Hydra's parser stumbles over ``size=64 -m beta=1,2``."""
-    overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
-    return [a for a in arguments if a not in overrides] + overrides
+def is_override(argument: str) -> bool:
+    """Tell whether a word of a command line sets a knob or leaves it out; else it is a flag, or belongs to one."""
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
 
 def _known_flags(arguments: list[str]) -> list[str]:
@@ -307,8 +291,7 @@ def _quoted_paths(text: str) -> str:
         return text if _is_read_as(text, text) else quoted(text)
     if re.search("[\"']", text) and _is_read_as(text):
         return text  # what needs quotes has them
-    parts = _files_in(text)
-    if len(parts) > 1:
+    if len(parts := _files_in(text)) > 1:
         return ",".join(map(_quoted_paths, parts))
     if text.startswith("[") and text.endswith("]") and text != "[]":
         return f"[{','.join(map(_quoted_paths, _files_in(text[1:-1])))}]"
@@ -348,12 +331,6 @@ def _thread_error(failure: threading.ExceptHookArgs) -> None:
     """Keep quiet when TensorBoard's writing thread cannot write: the run itself hears of it and tells."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
-
-
-def _quoted(error: BaseException) -> str:
-    """Return the value that OmegaConf quotes in its message, such as ``'oops'``."""
-    found = re.search(r"'([^']*)'", str(error))
-    return found.group(0) if found else "that"
 
 
 def _first_line(error: BaseException) -> str:

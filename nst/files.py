@@ -110,24 +110,22 @@ def typed_path(name: str) -> Path:
 
 def existing_file(name: str) -> Path | None:
     """Return the path of a file if there is one of that name; a name that cannot be one counts as none."""
-    try:
-        path = typed_path(name)
-        return path if path.is_file() else None
-    except (OSError, RuntimeError, ValueError):
-        return None
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        if (path := typed_path(name)).is_file():
+            return path
+    return None
+
+
+def is_folder(name: str) -> bool:
+    """Tell whether there is a folder of that name; a name that cannot be one counts as none."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        return typed_path(name).is_dir()
+    return False
 
 
 def exists(name: str) -> bool:
     """Tell whether there is a file or a folder of that name; a name that cannot be one counts as none."""
     return existing_file(name) is not None or is_folder(name)
-
-
-def is_folder(name: str) -> bool:
-    """Tell whether there is a folder of that name; a name that cannot be one counts as none."""
-    try:
-        return typed_path(name).is_dir()
-    except (OSError, RuntimeError, ValueError):
-        return False
 
 
 def pictures_below(root: Path, leave_out: Path | None = None) -> tuple[dict[str, int], int]:
@@ -145,15 +143,13 @@ def pictures_below(root: Path, leave_out: Path | None = None) -> tuple[dict[str,
         OSError: a folder cannot be read.
     """
     found: dict[str, int] = {}
-    others, left, seen = 0, [("", root)], set()
-    if leave_out is not None and leave_out.is_dir():
-        seen.add((leave_out.stat().st_dev, leave_out.stat().st_ino))
+    others, left = 0, [("", root)]
+    seen = {_identity(leave_out)} if leave_out is not None and leave_out.is_dir() else set()
     while left:
         prefix, folder = left.pop()
-        about = folder.stat()
-        if (about.st_dev, about.st_ino) in seen:
+        if (identity := _identity(folder)) in seen:
             continue
-        seen.add((about.st_dev, about.st_ino))
+        seen.add(identity)
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
@@ -169,6 +165,10 @@ def pictures_below(root: Path, leave_out: Path | None = None) -> tuple[dict[str,
                 except OSError:  # a link to itself
                     others += 1
     return found, others
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    return folder.stat().st_dev, folder.stat().st_ino
 
 
 @contextlib.contextmanager

@@ -14,9 +14,10 @@ import shutil
 import stat
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import UnionType
 from typing import Any, BinaryIO
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -54,27 +55,11 @@ INTERPOLATION = re.compile(  # one that is not escaped, of anything but a knob o
 )
 CONFIG_DIR = ("--config-dir", "-cd")
 VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OMP_DYNAMIC",
-    "OMP_THREAD_LIMIT",
-    "MKL_NUM_THREADS",
-    "MKL_DYNAMIC",
-    "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "MKL_DEBUG_CPU_TYPE",
-    "OPENBLAS_NUM_THREADS",
-    "OPENBLAS_CORETYPE",
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "DNNL_DEFAULT_FPMATH_MODE",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "NVIDIA_TF32_OVERRIDE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "CUDA_LAUNCH_BLOCKING",
-    "PYTORCH_ENABLE_MPS_FALLBACK",
-    "PYTHONHASHSEED",
+    *("OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS", "MKL_DYNAMIC", "MKL_CBWR"),
+    *("MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE"),
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("DNNL_DEFAULT_FPMATH_MODE", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
+    *("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING", "PYTORCH_ENABLE_MPS_FALLBACK", "PYTHONHASHSEED"),
 )  # what can change the order or the kind of additions, and so the last bits
 WORDS = re.compile(r"[A-Za-z0-9_.,:+-]{0,64}")  # what such a variable's value may be
 FORMULA = re.compile(r"[=+\-@\t\r|]")  # what a spreadsheet's cell that computes begins with
@@ -128,31 +113,40 @@ def record(path: Path) -> tuple[dict[str, Any], str | None]:
     if not isinstance(content, dict):
         return {}, f"{path.name} is damaged: it holds no mapping."
     forms = FORMS.get(path.name, {})
-    wrong = [key for key, value in content.items() if not _has_form(value, forms.get(key))]
+    wrong = [k for k, value in content.items() if _is_deep(value) or not _has_form(value, forms.get(k, object))]
     kept = {key: value for key, value in content.items() if key not in wrong}
     return kept, f"{path.name} is damaged in {', '.join(map(repr, wrong))}, left out." if wrong else None
 
 
-def _has_form(value: Any, form: Callable[[Any], bool] | None) -> bool:
-    return _depth(value) <= DEEPEST and (form is None or form(value))
+def _has_form(value: Any, form: Any) -> bool:
+    """Tell whether a value is as a form says.
+
+    Args:
+        value: of JSON.
+        form: a type; a predicate; ``[form]``, a list of such; ``{...: form}``, a mapping to such; ``{key: form}``, a
+            mapping that has at least these entries; or a tuple of which one is to do.
+    """
+    if isinstance(form, tuple):
+        return any(_has_form(value, one) for one in form)
+    if isinstance(form, list):
+        return isinstance(value, list) and all(_has_form(one, form[0]) for one in value)
+    if isinstance(form, dict):
+        forms = dict.fromkeys(value, form[...]) if ... in form and isinstance(value, dict) else form
+        return isinstance(value, dict) and all(key in value and _has_form(value[key], forms[key]) for key in forms)
+    return isinstance(value, form) if isinstance(form, type | UnionType) else bool(form(value))
 
 
-def _depth(value: Any) -> int:
-    deepest, left = 0, [(value, 1)]
-    while left:
-        node, depth = left.pop()
-        deepest = max(deepest, depth)
-        if depth <= DEEPEST and isinstance(node, dict | list):
-            left += [(inner, depth + 1) for inner in (node.values() if isinstance(node, dict) else node)]
-    return deepest
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
+def _is_deep(value: Any) -> bool:
+    """Tell whether mappings and lists lie in one another deeper than any of a run's."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for node in level
+            if isinstance(node, dict | list)
+            for inner in (node.values() if isinstance(node, dict) else node)
+        ]
+    return bool(level)
 
 
 def _is_number(value: Any) -> bool:
@@ -179,52 +173,34 @@ def _is_below(value: Any) -> bool:
     return not (windows.drive or windows.root or posix.is_absolute() or ".." in posix.parts)
 
 
-def _list_of(form: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(form, value))
-
-
-def _mapping_of(form: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(map(form, value.values()))
-
-
-def _or_none(form: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or form(value)
-
-
-def _with(**forms: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Return a form: a mapping that has at least these entries."""
-    return lambda value: isinstance(value, dict) and all(key in value and forms[key](value[key]) for key in forms)
-
-
-_TEXT = _or_none(_is_text)
-_FILE = _with(name=_is_text, file=_is_text, sha256=_is_text)
-_OUTPUT = _with(file=_is_name, sha256=_is_text)
-_BEGUN = {"command": _TEXT, "arguments": _list_of(_is_text), "cwd": _TEXT}
-FORMS: dict[str, dict[str, Callable[[Any], bool]]] = {
+_NOTHING, _TEXT, _MAPPING = type(None), str | None, dict | None
+_FILE = {"name": str, "file": str, "sha256": str}
+_OUTPUT = {"file": _is_name, "sha256": str}
+_BEGUN = {"command": _TEXT, "arguments": [str], "cwd": _TEXT}
+FORMS: dict[str, dict[str, Any]] = {
     "status.json": {
-        **{"status": _is_text, "started": _is_time, "ended": _is_time, "pid": _is_number, "host": _is_text},
+        **{"status": str, "started": _is_time, "ended": _is_time, "pid": _is_number, "host": str},
         **{"reason": _TEXT, "error": _TEXT},
     },
     "run.json": {
         **_BEGUN,
-        **{"config": _is_mapping, "choices": _is_mapping, "overrides": _list_of(_is_text)},
-        **{"config_folders": _list_of(_is_text), "own_code": _mapping_of(_is_text)},
-        **dict.fromkeys(("git", "scores", "memory", "evaluator", "batch", "size"), _or_none(_is_mapping)),
-        **dict.fromkeys(("versions", "machine", "determinism", "final"), _is_mapping),
-        **dict.fromkeys(("content", "style", "init"), _or_none(_FILE)),
-        **dict.fromkeys(("source", "model"), _or_none(_with(file=_is_text, sha256=_is_text))),
-        **{"further_images": _mapping_of(_FILE), "weights": _or_none(_with(name=_is_text))},
-        **{"result": _OUTPUT, "network": _OUTPUT, "outputs": _mapping_of(_is_text)},
-        **{"seconds": _mapping_of(_is_number), "scales": _list_of(_is_mapping), "resumed": _list_of(_is_mapping)},
-        **{"computation": _mapping_of(_is_text), "seed": _is_number, "git_note": _TEXT, "stopped_because": _TEXT},
+        **{"config": dict, "choices": dict, "overrides": [str], "config_folders": [str], "own_code": {...: str}},
+        **dict.fromkeys(("git", "scores", "memory", "evaluator", "batch", "size"), _MAPPING),
+        **dict.fromkeys(("versions", "machine", "determinism", "final"), dict),
+        **dict.fromkeys(("content", "style", "init"), (_NOTHING, _FILE)),
+        **dict.fromkeys(("source", "model"), (_NOTHING, {"file": str, "sha256": str})),
+        **{"further_images": {...: _FILE}, "weights": (_NOTHING, {"name": str})},
+        **{"result": _OUTPUT, "network": _OUTPUT, "outputs": {...: str}},
+        **{"seconds": {...: _is_number}, "scales": [dict], "resumed": [dict], "computation": {...: str}},
+        **{"seed": _is_number, "git_note": _TEXT, "stopped_because": _TEXT},
     },
     "sweep.json": {
         **_BEGUN,
         **{"started": _is_time, "launcher": _TEXT, "sweeper": _TEXT, "title": _TEXT, "question": _TEXT},
-        **{"swept": _mapping_of(_list_of(_is_text)), "grids": _list_of(_list_of(_is_text))},
-        **{"resumed": _list_of(_is_mapping), "jobs": _list_of(_with(folder=_is_below, overrides=_list_of(_is_text)))},
+        **{"swept": {...: [str]}, "grids": [[str]], "resumed": [dict]},
+        **{"jobs": [{"folder": _is_below, "overrides": [str]}]},
     },
-    "stopped.json": {"after": _is_text},
+    "stopped.json": {"after": str},
 }
 
 
@@ -271,33 +247,32 @@ def refuse_foreign_words(arguments: list[str], folder: Path, is_at_home: bool = 
     Raises:
         UserError: the first of them.
     """
-    parser, words = OverridesParser.create(), iter(arguments)
+    words, folders = apart_from_config_dirs(arguments)
+    for own in map(Path, folders):
+        if not is_at_home or own.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{folder} uses code of its own, in {own}. If that is yours, or you trust it, type --config-dir "
+                "again beside resume=."
+            )
+    parser = OverridesParser.create()
     for word in words:
-        name, equals, value = word.partition("=")
-        if name in CONFIG_DIR:
-            own = Path(value if equals else next(words, ""))
-            if not is_at_home or own.resolve().is_relative_to(folder.resolve()):
-                raise UserError(
-                    f"{folder} uses code of its own, in {own}. If that is yours, or you trust it, type --config-dir "
-                    "again beside resume=."
-                )
-        elif not (word in ("-m", "--multirun") or (not word.startswith("-") and _is_harmless(parser, word))):
+        if word not in ("-m", "--multirun") and (word.startswith("-") or not _is_harmless(parser, word)):
             raise UserError(
                 f"{folder} was begun with {word!r}, which can have any code run, so that it does not count only "
                 "because a file says so. If you trust it, type it again beside resume=."
             )
 
 
-def without_config_dir(arguments: list[str]) -> list[str]:
-    """Return words of a command line without the folders of own code."""
-    kept, words = [], iter(arguments)
+def apart_from_config_dirs(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a command line without ``--config-dir``, and the folders of own code that it names."""
+    kept, folders, words = [], [], iter(arguments)
     for word in words:
-        name, equals, _ = word.partition("=")
-        if name not in CONFIG_DIR:
+        name, equals, value = word.partition("=")
+        if name in CONFIG_DIR:
+            folders.append(value if equals else next(words, ""))
+        else:
             kept.append(word)
-        elif not equals:
-            next(words, None)
-    return kept
+    return kept, folders
 
 
 def _is_harmless(parser: OverridesParser, word: str) -> bool:
@@ -326,28 +301,22 @@ def _is_module_of(folders: list[Path], target: str) -> bool:
     return bool(own) and any((one / f"{module}.py").is_file() or (one / module).is_dir() for one in folders)
 
 
-def _targets(node: Any) -> Iterator[str]:
-    """Yield whatever a configuration names to be built."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
+def _walk(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (name, value) of whatever there is in a configuration; the entries of a list have no name."""
+    yield name, node
+    if isinstance(node, Mapping | list):
+        for key, value in node.items() if isinstance(node, Mapping) else (("", one) for one in node):
+            yield from _walk(value, str(key))
 
 
-def _texts(node: Any) -> Iterator[str]:
-    """Yield every text in a configuration, names included."""
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from (str(name), *_texts(value))
-    elif isinstance(node, list):
-        for value in node:
-            yield from _texts(value)
+def _targets(node: Any) -> list[str]:
+    """Return whatever a configuration names to be built."""
+    return [str(value) for name, value in _walk(node) if name == "_target_"]
+
+
+def _texts(node: Any) -> list[str]:
+    """Return every text in a configuration, names included."""
+    return [text for pair in _walk(node) for text in pair if isinstance(text, str)]
 
 
 def is_plain(value: Any) -> bool:

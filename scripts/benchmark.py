@@ -29,9 +29,9 @@ from benchmark_steps import Case
 from benchmark_tables import PRECISIONS, Row, growth, plot, table, title, write_csv
 
 from nst import runtime
+from nst.configuration import LARGEST_SIZE, SMALLEST_SIZE
 from nst.errors import UserError
 from nst.runs import provenance
-from nst.setup.check import LARGEST_SIZE, SMALLEST_SIZE
 
 ENGINES = ("notebook", "plain", "fused", "compiled", "graph")
 BACKBONES = ("squeezenet", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn")

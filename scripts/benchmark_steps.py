@@ -32,6 +32,7 @@ from nst.losses.objective import LayerTerm, Objective
 from nst.networks import backbones
 from nst.networks.backbones import Backbone
 from nst.samples import samples
+from nst.setup.layers import layer_weights
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 NOTEBOOK_LAYERS = (0, 5, 10, 19, 28)
@@ -141,7 +142,7 @@ def settings(case: Case) -> DictConfig:
 
 def layers(case: Case, recipe: DictConfig) -> dict[str, dict[str, float]]:
     """Return ``{layer: weight}`` of the content and of the style term."""
-    weights = {kind: configuration.layer_weights(recipe, kind) for kind in KINDS}
+    weights = {kind: layer_weights(recipe, kind) for kind in KINDS}
     depths = {
         layer: backbones.resolve(layer, recipe.backbone.architecture).index for kind in KINDS for layer in weights[kind]
     }

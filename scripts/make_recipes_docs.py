@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 from nst import configuration  # noqa: E402
 from nst.networks import backbones  # noqa: E402
 from nst.optimization import schedule  # noqa: E402
+from nst.setup.layers import layer_weights  # noqa: E402
 
 CONF, DOCS = ROOT / "conf", ROOT / "docs"
 TABLE = DOCS / "recipes.md"
@@ -176,7 +177,7 @@ def picture(name: str) -> str:
 
 def term(preset: DictConfig, kind: str) -> str:
     """Return the layers of a term with their weights, and its loss."""
-    found = configuration.layer_weights(preset, kind)
+    found = layer_weights(preset, kind)
     if not found:
         return "none"
     alike = set(found.values()) == {1.0}

@@ -14,6 +14,7 @@ from nst.configuration import tasks
 from nst.errors import ConfigError
 from nst.runs import sweep
 from nst.setup.check import check
+from nst.setup.layers import layer_weights
 
 CONF = Path(__file__).parent.parent / "conf"
 RANDOM = "backbone.weights=random"
@@ -68,7 +69,7 @@ def test_every_experiment_passes_and_opens_with_its_command_expectation_and_sour
 def test_what_is_typed_beats_an_experiment() -> None:
     job = composed("experiment=notebook", "beta=5", "optimizer.lr=0.5", "backbone=vgg16", "layers.style=[conv1_2]")
     assert (job.beta, job.optimizer.lr, job.backbone.architecture) == (5, 0.5, "vgg16")
-    assert configuration.layer_weights(job, "style") == {"conv1_2": 1.0}
+    assert layer_weights(job, "style") == {"conv1_2": 1.0}
 
 
 @pytest.mark.parametrize("choice", ["optimizer=lbfgs", "optimizer=lbfgsb", "style_loss=gram", "content_loss=mse"])
@@ -207,12 +208,12 @@ def test_a_missing_value_is_named() -> None:
 
 def test_layers_are_a_list_or_weights_by_name_under_any_alias() -> None:
     vgg = ("backbone=vgg19", RANDOM)
-    assert configuration.layer_weights(composed(*vgg, "layers.content=[features.21,conv4_3]"), "content") == {
+    assert layer_weights(composed(*vgg, "layers.content=[features.21,conv4_3]"), "content") == {
         "conv4_2": 1.0,
         "conv4_3": 1.0,
     }
     job = composed(*vgg, "layers.style=[features.19:0.5,{relu1_1:2}]")
-    assert configuration.layer_weights(job, "style") == {"conv4_1": 0.5, "relu1_1": 2.0}
+    assert layer_weights(job, "style") == {"conv4_1": 0.5, "relu1_1": 2.0}
 
 
 def test_a_term_can_be_left_out() -> None:
@@ -298,8 +299,8 @@ def test_the_jobs_of_a_sweep_are_those_that_hydra_composes() -> None:
     ]
     configuration.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        jobs = list(sweep._composed("config", lines))
+        jobs = list(sweep.composed("config", lines))
         assert [own for own, _ in jobs] == lines
         assert all(job == compose("config", own) for own, job in jobs)
         with pytest.raises(Exception, match="oops"):
-            list(sweep._composed("config", [["beta=oops"]]))
+            list(sweep.composed("config", [["beta=oops"]]))

@@ -26,6 +26,7 @@ from nst.optimization.state import Step
 from nst.runs.record import Job
 from nst.setup import posing
 from nst.setup.check import check
+from nst.setup.layers import inspected_layers
 from nst.stylization.stylize import run, run_together
 from nst.tracking import Snapshot, inside
 from nst.tracking.inside import BACKGROUND, COLUMNS, GAP, LABEL, STEPS, TEXT, Inside, Scale
@@ -384,4 +385,4 @@ def test_a_layer_that_does_not_exist_is_told_with_the_nearest_name() -> None:
 def test_layers_are_named_as_everywhere(typed: str, names: list[str]) -> None:
     settings = composed(f"inspect={typed}")
     check(settings)
-    assert configuration.inspected_layers(settings) == names
+    assert inspected_layers(settings) == names

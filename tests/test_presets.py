@@ -31,6 +31,7 @@ from nst.runs.record import Job
 from nst.samples import FOLDER, samples
 from nst.setup import posing
 from nst.setup.check import check
+from nst.setup.layers import layer_weights
 from nst.setup.posing import Problem
 from nst.stylization import stylize
 
@@ -277,7 +278,7 @@ def test_the_way_out_of_a_download_that_a_preset_is_told_passes_the_check(name: 
     preset = composed(name)
     if name.startswith("cs231n"):
         return  # which is told to take another recipe
-    layers = [layer for kind in ("content", "style") for layer in configuration.layer_weights(preset, kind)]
+    layers = [layer for kind in ("content", "style") for layer in layer_weights(preset, kind)]
     words = backbones.no_download(preset.backbone.architecture, layers)
     typed = words.rpartition(": ")[2].rstrip(".").split()
     assert "backbone.weights=bundled" in typed

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from nst import cli, configuration
+from nst import callbacks, cli, configuration
 from nst.images import rgb
-from nst.runs import sweep
+from nst.runs import resume, sweep
 from nst.samples import samples
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +57,11 @@ def test_the_formulas_and_the_network_know_nothing_of_files_configs_and_trackers
     assert "torch" not in (ROOT / "run.py").read_text().replace("for torch", "")
 
 
+def test_only_public_interfaces_of_hydra_are_used() -> None:
+    for path in (path for folder in ("nst", "hydra_plugins", "scripts") for path in (ROOT / folder).rglob("*.py")):
+        assert "hydra._internal" not in path.read_text(), path
+
+
 def test_the_readme_lists_every_knob_with_its_default() -> None:
     text = (ROOT / "README.md").read_text()
     defaults = re.findall(r"^([a-z_]+): (.+)$", (ROOT / "conf" / "config.yaml").read_text(), re.MULTILINE)
@@ -65,7 +69,8 @@ def test_the_readme_lists_every_knob_with_its_default() -> None:
         row = f"| `{name}` | `{value}` |" if name not in ("title", "question") else "| `title`, `question` | `null` |"
         assert row in text, name
     for knob in dataclasses.fields(configuration.Config):
-        assert f"`{knob.name}`" in text, knob.name
+        row = next(line for line in text.splitlines() if line.startswith("|") and f"`{knob.name}`" in line)
+        assert all(f"`{choice}`" in row for choice in knob.metadata["choices"]), row
 
 
 def test_the_readme_names_every_sample_and_every_file_it_links_to_exists() -> None:
@@ -108,6 +113,5 @@ def test_no_command_of_a_page_holds_a_word_that_changes_nothing(page: str) -> No
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         for words in commands((ROOT / page).read_text(encoding="utf-8")):
             parsed = OverridesParser.create().parse_overrides(words)
-            (lines,) = BasicSweeper.split_arguments(parsed, None)
-            jobs = [job for _, job in sweep._composed("config", lines[:2])]
-            sweep._refuse_idle(jobs, [word.partition("=")[0].lstrip("+~") for word in words])
+            jobs = [job for _, job in sweep.composed("config", sweep.grid(parsed)[:2])]
+            callbacks.refuse_idle(jobs, map(resume.key_of, words))

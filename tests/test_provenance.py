@@ -11,13 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from nst import cli, runtime
+from nst import cli, configuration, runtime
 from nst.runs import provenance
 from nst.runs.provenance import NoGit, Source
 
@@ -266,7 +262,9 @@ def test_the_command_can_be_typed_again(
     script: str, arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = cli.command(script.replace("{cwd}", str(tmp_path)), arguments)
+    monkeypatch.setattr(sys, "argv", [script.replace("{cwd}", str(tmp_path)), *arguments])
+    monkeypatch.setattr(provenance.cli, "_typed", [])
+    text = cli.command()
     assert text == expected
     assert shlex.split(text)[2:] == arguments
 
@@ -278,8 +276,6 @@ def test_arguments_are_those_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     record = provenance.environment(CPU, tmp_path)
     assert (record["command"], record["arguments"]) == ("python run.py -m size=64", ["-m", "size=64"])
     assert record["cwd"] == str(tmp_path)
-    record = provenance.environment(CPU, tmp_path, ["size=64", "-m"])
-    assert (record["command"], record["arguments"]) == ("python run.py size=64 -m", ["size=64", "-m"])
 
 
 def test_own_components_are_recorded_by_their_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,13 +286,11 @@ def test_own_components_are_recorded_by_their_hash(tmp_path: Path, monkeypatch: 
         module = types.ModuleType(name)
         module.__file__ = str(path)
         monkeypatch.setitem(sys.modules, name, module)
-    search_path = create_config_search_path(None)
-    search_path.prepend("command-line", f"file://{tmp_path / 'own'}", SearchPathQuery(provider="schema"))
-    Hydra.create_main_hydra2("test", search_path)
+    configuration.use_config_folders([tmp_path / "own"])
     try:
         record = provenance.environment(CPU, tmp_path)
     finally:
-        GlobalHydra.instance().clear()
+        configuration.use_config_folders([])
     assert record["config_folders"] == [str(tmp_path / "own")]
     assert record["own_code"] == {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
     assert provenance.environment(CPU, tmp_path)["own_code"] == {}

@@ -273,7 +273,7 @@ def test_two_runs_begun_in_one_second_have_folders_of_their_own(
         for kind in ("run", "sweep", "run"):
             one = compose("config", return_hydra_config=True)
             one.hydra[kind].dir = f"outputs/{kind}/12-00-00"  # the time of all of them
-            folder, lock = sweep._make_folder(one, kind)
+            folder, lock = sweep.make_folder(one, kind)
             made.append((str(folder), one.hydra[kind].dir, lock))
     assert [(name, told) for name, told, _ in made] == [
         ("outputs/run/12-00-00", "outputs/run/12-00-00"),

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nst import files, runtime
+from nst import callbacks, files, runtime
 from nst.errors import UserError
-from nst.runs import resume, sweep
+from nst.runs import resume
 from nst.runtime import memory
 from nst.training import parallel
 
@@ -104,7 +104,7 @@ def test_a_file_that_somebody_reads_is_replaced_when_he_lets_go(tmp_path, monkey
 
 def test_a_job_that_died_without_a_word_does_not_stay_running(tmp_path):
     files.write_json(tmp_path / "status.json", {"status": "running", "started": "2026-01-01T00:00:00+00:00"})
-    word, _, reason = sweep._outcome(tmp_path, None)
+    word, _, reason = callbacks.outcome(tmp_path, None)
     assert word == "interrupted"
     assert "without a word" in reason
     assert resume.read(tmp_path / "status.json")["status"] == "interrupted"

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from command_line import ROOT, environment, refused, run
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -51,8 +50,7 @@ def axes_of(*overrides: str) -> dict[str, list[str]]:
 
 def jobs_of(axes: dict[str, list[str]]) -> list[list[str]]:
     lines = [f"{key}={','.join(values)}" for key, values in axes.items()]
-    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(lines), None)
-    return jobs
+    return sweep.grid(OverridesParser.create().parse_overrides(lines))
 
 
 def comment(study: str) -> dict[str, str]:
@@ -184,14 +182,14 @@ def grids(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     code = (
         "import json, runpy, sys\n"
-        "from nst import sweep\n"
+        "from nst import callbacks\n"
         "for arguments in json.loads(sys.argv[1]):\n"
         "    sys.argv = ['run.py', *arguments]\n"
         "    try:\n"
         "        runpy.run_path('run.py', run_name='__main__')\n"
         "    except SystemExit as ended:\n"
         "        print(*arguments, 'ended with', ended.code)\n"
-        "    sweep._launched = None\n"
+        "    callbacks._launched = None\n"
     )
     command = [sys.executable, "-c", code, json.dumps(calls)]
     result = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)

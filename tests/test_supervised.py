@@ -23,6 +23,7 @@ from nst.files import write_json
 from nst.images import rgb
 from nst.setup import posing
 from nst.setup.inputs import load
+from nst.setup.layers import layer_weights
 from nst.training import Context, pairs, reference
 from nst.training.pairs import Pairs
 from nst.training.photos import Photos
@@ -445,13 +446,13 @@ def test_the_perceptual_loss_is_that_of_the_network_against_the_stylised_picture
     painted, stylised = maps(0.7 * items[0]), maps(items[1])
 
     def mean(kind: str, gaps: dict[str, np.ndarray]) -> np.ndarray:
-        weights = configuration.layer_weights(config, kind)
+        weights = layer_weights(config, kind)
         assert gaps.keys() == weights.keys()
         found: np.ndarray = sum(weights[name] * gaps[name] for name in gaps) / sum(weights.values())
         return found
 
-    content = mean("content", {n: gap(painted[n], stylised[n]) for n in configuration.layer_weights(config, "content")})
-    grams = {n: gap(gram(painted[n]), gram(stylised[n])) for n in configuration.layer_weights(config, "style")}
+    content = mean("content", {n: gap(painted[n], stylised[n]) for n in layer_weights(config, "content")})
+    grams = {n: gap(gram(painted[n]), gram(stylised[n])) for n in layer_weights(config, "style")}
     style = mean("style", grams) * config.style_loss.scale
     np.testing.assert_allclose(losses.unweighted["unweighted/content"].detach(), content, rtol=1e-6)
     np.testing.assert_allclose(losses.unweighted["unweighted/style"].detach(), style, rtol=1e-6)

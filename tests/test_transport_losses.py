@@ -33,6 +33,7 @@ from nst.losses.similarity import cosine_distances, moment_distance, relaxed_emd
 from nst.losses.transport import matched_quantiles, sliced_wasserstein, wasserstein_1d
 from nst.networks import backbones
 from nst.setup import posing
+from nst.setup.layers import layer_weights
 
 CONF = Path(__file__).parent.parent / "conf"
 PRECISIONS = [(torch.float64, 1e-9), (torch.float32, 1e-4)]
@@ -466,7 +467,7 @@ def test_a_sum_tells_its_losses_the_size_of_the_picture() -> None:
 @pytest.mark.parametrize("network", sorted(path.stem for path in (CONF / "backbone").glob("*.yaml")))
 def test_every_loss_works_on_every_network_and_engine(network: str) -> None:
     found = composed(f"backbone={network}")
-    layers = list(configuration.layer_weights(found, "style"))
+    layers = list(layer_weights(found, "style"))
     backbone = backbones.load(found.backbone.architecture, "random", layers, preprocessing="imagenet").double()
     image, other = maps(2, 3, 40, 48), maps(1, 3, 36, 32, seed=1)
     same = maps(1, 3, 40, 48, seed=2)

@@ -363,7 +363,7 @@ def test_a_hundred_broken_records_are_read_by_everybody(sweep: Path, name: str, 
 
 def test_times_and_names_have_their_form() -> None:
     def left(name: str, **facts: Any) -> set[str]:
-        return {key for key, value in facts.items() if trust.FORMS[name][key](value)}
+        return {key for key, value in facts.items() if trust._has_form(value, trust.FORMS[name][key])}
 
     assert left("status.json", started="2026-01-01T00:00:00+00:00", ended="yesterday") == {"started"}
     assert left("run.json", result={"file": "../x.png", "sha256": "0"}, seconds={"total": "x"}, arguments=["-m"]) == {

@@ -133,7 +133,7 @@ def apply(session: Session) -> None:
         Interrupted: a signal came; what had been painted has been kept.
     """
     config = session.config
-    check(config)
+    check(config, problems)
     network = model.load(config)
     if "machine" in (before := resume.read(session.folder / "run.json")):
         _refuse_changes(before, network, config, session.folder)

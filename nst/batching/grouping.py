@@ -23,6 +23,7 @@ from nst.runs import resume
 from nst.runtime import memory
 from nst.setup import fitting
 from nst.setup.inputs import load
+from nst.setup.layers import layer_weights
 from nst.setup.network import load_network
 
 # What one image of a batch may have for itself; of layers it is the weights.
@@ -208,7 +209,7 @@ def _key(candidate: Candidate) -> str:
     config = candidate.config
     settings: dict[str, Any] = resume.settings(config)
     common = {name: value for name, value in settings.items() if name not in (*FREE, *resume.HOUSEKEEPING, "layers")}
-    layers = {kind: list(configuration.layer_weights(config, kind)) for kind in ("content", "style")}
+    layers = {kind: list(layer_weights(config, kind)) for kind in ("content", "style")}
     if OmegaConf.is_list(config.style):  # whose names are part of the tags
         common["style"] = settings["style"]
     losses = {kind: configuration.build(config[f"{kind}_loss"]) for kind in ("content", "style")}

@@ -2,32 +2,19 @@
 
 from nst.configuration.schema import (
     GROUPS,
+    LARGEST_SIZE,
     LINE_SEARCH,
+    SMALLEST_SIZE,
     Config,
     Style,
     between_scales,
     build,
+    config_folders,
     further_images,
     images_named,
     import_from_config_folders,
-    inspected_layers,
-    layer_weights,
+    problems,
     register,
     styles,
+    use_config_folders,
 )
-
-__all__ = [
-    "GROUPS",
-    "LINE_SEARCH",
-    "Config",
-    "Style",
-    "between_scales",
-    "build",
-    "further_images",
-    "images_named",
-    "import_from_config_folders",
-    "inspected_layers",
-    "layer_weights",
-    "register",
-    "styles",
-]

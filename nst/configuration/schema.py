@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,35 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from nst.configuration import tasks
-from nst.errors import ConfigError, UserError
+from nst.errors import ConfigError, UserError, nearest
 from nst.samples import samples
 
 
-def _knob(text: str, default: Any = MISSING) -> Any:
-    """Declare a knob; ``text`` is what ``--help`` says of it.
+def _knob(
+    text: str, default: Any = MISSING, choices: str = "", low: float | None = None, high: float = math.inf
+) -> Any:
+    """Declare a knob.
 
     Values stand in ``conf/``; a default here is what an option of another group, such as an optimiser, may change.
+
+    Args:
+        text: what ``--help`` says of it, beside its choices or its range.
+        default: see above.
+        choices: the words that it may be, ``one | two (what that means)``; none: any, or another check knows.
+        low: the smallest number that it may be; None: any, or another check knows.
+        high: the largest.
     """
-    return field(default=default, metadata={"help": text})
+    span = "" if low is None else f"{low} or more" if high == math.inf else f"from {low} to {high}"
+    words = tuple(choice.partition(" ")[0] for choice in choices.split(" | ") if choice)
+    about = {"help": f"{text}: {choices}" if choices else text, "choices": words, "low": low, "high": high}
+    return field(default=default, metadata={**about, "range": span})
+
+
+SMALLEST_SIZE, LARGEST_SIZE = 16, 8192
+_FITS = "long | short | height | square (squeeze to size x size)"
 
 
 @dataclass(kw_only=True)
@@ -32,7 +48,8 @@ class Config:
     """Every knob there is; values and group defaults stand in ``conf/config.yaml``."""
 
     task: str = _knob(
-        "optimize: the pixels of one picture | train: a network that paints in a style | apply: one that is trained"
+        "what to do",
+        choices="optimize (the pixels of one picture) | train (a network that paints) | apply (such a network)",
     )
     content: str = _knob(
         "content image: a path, or the name of a sample; with task=apply also a folder, a GIF or a video"
@@ -42,56 +59,78 @@ class Config:
     style_size: Any = _knob(
         "pixels of the style's side that `style_fit` names, one number or one for each; null: `size`"
     )
-    style_fit: str | None = _knob("as `fit`, for the style; content: stretched to the content's shape; null: as `fit`")
+    style_fit: str | None = _knob(
+        "as `fit`, for the style; null: as `fit`", choices=f"{_FITS} | content (stretched to the content's shape)"
+    )
     style_masks: Any = _knob("greyscale image, or one for each style: where that style goes (white); null: everywhere")
     content_mask: str | None = _knob("greyscale image: where the content stays as it is (white); null: nowhere")
     color: str = _knob(
-        "style: colours of the style | luminance: of the content, only the luminance is painted | match_pca | "
-        "match_cholesky | match_histogram: the style image gets the content's colours first"
+        "whose colours",
+        choices="style | luminance (the content's, only the luminance is painted) | match_pca (the style image gets "
+        "the content's first) | match_cholesky (likewise) | match_histogram (likewise)",
     )
-    size: int = _knob("pixels of the side that `fit` names, for content and (unless style_size says else) style")
-    fit: str = _knob("long | short | height: keep the aspect ratio and set that side; square: squeeze to size x size")
-    resample: str = _knob("bilinear | bicubic | lanczos, each antialiased")
+    size: int = _knob(
+        "pixels of the side that `fit` names, for content and (unless style_size says else) style",
+        low=SMALLEST_SIZE,
+        high=LARGEST_SIZE,
+    )
+    fit: str = _knob("keep the aspect ratio and set that side", choices=_FITS)
+    resample: str = _knob("how images are scaled, each antialiased", choices="bilinear | bicubic | lanczos")
     background: str = _knob("colour behind transparent pixels: a name or '#rrggbb'")
     photos: str | None = _knob("task=train: folder of photographs to learn from; null: the bundled ones")
     model: str | None = _knob("task=apply: the trained network, a file network.safetensors")
 
-    alpha: float = _knob("weight of the content loss")
-    beta: float = _knob("weight of the style loss: 0.001 subtle, 0.01 balanced, 0.1 strong, 1 abstract")
-    tv: float = _knob("weight of the total variation, which smooths")
-    tv_kind: str = _knob("squared | absolute | diagonal | keras | laplacian: which differences of neighbouring pixels")
-    tv_reduction: str = _knob("mean | sum over the differences")
+    alpha: float = _knob("weight of the content loss", low=0)
+    beta: float = _knob("weight of the style loss: 0.001 subtle, 0.01 balanced, 0.1 strong, 1 abstract", low=0)
+    tv: float = _knob("weight of the total variation, which smooths", low=0)
+    tv_kind: str = _knob(
+        "which differences of neighbouring pixels", choices="squared | absolute | diagonal | keras | laplacian"
+    )
+    tv_reduction: str = _knob("over the differences", choices="mean | sum")
 
     steps: Any = _knob("iterations of the optimiser at each scale; or a list, [100,50], whose last entry repeats")
     clamp: str = _knob(
-        "keep pixels between black and white: never | end | and before that after each step | before each evaluation | "
-        "after each block of optimizer=lbfgsb"
+        "keep pixels between black and white",
+        choices="never | step (after each, and at the end) | end | evaluation (before each, and at the end) | "
+        "block (after each of optimizer=lbfgsb, and at the end)",
     )
     clamp_range: list[float] | None = _knob("[low, high] to clamp to instead, in units of pixel_space", None)
-    clamp_until: int | None = _knob("pictures from this step on are not clamped; null: all are", None)
-    average: float = _knob("decay of an exponential average of the iterates, shown and saved instead; 0 is off")
-    clip_gradient: float = _knob("an image's gradient norm is at most this for each of its numbers; 0 is off", 0.0)
-    stop_change: float = _knob("stop when a step changes the picture by less than this share of it; 0 is off")
-    jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off")
-    margin: int = _knob("pixels of reflection around the picture, so that the network leaves no frame; 0 is off")
+    clamp_until: int | None = _knob("pictures from this step on are not clamped; null: all are", None, low=0)
+    average: float = _knob(
+        "decay of an exponential average of the iterates, shown and saved instead; 0 is off", low=0, high=1
+    )
+    clip_gradient: float = _knob(
+        "an image's gradient norm is at most this for each of its numbers; 0 is off", 0.0, low=0
+    )
+    stop_change: float = _knob("stop when a step changes the picture by less than this share of it; 0 is off", low=0)
+    jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off", low=0, high=64)
+    margin: int = _knob(
+        "pixels of reflection around the picture, so that the network leaves no frame; 0 is off", low=0, high=256
+    )
     pixel_space: str = _knob(
-        "where the optimiser works: unit (RGB in [0, 1]) | network (its own input; noise and limits are in its units)"
+        "where the optimiser works",
+        choices="unit (RGB in [0, 1]) | network (its own input; noise and limits are in its units)",
     )
     optimizer_units: str = _knob(
-        "what the optimiser's rate counts: range (from black to white is 1, in every pixel_space) | pixels "
-        "(in units of pixel_space, as published code does)",
+        "what the optimiser's rate counts",
         "range",
+        "range (from black to white is 1, in every pixel_space) | pixels (units of pixel_space, as in published code)",
     )
-    pooling: str = _knob("max | avg | l2: how the network shrinks its maps")
-    seed: int = _knob("of noise and jitter")
+    pooling: str = _knob("how the network shrinks its maps", choices="max | avg | l2")
+    seed: int = _knob("of noise and jitter", low=0, high=2**63 - 1)
 
     title: str | None = _knob("title of the report")
     question: str | None = _knob("the question that the run or sweep is to answer, for the report")
 
-    threads: int = _knob("threads on a CPU; 0 leaves it to torch (all cores, shared among a launcher's workers)")
+    threads: int = _knob(
+        "threads on a CPU; 0 leaves it to torch (all cores, shared among a launcher's workers)", low=0, high=1024
+    )
     device: str = _knob("auto | cpu | cuda | cuda:<n> | mps")
-    precision: str = _knob("auto (bfloat16 where the hardware multiplies it) | float32 | tf32 | bfloat16 | float64")
-    engine: str = _knob("auto | plain | fused: what computes losses and gradient; all give the same picture")
+    precision: str = _knob(
+        "of the network; pixels, optimiser and losses stay float32",
+        choices="auto (bfloat16 where the hardware multiplies it) | float32 | tf32 | bfloat16 | float64",
+    )
+    engine: str = _knob("what computes losses and gradient, the same picture", choices="auto | plain | fused")
     compile: bool = _knob("let torch.compile work on the network; engine=plain (slow to start)")
     cuda_graph: bool = _knob(
         "on an NVIDIA GPU, record the step once and replay it; slower to start, faster for small pictures"
@@ -100,16 +139,16 @@ class Config:
         "auto (if memory is short) | none | pixels of a tile's side, 64 or more: the same gradient in parts"
     )
 
-    log_every: int = _knob("steps between two rows of metrics.csv and two points in TensorBoard")
-    save_every: int = _knob("steps between two pictures in frames/; 0 saves none")
+    log_every: int = _knob("steps between two rows of metrics.csv and two points in TensorBoard", low=1)
+    save_every: int = _knob("steps between two pictures in frames/; 0 saves none", low=0)
     inspect: Any = _knob("layers whose feature maps and Gram matrices TensorBoard shows: [relu1_1,relu4_1]")
-    output_format: str = _knob("png | jpeg: format of the result")
-    jpeg_quality: int = _knob("1 to 100, for output_format=jpeg")
+    output_format: str = _knob("format of the result", choices="png | jpeg")
+    jpeg_quality: int = _knob("for output_format=jpeg", low=1, high=100)
 
-    checkpoint_steps: int = _knob("steps between two checkpoints; 0 leaves it to the clock")
-    checkpoint_seconds: float = _knob("seconds between two checkpoints; 0 leaves it to the steps")
+    checkpoint_steps: int = _knob("steps between two checkpoints; 0 leaves it to the clock", low=0)
+    checkpoint_seconds: float = _knob("seconds between two checkpoints; 0 leaves it to the steps", low=0)
     resume: str | None = _knob("folder of a run or a sweep to carry on with; alone, it needs nothing else")
-    on_failure: str = _knob("when a job of a sweep fails: continue | stop")
+    on_failure: str = _knob("when a job of a sweep fails", choices="continue | stop")
     report: bool = _knob("write report.html, report.md and summary.csv at the end of a sweep")
 
     backbone: Any = _knob("network: which one, its weights, its preprocessing")
@@ -126,17 +165,8 @@ class Config:
 
 
 GROUPS = (
-    "backbone",
-    "layers",
-    "content_loss",
-    "style_loss",
-    "init",
-    "optimizer",
-    "schedule",
-    "lr_schedule",
-    "evaluator",
-    "transformer",
-    "training",
+    *("backbone", "layers", "content_loss", "style_loss", "init", "optimizer", "schedule", "lr_schedule"),
+    *("evaluator", "transformer", "training"),
 )
 
 LINE_SEARCH = ("torch.optim.LBFGS", "nst.optimization.optimizers.ScipyLBFGSB")  # what they remember belongs to one size
@@ -187,16 +217,36 @@ def register() -> None:
 
 def _help() -> str:
     """Return the help page, with an interpolation for each value."""
-    scalars = [f for f in fields(Config) if f.name not in GROUPS]
-    knobs = "\n".join(f"  {f.name:<18} {f.metadata['help']} [${{{f.name}}}]" for f in scalars)
-    groups = "\n".join(f"  {f.name:<18} {f.metadata['help']}" for f in fields(Config) if f.name in GROUPS)
-    groups += "\n  experiment         a whole recipe, published ones among them; what you type beside it wins"
-    groups += "\n  study              a whole sweep that redraws a classic figure; what you type beside it wins"
-    lists: dict[str, list[str]] = {"content": [], "style": []}
-    for name, about in samples().items():
-        lists[about["kind"]].append(name)
-    known = "\n".join(f"  {kind:<9} {', '.join(names)}" for kind, names in lists.items())
-    return HELP.format(knobs=knobs, groups=groups, samples=known)
+    knobs, groups = [], []
+    for knob in fields(Config):
+        if knob.name in GROUPS:
+            groups.append((knob.name, knob.metadata["help"]))
+            continue
+        knobs.append((knob.name, f"{knob.metadata['help']} [${{{knob.name}}}] {knob.metadata['range']}".rstrip()))
+    groups.append(("experiment", "a whole recipe, published ones among them; what you type beside it wins"))
+    groups.append(("study", "a whole sweep that redraws a classic figure; what you type beside it wins"))
+    known = samples()
+    kinds = [(kind, ", ".join(n for n in known if known[n]["kind"] == kind)) for kind in ("content", "style")]
+    return HELP.format(knobs=_table(knobs), groups=_table(groups), samples=_table(kinds, 9))
+
+
+def _table(rows: Iterable[tuple[str, str]], width: int = 18) -> str:
+    return "\n".join(f"  {name:<{width}} {text}" for name, text in rows)
+
+
+def problems(config: Mapping[Any, Any]) -> list[str]:
+    """Return, for each knob that is none of its choices or outside of its range, what it may be."""
+    found = []
+    for knob in fields(Config):
+        name, value, about = knob.name, config[knob.name], knob.metadata
+        if value is None or (name == "size" and value == 0 and config["task"] == "apply"):  # as large as the file
+            continue
+        if (choices := about["choices"]) and value not in choices:
+            found.append(f"{name}={value} is not one of {', '.join(choices)}.{nearest(value, choices)}")
+        if about["range"] and not (about["low"] <= value <= about["high"] and value != math.inf):
+            or_null = ", or null" if "None" in str(knob.type) else ""
+            found.append(f"{name}={value} is out of range: it must be {about['range']}{or_null}.")
+    return found
 
 
 def build(node: Any, **passed: Any) -> Any:
@@ -273,19 +323,15 @@ def images_named(config: DictConfig) -> dict[str, str]:
 
     With ``task=apply`` ``content`` may be a folder or a video instead.
     """
-    found = {"content": str(config.content)}
-    if tasks.of(config) == "apply":
+    task, found = tasks.of(config), {"content": str(config.content)}
+    if task == "apply":
         return found
-    for knob in ("style", "style_masks"):
-        if OmegaConf.is_list(config[knob]):
-            found |= {f"{knob}[{i}]": str(name) for i, name in enumerate(config[knob]) if name is not None}
-        elif config[knob] is not None:
-            found[knob] = str(config[knob])
-    if config.content_mask is not None:
-        found["content_mask"] = str(config.content_mask)
-    has_start = tasks.uses(tasks.of(config), "init") and isinstance(config.init, Mapping)
-    if has_start and config.init.get("path") is not None:
-        found["init.path"] = str(config.init["path"])
+    named = {knob: config[knob] for knob in ("style", "style_masks", "content_mask")}
+    if tasks.uses(task, "init") and isinstance(config.init, Mapping):
+        named["init.path"] = config.init.get("path")
+    for knob, given in named.items():
+        each = {f"{knob}[{i}]": name for i, name in enumerate(given)} if OmegaConf.is_list(given) else {knob: given}
+        found |= {place: str(name) for place, name in each.items() if name is not None}
     return found
 
 
@@ -312,85 +358,22 @@ def _entries(values: Sequence[Any]) -> str:
     return "1 entry" if len(values) == 1 else f"{len(values)} entries"
 
 
-def layer_weights(config: DictConfig, kind: str) -> dict[str, float]:
-    """Return ``{canonical layer name: weight}`` of the content or style layers, as ``layers`` lists them.
-
-    An entry is a name (weight 1), ``name:weight`` as typed on the command line, or ``name: weight`` as YAML has it.
-
-    Raises:
-        ConfigError: a layer is unknown or named twice, or a weight is no number from 0 up.
-    """
-    problems: list[str] = []
-    weights: dict[str, float] = {}
-    for name, weight in _pairs(config.layers.get(kind)):
-        if isinstance(weight, bool | str) or weight is None or not (math.isfinite(weight) and weight >= 0):
-            problems.append(f"layers.{kind}: the weight of {name} is {weight}; a number from 0 up is needed.")
-            continue
-        try:
-            canonical = _canonical_name(config, name)
-        except UserError as error:
-            problems.append(f"layers.{kind}: {error}")
-            continue
-        if canonical in weights:
-            problems.append(f"layers.{kind} names {canonical} twice.")
-        weights[canonical] = float(weight)
-    if not problems and weights and sum(weights.values()) == 0:
-        problems.append(f"layers.{kind}: the weights must not all be 0; layers.{kind}=[] leaves the term out.")
-    if problems:
-        raise ConfigError(problems)
-    return weights
+_own_folders: list[Path] = []
 
 
-def inspected_layers(config: DictConfig) -> list[str]:
-    """Return the canonical names of the layers that ``inspect`` lists.
-
-    Raises:
-        ConfigError: a layer is unknown.
-    """
-    problems: list[str] = []
-    names: list[str] = []
-    listed = config.inspect if isinstance(config.inspect, ListConfig) else filter(None, [config.inspect])
-    for name in listed:
-        try:
-            names.append(_canonical_name(config, str(name)))
-        except UserError as error:
-            problems.append(f"inspect: {error}")
-    if problems:
-        raise ConfigError(problems)
-    return list(dict.fromkeys(names))
+def use_config_folders(folders: Iterable[Path]) -> None:
+    """Take folders for those of ``--config-dir`` in a process that Hydra has not started."""
+    _own_folders[:] = folders
 
 
-def _pairs(listed: Any) -> list[tuple[str, Any]]:
-    """Return the (name, weight) pairs of a list of layers, neither of them checked."""
-    listed = OmegaConf.to_container(listed) if OmegaConf.is_config(listed) else listed
-    if isinstance(listed, dict):
-        return [(str(name), weight) for name, weight in listed.items()]
-    pairs: list[tuple[str, Any]] = []
-    for entry in listed if isinstance(listed, list) else [] if listed is None else [listed]:
-        if isinstance(entry, dict):
-            pairs += _pairs(entry)
-        else:
-            name, colon, weight = str(entry).partition(":")
-            try:
-                pairs.append((name.strip(), float(weight) if colon else 1.0))
-            except ValueError:
-                pairs.append((name.strip(), weight.strip()))
-    return pairs
-
-
-def _canonical_name(config: DictConfig, name: str) -> str:
-    """Return a layer's canonical name; a backbone from outside has its own names."""
-    from nst.networks import backbones
-
-    architecture, weights = config.backbone.get("architecture"), config.backbone.get("weights")
-    return backbones.resolve(name, architecture, weights).name if architecture in backbones.ARCHITECTURES else name
+def config_folders() -> list[Path]:
+    """Return the folders of ``--config-dir``, whose Python files can be imported."""
+    if not GlobalHydra.instance().is_initialized():
+        return list(_own_folders)
+    sources = GlobalHydra.instance().config_loader().get_sources()
+    return [Path(source.path) for source in sources if source.provider == "command-line"]
 
 
 def import_from_config_folders() -> None:
     """Let Python files beside one's own configuration be imported: the folders of ``--config-dir``."""
-    if not GlobalHydra.instance().is_initialized():
-        return
-    for source in GlobalHydra.instance().config_loader().get_sources():
-        folder = str(Path(source.path)) if source.provider == "command-line" else None
-        if folder and folder not in sys.path:
-            sys.path.insert(0, folder)
+    sys.path[:0] = [str(folder) for folder in reversed(config_folders()) if str(folder) not in sys.path]

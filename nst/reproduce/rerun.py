@@ -16,9 +16,6 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -184,13 +181,10 @@ def usable_device(name: str, recorded: str) -> str:
 
 def _use_config_folders(folders: list[str]) -> None:
     """Tell Hydra of the folders of components of one's own, as ``--config-dir`` does; they are imported from there."""
-    search_path = create_config_search_path(str(CONF) if CONF.is_dir() else None)
     for folder in folders:
-        if Path(folder).is_dir():
-            search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
-        else:
+        if not Path(folder).is_dir():
             log.warning("The folder of your own components, %s, is not here: name it with --config-dir", folder)
-    Hydra.create_main_hydra2("reproduce", search_path)
+    configuration.use_config_folders(path for path in map(Path, folders) if path.is_dir())
 
 
 def _log_to(path: Path) -> None:

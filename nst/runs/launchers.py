@@ -29,7 +29,7 @@ EXTRAS = {
     "hydra_plugins.hydra_ray_launcher": "ray",
     "hydra_plugins.hydra_optuna_sweeper": "optuna",
 }
-IN_THIS_PROCESS = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.nst_batch_launcher.")
+IN_THIS_PROCESS = (".BasicLauncher", ".BatchLauncher")
 OPTIONS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
 
@@ -120,7 +120,7 @@ def in_worker() -> bool:
     """Tell whether this is a job of a sweep whose launcher starts processes of its own."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return False
-    return not str(HydraConfig.get().launcher.get("_target_")).startswith(IN_THIS_PROCESS)
+    return not str(HydraConfig.get().launcher.get("_target_")).endswith(IN_THIS_PROCESS)
 
 
 def enter_folder() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -19,25 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 
 import nst
-from nst import cli, runtime
-from nst.files import sha256, write_atomic
+from nst import cli, configuration, runtime
+from nst.files import sha256, typed_path, write_atomic
 from nst.images import rgb
 from nst.trust import VARIABLES
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "hydra-core",
-    "omegaconf",
-    "pillow",
-    "numpy",
-    "scipy",
-    "tensorboard",
-    "scikit-image",
+    *("torch", "torchvision", "hydra-core", "omegaconf", "pillow", "numpy", "scipy", "tensorboard", "scikit-image"),
 )
 DIFF_FILE = "uncommitted.diff"
 LARGEST_DIFF = 2 * 2**20  # bytes; a sweep keeps one for each run
@@ -45,7 +36,7 @@ PATIENCE = 10.0  # seconds for all of git; a repository on a slow disk must not 
 SOURCES = ("nst", "conf", "scripts", "run.py")  # where a file that git does not know yet counts as source
 
 
-def environment(device: torch.device, folder: Path, typed: list[str] | None = None) -> dict[str, Any]:
+def environment(device: torch.device, folder: Path) -> dict[str, Any]:
     """Return what surrounds a run, and leave the source's uncommitted changes in the run's folder.
 
     To be called once the device is prepared and the components are imported, so that flags and own code are seen.
@@ -53,7 +44,6 @@ def environment(device: torch.device, folder: Path, typed: list[str] | None = No
     Args:
         device: where the run computes.
         folder: of the run; ``uncommitted.diff`` goes there, if there are such changes.
-        typed: the arguments as typed, where ``sys.argv`` no longer has them.
 
     Returns:
         ``command``, ``arguments``, ``cwd``, ``config_folders``, ``own_code``, ``git``, ``git_note`` (why ``git`` is
@@ -62,13 +52,12 @@ def environment(device: torch.device, folder: Path, typed: list[str] | None = No
     Raises:
         UserError: the diff cannot be written.
     """
-    arguments = cli.typed() if typed is None else list(typed)
     source, note = _recorded_source(folder)
-    folders = config_folders()
+    folders = [str(folder.resolve()) for folder in configuration.config_folders()]
     return {
-        "command": cli.command(arguments=arguments),
-        "arguments": arguments,
-        "cwd": str(_cwd()),
+        "command": cli.command(),
+        "arguments": cli.typed(),
+        "cwd": str(typed_path(".").absolute()),
         "config_folders": folders,
         "own_code": own_code(folders),
         "git": source,
@@ -77,14 +66,6 @@ def environment(device: torch.device, folder: Path, typed: list[str] | None = No
         "machine": machine(device),
         "determinism": determinism(),
     }
-
-
-def config_folders() -> list[str]:
-    """Return the folders of ``--config-dir``, whose Python files can be imported."""
-    if not GlobalHydra.instance().is_initialized():
-        return []
-    sources = GlobalHydra.instance().config_loader().get_sources()
-    return [str(Path(source.path).resolve()) for source in sources if source.provider == "command-line"]
 
 
 def own_code(folders: list[str]) -> dict[str, str]:
@@ -132,20 +113,15 @@ def machine(device: torch.device) -> dict[str, Any]:
 @functools.cache
 def cpu_name() -> str:
     """Return the processor's model name."""
-    try:
+    told = ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         if sys.platform == "linux":
-            text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-            found = re.search(r"^(?:model name|Hardware|cpu model|cpu)\s*:\s*(.+)$", text, re.MULTILINE)
-            if found:
-                return found.group(1).strip()
+            told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         elif sys.platform == "darwin":
             asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            found_name = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-            if found_name:
-                return found_name
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return platform.processor() or platform.machine()
+            told = "cpu: " + subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout
+    found = re.search(r"^(?:model name|Hardware|cpu model|cpu)\s*:\s*(\S.*)$", told, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def determinism() -> dict[str, Any]:
@@ -299,8 +275,7 @@ class _Git:
     """Runs git in a folder, all calls together for ``PATIENCE`` seconds at most, whatever the user's settings are."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.left = PATIENCE
+        self.root, self.until = root, time.monotonic() + PATIENCE
         harmless = ("GIT_CONFIG", "GIT_EXEC_PATH", "GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM")
         kept = {n: v for n, v in os.environ.items() if not n.startswith("GIT_") or n.startswith(harmless)}
         self.variables = {**kept, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
@@ -313,26 +288,20 @@ class _Git:
             NoGit: there is no git, or it takes too long.
         """
         words = ["git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=true", *arguments]
-        began = time.monotonic()
-        late = NoGit(f"git took longer than {PATIENCE:g} seconds")
-        if self.left <= 0:
-            raise late
+        left = max(self.until - time.monotonic(), 0)
+        how: Any = {"cwd": self.root, "env": self.variables, "input": given, "capture_output": True, "timeout": left}
         try:
-            done = subprocess.run(
-                words, cwd=self.root, env=self.variables, input=given, capture_output=True, timeout=self.left
-            )
+            done = subprocess.run(words, **how)
         except FileNotFoundError as error:
             raise NoGit("git is not installed") from error
         except subprocess.TimeoutExpired as error:
-            raise late from error
+            raise NoGit(f"git took longer than {PATIENCE:g} seconds") from error
         except OSError as error:
             raise NoGit(f"git cannot be run: {error}") from error
-        finally:
-            self.left -= time.monotonic() - began
         if done.returncode:
             lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"git {arguments[0]} failed"]
             raise GitRefused(lines[0].removeprefix("fatal: "))
-        return done.stdout
+        return bytes(done.stdout)
 
 
 def _names(printed: bytes) -> list[str]:
@@ -348,14 +317,7 @@ def _size(path: Path) -> int:
 
 def _nvidia_driver() -> str | None:
     """Return the NVIDIA driver's version, where the system tells it without a further library."""
-    try:
+    with contextlib.suppress(OSError):
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    found = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)
-    return found.group(1) if found else None
-
-
-def _cwd() -> Path:
-    """Return the folder in which the command was typed, which Hydra may have left."""
-    return Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
+        return found[1] if (found := re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)) else None
+    return None

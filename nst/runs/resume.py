@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from nst import trust
-from nst.cli import quoted
+from nst.cli import is_override, quoted
 from nst.configuration import between_scales, images_named, tasks
 from nst.errors import UserError
 from nst.files import plain, sha256
@@ -23,13 +23,10 @@ from nst.files import plain, sha256
 HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
 # What runs did that were begun before there was such a knob.
 BEFORE: dict[str, Any] = {
-    "task": "optimize",
-    **{"engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"},
+    **{"task": "optimize", "engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"},
     **{"clamp_range": None, "clamp_until": None, "average": 0.0, "clip_gradient": 0.0, "stop_change": 0.0},
     **dict.fromkeys(("style_weights", "style_size", "style_fit", "style_masks", "content_mask")),
-    **{"color": "style", "inspect": []},
-    "optimizer_units": "pixels",
-    "schedule": {"sizes": None},
+    **{"color": "style", "inspect": [], "optimizer_units": "pixels", "schedule": {"sizes": None}},
     "lr_schedule": {"_target_": "nst.optimization.schedule.unchanged"},
 }
 # What a component did before it had such an argument.
@@ -175,13 +172,23 @@ def named_today(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return ``{dotted key: (old, new)}`` for everything that changes a run, as text."""
-    before, after = (_flat({k: v for k, v in c.items() if k not in HOUSEKEEPING}) for c in (old, new))
-    names = [*before, *(name for name in after if name not in before)]
-    return {
-        name: (_text(before, name), _text(after, name))
-        for name in names
-        if name not in before or name not in after or before[name] != after[name]
-    }
+    then, now = (_flat({k: v for k, v in c.items() if k not in HOUSEKEEPING}) for c in (old, new))
+    changed = [name for name in {**then, **now} if name not in then or name not in now or then[name] != now[name]]
+    return {name: (_text(then, name), _text(now, name)) for name in changed}
+
+
+def _text(config: Mapping[str, Any], name: str) -> str:
+    return json.dumps(config[name], ensure_ascii=False) if name in config else "(not there)"
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a configuration by dotted names."""
+    if not isinstance(config, Mapping) or not config:
+        return {prefix: config}
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
 
 
 def command_lines(typed: list[str]) -> list[list[str]]:
@@ -216,31 +223,26 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     name = quoted(str(folder))
     # a study would make a sweep of its single jobs, too
     where = [f"resume={name}", *([f"hydra.sweep.dir={name}"] if plan else [f"hydra.run.dir={name}", "hydra.mode=RUN"])]
-    anew = {key_of(argument) for argument in rest if _is_override(argument)}
-    chosen = tuple(f"{group.replace('/', '.')}." for group in ("hydra/launcher", "hydra/sweeper") if group in anew)
-    rest = [argument for argument in rest if argument not in _MULTIRUN]
-
-    def is_replaced(key: str) -> bool:
-        return key in anew or (bool(chosen) and key.startswith(chosen))
-
+    anew = {key_of(argument) for argument in rest if is_override(argument)}
+    settings_of = tuple(f"{one.replace('/', '.')}." for one in ("hydra/launcher", "hydra/sweeper") if one in anew)
     points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
-    recorded = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
-    recorded = [_typed_today(arguments) for arguments in recorded]
-    if any(argument.partition("=")[0] in trust.CONFIG_DIR for argument in rest):
-        recorded = [trust.without_config_dir(arguments) for arguments in recorded]
-    for arguments in recorded:
-        kept = [a for a in arguments if not (_is_override(a) and is_replaced(key_of(a)))]
-        trust.refuse_foreign_words(kept, folder, (plan or read(folder / "run.json")).get("cwd") == str(Path.cwd()))
-    return [
-        [
-            *(["--multirun"] if plan else []),
-            *(a for a in arguments if a not in _MULTIRUN and not (_is_override(a) and is_replaced(key_of(a)))),
-            *(line for line in _as_before(folder, plan) if key_of(line) not in {*anew, *map(key_of, arguments)}),
-            *rest,
-            *where,
+    grids = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
+    is_at_home = (plan or read(folder / "run.json")).get("cwd") == str(Path.cwd())
+    calls = []
+    for arguments in map(_typed_today, grids):
+        if trust.apart_from_config_dirs(rest)[1]:
+            arguments, _ = trust.apart_from_config_dirs(arguments)
+        kept = [
+            argument
+            for argument in arguments
+            if argument not in _MULTIRUN
+            and not (is_override(argument) and (key_of(argument) in anew or key_of(argument).startswith(settings_of)))
         ]
-        for arguments in recorded
-    ]
+        trust.refuse_foreign_words(kept, folder, is_at_home)
+        before = [line for line in _as_before(folder, plan) if key_of(line) not in {*anew, *map(key_of, arguments)}]
+        further = [argument for argument in rest if argument not in _MULTIRUN]
+        calls.append([*(["--multirun"] if plan else []), *kept, *before, *further, *where])
+    return calls
 
 
 def _typed_today(arguments: list[str]) -> list[str]:
@@ -275,12 +277,11 @@ def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
     return [f"{name}={_typed(value)}" for name, value in values.items() if name not in swept]
 
 
-def _at(config: Mapping[str, Any], dotted: str) -> Any:
+def _at(config: Any, dotted: str) -> Any:
     """Return the value under a dotted name, or None."""
-    value: Any = config
-    for part in dotted.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    for key in dotted.split("."):
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
 
 
 def _typed(value: Any) -> str:
@@ -289,9 +290,7 @@ def _typed(value: Any) -> str:
         return f"[{','.join(map(_typed, value))}]"
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{_typed(item)}' for key, item in value.items())}}}"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def without_resume(arguments: list[str]) -> list[str]:
@@ -302,42 +301,23 @@ def without_resume(arguments: list[str]) -> list[str]:
 def _recorded(folder: Path) -> list[str]:
     """Return the arguments that a single run, or a job of a sweep, can be begun with."""
     if "overrides" in (record := read(folder / "run.json")):
-        flags = [str(a) for a in record.get("arguments", []) if not _is_override(str(a)) and a not in _MULTIRUN]
+        flags = [str(a) for a in record.get("arguments", []) if not is_override(str(a)) and a not in _MULTIRUN]
         return [*flags, *(str(line) for line in record["overrides"])]
     # killed before its record was written: Hydra has kept the overrides
     with contextlib.suppress(OSError, ValueError, TypeError, yaml.YAMLError):
         lines: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
         return [str(line) for line in lines]
-    if folder.is_file():
-        raise UserError(f"resume={folder} is a file. Name the folder of a run or of a sweep.")
     if not folder.is_dir():
-        raise UserError(f"resume={folder}: there is no such folder. Name the folder of a run or of a sweep.")
-    for name in (SWEEP_FILE, "run.json"):
-        if (folder / name).exists():
-            raise UserError(
-                f"resume={folder}: {name} is damaged, so it is not known what to carry on with. "
-                "Type the command again with another folder."
-            )
+        what = " is a file" if folder.is_file() else ": there is no such folder"
+        raise UserError(f"resume={folder}{what}. Name the folder of a run or of a sweep.")
+    if there := [name for name in (SWEEP_FILE, "run.json") if (folder / name).exists()]:
+        raise UserError(
+            f"resume={folder}: {there[0]} is damaged, so it is not known what to carry on with. "
+            "Type the command again with another folder."
+        )
     raise UserError(f"resume={folder}: there is neither a run (run.json) nor a sweep ({SWEEP_FILE}) in this folder.")
-
-
-def _is_override(argument: str) -> bool:
-    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
 
 def key_of(override: str) -> str:
     """Return the knob or group that an override names."""
     return override.partition("=")[0].lstrip("+~")
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(config, Mapping) and config:
-        found: dict[str, Any] = {}
-        for key, value in config.items():
-            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return {prefix: config}
-
-
-def _text(config: dict[str, Any], name: str) -> str:
-    return json.dumps(config[name], ensure_ascii=False) if name in config else "(not there)"

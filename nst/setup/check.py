@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +12,36 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from nst import engines, runtime, transformers
-from nst.configuration import (
-    LINE_SEARCH,
-    build,
-    images_named,
-    import_from_config_folders,
-    inspected_layers,
-    layer_weights,
-    styles,
-    tasks,
-)
+from nst import configuration, runtime, transformers
+from nst.configuration import LARGEST_SIZE, LINE_SEARCH, SMALLEST_SIZE, build, images_named, styles, tasks
 from nst.engines.tiles import SMALLEST_TILE
-from nst.errors import ConfigError, UserError, nearest, unknown
+from nst.errors import ConfigError, UserError, unknown
 from nst.evaluation import evaluator
 from nst.evaluation.evaluator import Evaluator
 from nst.files import is_folder
-from nst.images import color, decoding, pixels, rgb
-from nst.losses import functional, is_guidable, is_summed
+from nst.images import decoding, pixels, rgb
+from nst.losses import is_guidable, is_summed
 from nst.losses.objective import COMBINATIONS
-from nst.losses.protocols import traits
 from nst.networks import backbones
-from nst.optimization import schedule, state
+from nst.optimization import schedule
+from nst.setup.layers import inspected_layers, layer_weights
 
 # What the framework itself passes to a component, beside the arguments in the configuration.
 PASSED = {
-    "backbone": ("layers", "pooling"),
-    "content_loss": (),
-    "style_loss": (),
-    "init": ("content", "style", "space", "seed"),
-    "optimizer": ("params",),
-    "lr_schedule": ("optimizer",),
-    "evaluator": (),
-    "transformer": ("styles",),
-    "training": (),
+    **{"backbone": ("layers", "pooling"), "init": ("content", "style", "space", "seed"), "optimizer": ("params",)},
+    **{"lr_schedule": ("optimizer",), "transformer": ("styles",)},
+    **dict.fromkeys(("content_loss", "style_loss", "evaluator", "training"), ()),
 }
-
 SCIPY = LINE_SEARCH[1]
 STEPS_TRIED = 1000  # of a schedule of learning rates
-SMALLEST_SIZE, LARGEST_SIZE = 16, 8192
 
 
-def check(config: DictConfig) -> None:
+def check(config: DictConfig, of_task: Callable[[DictConfig], list[str]] = lambda config: []) -> None:
     """Find every mistake that can be found without loading weights or decoding images.
+
+    Args:
+        config: of a job.
+        of_task: finds further mistakes, which only the job's task knows.
 
     Raises:
         ConfigError: all of them, in one message.
@@ -63,26 +50,21 @@ def check(config: DictConfig) -> None:
         raise ConfigError([f"{name} has no value. Give it one: {name}=VALUE." for name in missing])
     if config.task not in tasks.TASKS:
         raise ConfigError([unknown("task", config.task, tasks.TASKS)])
-    problems = tasks.problems(config) + _check_scalars(config) + _check_images(config)
+    problems = tasks.problems(config) + configuration.problems(config) + _check_knobs(config) + _check_images(config)
+    made: dict[str, Any] = {}
     for group in PASSED:
         if tasks.uses(config.task, group):
-            tiled = config.task == "optimize" and config.tile not in ("auto", "none")
-            problems += _check_component(group, config[group], tiled)
+            problems += _check_component(group, config[group], made)
     if config.task != "apply":
-        problems += _check_regions(config)
-        problems += _check_backbone_and_layers(config)
+        problems += _check_losses(config, made)
+        problems += _check_backbone_and_layers(config, made)
     if config.task == "optimize":
         problems += schedule.problems(config, SMALLEST_SIZE, LARGEST_SIZE)
         if all(isinstance(config[group], Mapping) for group in ("optimizer", "schedule", "lr_schedule")):
             problems += _check_descent(config)
     elif config.task == "train":
         problems += _check_training(config)
-    else:
-        from nst.applying.apply import (
-            problems as of_applying,
-        )  # here, since it needs most of the package, and this module with it
-
-        problems += of_applying(config)
+    problems += of_task(config)
     if not problems and config.task != "apply":
         problems = _try_lr_schedule(config)
     if not problems and config.task == "optimize":
@@ -91,59 +73,9 @@ def check(config: DictConfig) -> None:
         raise ConfigError(problems)
 
 
-def _check_scalars(config: DictConfig) -> list[str]:
-    """Check ranges and choices of the top-level knobs."""
-    choices = {
-        "fit": rgb.FITS,
-        "resample": tuple(rgb.RESAMPLINGS),
-        "tv_kind": functional.TV_KINDS,
-        "tv_reduction": functional.REDUCTIONS,
-        "clamp": state.CLAMPS,
-        "pixel_space": pixels.PIXEL_SPACES,
-        "pooling": backbones.POOLINGS,
-        "precision": runtime.PRECISIONS,
-        "engine": engines.ENGINES,
-        "output_format": tuple(rgb.SUFFIXES),
-        "color": color.COLORS,
-        "optimizer_units": ("range", "pixels"),
-        "on_failure": ("continue", "stop"),
-    }
-    found = [
-        f"{name}={config[name]} is not one of {', '.join(valid)}.{nearest(config[name], valid)}"
-        for name, valid in choices.items()
-        if config[name] not in valid
-    ]
-    ranges = {
-        "size": (SMALLEST_SIZE, LARGEST_SIZE),
-        "alpha": (0, None),
-        "beta": (0, None),
-        "tv": (0, None),
-        "average": (0, 1),
-        "clip_gradient": (0, None),
-        "stop_change": (0, None),
-        "jitter": (0, 64),
-        "margin": (0, 256),
-        "seed": (0, 2**63 - 1),
-        "threads": (0, 1024),
-        "log_every": (1, None),
-        "save_every": (0, None),
-        "jpeg_quality": (1, 100),
-        "checkpoint_steps": (0, None),
-        "checkpoint_seconds": (0, None),
-    }
-    for name, (low, high) in ranges.items():
-        value = config[name]
-        if name == "size" and value == 0 and config.task == "apply":
-            continue  # the file's own
-        if not math.isfinite(value) or value < low or (high is not None and value > high):
-            wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
-            found.append(f"{name}={value} is out of range: it must be {wanted}.")
-    found += schedule.problems_of_steps(config.steps)
-    if config.style_fit is not None and config.style_fit not in rgb.STYLE_FITS:
-        found.append(
-            f"style_fit={config.style_fit} is not one of {', '.join(rgb.STYLE_FITS)}."
-            f"{nearest(config.style_fit, rgb.STYLE_FITS)}"
-        )
+def _check_knobs(config: DictConfig) -> list[str]:
+    """Check top-level knobs that are more than a number in a range or a word among others."""
+    found = schedule.problems_of_steps(config.steps)
     if config.style_fit == "content" and config.style_size is not None:
         found.append("style_fit=content gives the style the content's size, so that style_size has no meaning.")
     if config.tile not in ("auto", "none") and not (config.tile.isdecimal() and int(config.tile) >= SMALLEST_TILE):
@@ -164,11 +96,10 @@ def _check_images(config: DictConfig) -> list[str]:
     """Check that the styles go together, and that every image, folder and network named exists."""
     found = []
     try:
-        for style in styles(config) if tasks.uses(config.task, "style") else ():
-            if config.style_size is not None and not SMALLEST_SIZE <= style.size <= LARGEST_SIZE:
-                found.append(
-                    f"style_size={style.size} is out of range: it must be from {SMALLEST_SIZE} to {LARGEST_SIZE}."
-                )
+        sides = [style.size for style in styles(config)] if tasks.uses(config.task, "style") else []
+        for side in sides if config.style_size is not None else []:
+            if not SMALLEST_SIZE <= side <= LARGEST_SIZE:
+                found.append(f"style_size={side} is out of range: it must be from {SMALLEST_SIZE} to {LARGEST_SIZE}.")
     except ConfigError as error:
         found += error.problems
     for knob, name in images_named(config).items():
@@ -182,35 +113,30 @@ def _check_images(config: DictConfig) -> list[str]:
     return found
 
 
-def _check_component(group: str, node: Any, tiled: bool = False) -> list[str]:
-    """Bind a component's arguments to its signature, and make it if that is cheap, to hear what it refuses."""
+def _check_component(group: str, node: Any, made: dict[str, Any]) -> list[str]:
+    """Bind a component's arguments to its signature, and make it if that is cheap; a loss is kept in ``made``."""
     if not isinstance(node, Mapping) or not node.get("_target_"):
         return [f"{group} has no _target_, so nothing can be built. Choose an option: {group}=NAME (see --help)."]
-    import_from_config_folders()
+    configuration.import_from_config_folders()
     try:
         target = hydra.utils.get_object(node["_target_"])
     except Exception as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         return [f"{group}._target_={node['_target_']} cannot be imported: {reason}"]
     arguments = {name: value for name, value in node.items() if not str(name).startswith("_")}
-    if problem := _bind(group, target, arguments) or (group != "backbone" and _no_number(group, target, arguments)):
+    if problem := _bind(group, target, arguments):
         return [problem]
     try:
-        if group in ("content_loss", "style_loss"):
-            loss = build(node)
-            if tiled and not is_summed(loss):
-                name = type(loss).__name__
-                return [
-                    f"{group}: {name} is no function of sums over positions, so that it cannot be tiled: tile=none."
-                ]
-        elif group == "init":
-            _try_start(node)
+        if group in ("content_loss", "style_loss", "training"):
+            made[group] = build(node)
+        elif group == "init" and node.get("path") is None:  # which would read a file
+            space = pixels.PixelSpace("unit", pixels.PREPROCESSINGS["none"])
+            build(node)(content=torch.zeros(1, 3, 2, 2), style=torch.zeros(1, 3, 2, 2), space=space, seed=0)
         elif group == "optimizer":
             _try_optimizer(node)
-        elif group == "training":
-            build(node)
-        elif group == "transformer":
-            _try_transformer(node, target)
+        elif target in (transformers.ResidualTransformer, transformers.PyramidTransformer):  # the rest load an encoder
+            with torch.device("meta"):
+                build(node, styles=1)
         elif target is Evaluator:
             return evaluator.problems(**arguments)
     except ConfigError as error:
@@ -222,83 +148,31 @@ def _check_component(group: str, node: Any, tiled: bool = False) -> list[str]:
     return []
 
 
-def _check_regions(config: DictConfig) -> list[str]:
-    """Check that the style loss can be confined to a region, if a mask asks for it."""
-    if config.style_masks is None and config.content_mask is None:
-        return []
-    if config.tile not in ("auto", "none"):
-        return [f"tile={config.tile} does not go with masks, whose regions are no sums over tiles. Use tile=none."]
-    if config.style_masks is None:
-        return []
-    try:
-        loss = build(config.style_loss)
-    except Exception:  # that has been told
-        return []
-    if is_guidable(loss):
-        return []
-    name = type(loss).__name__
-    return [
-        f"style_masks: {name} cannot be confined to a region. These can: style_loss=gram, moments, "
-        "gaussian_wasserstein, mmd_linear and mmd_polynomial."
-    ]
-
-
 def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
-    """Return what is wrong with a component's argument names, or None."""
+    """Return which argument a component does not take, needs, or wants to be a number; None if all is well."""
     try:
-        signature = inspect.signature(target)
+        parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # a built-in without a signature: its own message comes when it is made
         return None
     names = [
         name
-        for name, p in signature.parameters.items()
+        for name, p in parameters.items()
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in PASSED[group] and name != "self"
     ]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     strange = [name for name in arguments if name not in names]
     if strange and not takes_any:
         what = unknown(f"argument of {target.__qualname__}", strange[0], names)
         return f"{group}: {what} ~{group}.{strange[0]} on the command line leaves it out."
-    needed = [n for n in names if signature.parameters[n].default is inspect.Parameter.empty and n not in arguments]
+    needed = [name for name in names if parameters[name].default is inspect.Parameter.empty and name not in arguments]
     if needed:
         return f"{group}: {target.__qualname__} needs the argument {needed[0]}: {group}.{needed[0]}=VALUE."
-    return None
-
-
-def _no_number(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
-    """Return what is wrong with an argument that is a text where the component has a number by default, or None."""
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return None
-    for name, value in arguments.items():
+    for name, value in arguments.items() if group != "backbone" else ():  # which has its own words for that
         default = parameters[name].default if name in parameters else None
         is_number = isinstance(default, int | float) and not isinstance(default, bool)
         if is_number and isinstance(value, str) and "str" not in str(parameters[name].annotation):
             return f"{group}.{name}={value}: a number is needed, such as {default:g}."
     return None
-
-
-def _couples_layers(node: Any) -> bool:
-    """Tell whether a loss looks at pairs of layers; what cannot be made is told elsewhere."""
-    try:
-        return traits(build(node)).couples_layers
-    except Exception:
-        return False
-
-
-def _try_start(node: Any) -> None:
-    """Make a tiny start image, unless that would read a file."""
-    if node.get("path") is None:
-        tiny = torch.zeros(1, 3, 2, 2)
-        build(node)(content=tiny, style=tiny, space=pixels.PixelSpace("unit", pixels.PREPROCESSINGS["none"]), seed=0)
-
-
-def _try_transformer(node: Any, target: Any) -> None:
-    """Make a network of ours without numbers; one with an encoder would load that."""
-    if target in (transformers.ResidualTransformer, transformers.PyramidTransformer):
-        with torch.device("meta"):
-            build(node, styles=1)
 
 
 def _try_optimizer(node: Any) -> None:
@@ -320,7 +194,29 @@ def _try_optimizer(node: Any) -> None:
     optimizer.step(closure)
 
 
-def _check_backbone_and_layers(config: DictConfig) -> list[str]:
+def _check_losses(config: DictConfig, made: Mapping[str, Any]) -> list[str]:
+    """Check that the losses can be tiled, or confined to a region, where that is asked for."""
+    found = []
+    is_tiled = config.task == "optimize" and config.tile not in ("auto", "none")
+    for group in ("content_loss", "style_loss"):
+        if is_tiled and group in made and not is_summed(made[group]):
+            name = type(made[group]).__name__
+            found.append(
+                f"{group}: {name} is no function of sums over positions, so that it cannot be tiled: tile=none."
+            )
+    if config.style_masks is None and config.content_mask is None:
+        return found
+    if config.tile not in ("auto", "none"):
+        found.append(f"tile={config.tile} does not go with masks, whose regions are no sums over tiles. Use tile=none.")
+    elif config.style_masks is not None and "style_loss" in made and not is_guidable(made["style_loss"]):
+        found.append(
+            f"style_masks: {type(made['style_loss']).__name__} cannot be confined to a region. These can: "
+            "style_loss=gram, moments, gaussian_wasserstein, mmd_linear and mmd_polynomial."
+        )
+    return found
+
+
+def _check_backbone_and_layers(config: DictConfig, made: Mapping[str, Any]) -> list[str]:
     """Check weights, preprocessing and layer names without loading the network."""
     found = []
     backbone = config.backbone
@@ -334,32 +230,24 @@ def _check_backbone_and_layers(config: DictConfig) -> list[str]:
         found.append(unknown("setting of layers", strange[0], ("content", "style", "combine")))
     if config.layers.get("combine", "mean") not in COMBINATIONS:
         found.append(f"layers.combine={config.layers.get('combine')} is not one of {', '.join(COMBINATIONS)}.")
-    listed: dict[str, int] = {}
-    for kind in ("content", "style"):
+    listed = {"content": 2, "style": 2}
+    for kind in listed:
         try:
             listed[kind] = len(layer_weights(config, kind))
         except ConfigError as error:
             found += error.problems
-            listed[kind] = 2
     try:
         inspected_layers(config)
     except ConfigError as error:
         found += error.problems
-    if listed["style"] < 2 and _couples_layers(config.style_loss):
+    if listed["style"] < 2 and traits(made.get("style_loss")).couples_layers:
         found.append(
             "style_loss.cross_layers=adjacent needs two style layers or more: each is taken with the next one."
         )
-    count = sum(listed.values())
-    if count == 0:
+    if not any(listed.values()):
         found.append("layers.content and layers.style are both empty, so the network has nothing to say.")
     elif not (config.tv or (config.alpha and listed["content"]) or (config.beta and listed["style"])):
         found.append("Every term that has layers has the weight 0, so nothing would change. Raise alpha, beta or tv.")
-    is_mapping = isinstance(config.optimizer, Mapping)
-    if config.task == "optimize" and config.jitter and is_mapping and config.optimizer.get("_target_") in LINE_SEARCH:
-        found.append(
-            f"jitter={config.jitter} changes the loss at every step, which L-BFGS cannot bear. Use jitter=0, or "
-            "optimizer=adam."
-        )
     return found
 
 
@@ -396,42 +284,53 @@ def _check_shapes(config: DictConfig) -> list[str]:
 def _check_descent(config: DictConfig) -> list[str]:
     """Check what is to be done at every step: combinations that mean nothing."""
     target, clamp = config.optimizer.get("_target_"), config.clamp
-    is_scipy = target == SCIPY
-    found = []
-    if config.average == 1:
-        found.append("average=1 would never leave the start; a decay below 1 is needed, such as 0.99.")
-    if is_scipy and config.average:
-        found.append("average goes with an optimiser of torch: SciPy's has no use for it. Use average=0.")
-    if is_scipy and config.lr_schedule.get("_target_") != schedule.UNCHANGED:
-        found.append("lr_schedule: SciPy's L-BFGS-B has no learning rate. Use lr_schedule=none.")
-    if target in LINE_SEARCH and config.clip_gradient:
-        found.append(
+    is_scipy, has_line_search = target == SCIPY, target in LINE_SEARCH
+    limits, until = config.clamp_range, config.clamp_until
+    is_range = limits is None or (len(limits) == 2 and all(map(math.isfinite, limits)) and limits[0] < limits[1])
+    mistakes = [
+        (
+            config.jitter and has_line_search,
+            f"jitter={config.jitter} changes the loss at every step, which L-BFGS cannot bear. Use jitter=0, or "
+            "optimizer=adam.",
+        ),
+        (config.average == 1, "average=1 would never leave the start; a decay below 1 is needed, such as 0.99."),
+        (
+            is_scipy and config.average,
+            "average goes with an optimiser of torch: SciPy's has no use for it. Use average=0.",
+        ),
+        (
+            is_scipy and config.lr_schedule.get("_target_") != schedule.UNCHANGED,
+            "lr_schedule: SciPy's L-BFGS-B has no learning rate. Use lr_schedule=none.",
+        ),
+        (
+            has_line_search and config.clip_gradient,
             "clip_gradient: L-BFGS learns the shape of the loss from its gradients, which must be whole. Use "
-            "clip_gradient=0, or optimizer=adam."
-        )
-    if target in LINE_SEARCH and schedule.carries(config):
-        found.append(
+            "clip_gradient=0, or optimizer=adam.",
+        ),
+        (
+            has_line_search and schedule.carries(config),
             "schedule.optimizer=carry: what L-BFGS remembers, steps and changes of the gradient, means nothing at "
-            "another size. Use schedule.optimizer=restart."
-        )
-    if is_scipy and clamp == "evaluation":
-        found.append("clamp=evaluation would change pixels behind SciPy's back. Use clamp=step or clamp=block.")
-    if not is_scipy and clamp == "block":
-        found.append("clamp=block goes with optimizer=lbfgsb, which works in blocks. Use clamp=step.")
-    if config.clamp_range is not None:
-        limits = list(config.clamp_range)
-        if len(limits) != 2 or not all(map(math.isfinite, limits)) or limits[0] >= limits[1]:
-            found.append(f"clamp_range={limits} must be [low,high] with low below high, or null.")
-        if clamp == "never":
-            found.append("clamp_range says what to clamp to, but clamp=never. Use clamp=step, or clamp_range=null.")
-    if config.clamp_until is not None:
-        if config.clamp_until < 0:
-            found.append(f"clamp_until={config.clamp_until} is out of range: it must be 0 or more, or null.")
-        if clamp not in ("step", "evaluation") or is_scipy:
-            found.append(
-                "clamp_until goes with clamp=step or clamp=evaluation and an optimiser of torch. Use clamp_until=null."
-            )
-    return found
+            "another size. Use schedule.optimizer=restart.",
+        ),
+        (
+            is_scipy and clamp == "evaluation",
+            "clamp=evaluation would change pixels behind SciPy's back. Use clamp=step or clamp=block.",
+        ),
+        (
+            not is_scipy and clamp == "block",
+            "clamp=block goes with optimizer=lbfgsb, which works in blocks. Use clamp=step.",
+        ),
+        (not is_range, f"clamp_range={limits} must be [low,high] with low below high, or null."),
+        (
+            limits is not None and clamp == "never",
+            "clamp_range says what to clamp to, but clamp=never. Use clamp=step, or clamp_range=null.",
+        ),
+        (
+            until is not None and (clamp not in ("step", "evaluation") or is_scipy),
+            "clamp_until goes with clamp=step or clamp=evaluation and an optimiser of torch. Use clamp_until=null.",
+        ),
+    ]
+    return [text for is_made, text in mistakes if is_made]
 
 
 def _check_training(config: DictConfig) -> list[str]:

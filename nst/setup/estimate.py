@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nst import runtime
+from nst.configuration import SMALLEST_SIZE
 from nst.optimization.optimizers import ScipyLBFGSB
 from nst.optimization.state import LossOfPicture
 from nst.runtime import memory
-from nst.setup.check import SMALLEST_SIZE
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from nst.images.pixels import with_margin
 from nst.losses.functional import at_least_float32
 from nst.networks import backbones
 from nst.networks.backbones import Backbone
+from nst.setup.layers import inspected_layers, layer_weights
 from nst.setup.objective import KINDS, kept
 
 _networks: LRUCache[Hashable, Backbone] = LRUCache(2)  # between the runs of a process
@@ -35,7 +36,7 @@ def load_network(config: DictConfig, device: torch.device) -> Backbone:
     Raises:
         UserError: the weights cannot be had.
     """
-    weights = (configuration.layer_weights(config, kind) for kind in KINDS)
+    weights = (layer_weights(config, kind) for kind in KINDS)
     return _network(config, list(dict.fromkeys(layer for of_kind in weights for layer in of_kind)), device)
 
 
@@ -48,7 +49,7 @@ def inspected_maps(config: DictConfig, device: torch.device) -> Callable[[Tensor
     Raises:
         UserError: the weights cannot be had.
     """
-    layers = configuration.inspected_layers(config)
+    layers = inspected_layers(config)
     if not layers:
         return None
     backbone = _network(config, layers, device)

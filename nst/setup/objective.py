@@ -24,6 +24,7 @@ from nst.networks.backbones import Backbone
 from nst.optimization.state import LossOfPicture
 from nst.runs.session import Retry
 from nst.setup.inputs import Inputs, blend_weights, labels_of, regions_for
+from nst.setup.layers import layer_weights
 
 KINDS = ("content", "style")
 TARGETS_BYTES = 2**29  # targets of so many images and shifts are kept; beyond that they are taken anew
@@ -225,7 +226,7 @@ def term(configs: Sequence[DictConfig], kind: str, like: Tensor, label: str = ""
     loss, combine = configuration.build(config[f"{kind}_loss"]), config.layers.get("combine", "mean")
     if isinstance(loss, SizedLoss):
         loss = loss.for_picture(*like.shape[2:])
-    weights = [configuration.layer_weights(config, kind) for config in configs]
+    weights = [layer_weights(config, kind) for config in configs]
     return LayerTerm.of_batch(kind, loss, weights, combine, like=like, label=label)
 
 
