@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from nst import trust
+from nst.configuration import recipes
 from nst.errors import UserError
 from nst.files import is_claimed
 
@@ -318,7 +319,7 @@ def _hydra_record(folder: Path) -> dict[str, Any]:
     if isinstance(lines, list):
         record["overrides"] = [str(line) for line in lines]
     if choices := look(own, "hydra", "runtime", "choices"):
-        record["choices"] = {k: v for k, v in mapping(choices).items() if not str(k).startswith("hydra")}
+        record["choices"] = recipes.recorded(mapping(choices))
     return record
 
 

@@ -36,7 +36,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from nst import cli
-from nst.configuration import tasks
+from nst.configuration import recipes, tasks
 from nst.errors import ConfigError, UserError
 from nst.files import claim, is_claimed, write_json, writing
 from nst.runs import launchers, resume
@@ -431,7 +431,7 @@ def _point(keys: set[str], settings: dict[str, Any], choices: dict[str, str]) ->
 def _choices(overrides: list[str]) -> dict[str, str]:
     """Return the option chosen of each group."""
     choices = compose(config_name=_config_name(), overrides=overrides, return_hydra_config=True).hydra.runtime.choices
-    return {str(key): str(value) for key, value in choices.items()}
+    return recipes.recorded(choices)
 
 
 def _config_name() -> str | None:
