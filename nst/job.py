@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from nst import runtime
 from nst.batching import together
 from nst.cli import describe
+from nst.configuration import recipes
 from nst.errors import UserError
 from nst.files import claim, remove_leftovers
 from nst.runs import checkpoint, launchers, logs, resume, sweep
@@ -56,7 +57,7 @@ def run_job(config: DictConfig) -> tuple[float, ...] | None:
 def this_job(config: DictConfig) -> Job:
     """Return the job that Hydra is at."""
     hydra = HydraConfig.get()
-    choices = {str(k): str(v) for k, v in hydra.runtime.choices.items() if not str(k).startswith("hydra")}
+    choices = recipes.recorded(hydra.runtime.choices)
     typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an escaped ${ stays escaped
     overrides = resume.without_resume([str(line) for line in typed])
     folder = Path(hydra.sweep.dir) if hydra.mode != RunMode.RUN else None

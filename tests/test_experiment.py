@@ -8,13 +8,13 @@ import pytest
 import torch
 from command_line import run, sketch
 from hydra import compose, initialize_config_dir
+from nst.setup.posing import Problem
 from PIL import Image
 
 from nst import configuration
 from nst.images.pixels import with_margin
 from nst.images.rgb import locate
 from nst.setup import posing
-from nst.setup.posing import Problem
 
 CONF = Path(__file__).parent.parent / "conf"
 

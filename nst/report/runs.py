@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from nst import trust
+from nst.configuration import recipes
 from nst.errors import UserError
 from nst.files import is_claimed
 from nst.runs import folders
@@ -258,7 +259,7 @@ def _hydra_record(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"config": config} if isinstance(config, dict) else {}
     record |= {"overrides": [str(line) for line in lines]} if isinstance(lines, list) else {}
     if isinstance(choices, dict):
-        record["choices"] = {k: v for k, v in choices.items() if not str(k).startswith("hydra")}
+        record["choices"] = recipes.recorded(choices)
     return record
 
 

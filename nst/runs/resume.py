@@ -37,6 +37,7 @@ ARGUMENTS_BEFORE: dict[str, dict[str, Any]] = {
 OPTIONS_BEFORE = {"schedule": "single", "lr_schedule": "none"}  # of those that are groups
 # Groups and values whose default was another one before there was the knob ``optimizer_units``.
 GROUPS_CHANGED = ("backbone", "init", "optimizer", "schedule")
+OPTIONS_GONE = {"cs231n", "faint_noise", "gatys2016", "li2017"}  # each of a recipe, which brings the same by itself
 VALUES_CHANGED = ("steps", "pooling", "margin", "backbone.weights", "layers.style", "style_loss.scale")
 CHECKPOINT_FILE = "checkpoint.pt"
 NETWORK_FILE = "network.safetensors"
@@ -270,7 +271,7 @@ def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
     if "optimizer_units" not in config:
         for name in GROUPS_CHANGED:
             chosen = {str((record.get("choices") or {}).get(name)) for record in records}
-            values |= {name: chosen.pop()} if len(chosen) == 1 and chosen != {"None"} else {}
+            values |= {name: chosen.pop()} if len(chosen) == 1 and not chosen & {"None", *OPTIONS_GONE} else {}
         for name in VALUES_CHANGED:
             found = [_at(named_today(record["config"]), name) for record in records]
             values |= {name: found[0]} if found[0] is not None and all(one == found[0] for one in found) else {}

@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from nst import cli
+from nst.configuration import recipes
 from nst.errors import UserError
 from nst.files import claim, write_json, writing
 from nst.runs import resume
@@ -271,7 +272,8 @@ def _named(
         settings = resume.settings(job)
         name = by_config.get(_fingerprint(settings)) or by_overrides.get(_same(overrides))
         if name is None and by_point:
-            name = by_point.get(_point(axes, settings, _with_hydra(overrides).hydra.runtime.choices))
+            choices = recipes.recorded(_with_hydra(overrides).hydra.runtime.choices)
+            name = by_point.get(_point(axes, settings, choices))
         if name is None:
             name = _own_subdir(config, overrides, place) or f"{number}{slug(overrides, swept)}"
             number += 1

@@ -22,6 +22,7 @@ from nst.files import is_folder
 from nst.images import decoding, pixels, rgb
 from nst.losses import is_guidable, is_summed
 from nst.losses.objective import COMBINATIONS
+from nst.losses.protocols import traits
 from nst.networks import backbones
 from nst.optimization import schedule
 from nst.setup.layers import inspected_layers, layer_weights
