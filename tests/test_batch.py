@@ -34,7 +34,7 @@ from nst.losses import (
     SlicedWassersteinLoss,
     SumLoss,
 )
-from nst.losses.objective import LayerTerm
+from nst.losses.objective import LayerTerm, Losses
 from nst.runs import checkpoint, launchers
 from nst.setup import estimate, fitting
 from nst.setup.objective import PictureLoss
@@ -197,6 +197,25 @@ def test_a_batch_all_of_whose_images_diverge_ends(tmp_path: Path) -> None:
     ends = done_together(tmp_path, (*common, "beta=1e300"), (*common, "beta=1e200", "init=noise"))
     assert [end["status"] for end in ends] == ["failed"] * 2
     assert all("NaN or infinite" in end["reason"] for end in ends)
+
+
+def test_all_of_a_batch_computes_on_its_threads_and_leaves_those_that_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, call, before = [], PictureLoss.__call__, (torch.get_num_threads(), torch.get_rng_state())
+
+    def noting(*arguments: Any) -> Losses:
+        seen.append(torch.get_num_threads())
+        return call(*arguments)
+
+    monkeypatch.setattr(PictureLoss, "__call__", noting)
+    common = (*COMMON, "optimizer=sgd", "optimizer.lr=0.05", "clamp=never", "threads=2", "evaluator=none")
+    ends = done_together(tmp_path, (*common, "beta=1e30"), (*common, "beta=0.1"), (*common, "beta=0.01"))
+    assert [end["status"] for end in ends] == ["failed", "done", "done"]  # the first one ends first
+    assert len(seen) >= 9
+    assert set(seen) == {2} != {before[0]}
+    assert torch.get_num_threads() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
 
 
 def test_a_job_that_cannot_begin_fails_alone(tmp_path: Path) -> None:

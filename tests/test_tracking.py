@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from problems import done, job
+from problems import job, run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     of_sketch = job(folder, *KNOBS)
     of_sketch.choices.update(backbone="squeezenet", optimizer="adam")
-    done(of_sketch)
+    run_here(of_sketch)
     return folder
 
 
