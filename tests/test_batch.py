@@ -1,8 +1,5 @@
 """Sweeps as batches: every job is what it would be alone, whatever happens to its neighbours."""
 
-import copy
-import csv
-import functools
 import json
 import shutil
 import signal
@@ -14,9 +11,11 @@ import kill_and_resume
 import numpy as np
 import pytest
 import torch
+from batches import DiesAt, done_together, rows
 from command_line import refused, run, sketch, start
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from problems import CONF, composed, pose, posed, stylized
 from test_robustness import own_loss, wait_for_steps
 
 from nst import configuration, runtime
@@ -24,6 +23,7 @@ from nst.batching import grouping
 from nst.batching.grouping import Candidate
 from nst.errors import UserError
 from nst.images import rgb
+from nst.job import _Apart
 from nst.losses import (
     GramLoss,
     HistogramLoss,
@@ -35,15 +35,11 @@ from nst.losses import (
     SumLoss,
 )
 from nst.losses.objective import LayerTerm, Losses
-from nst.optimization.loop import optimize
-from nst.optimization.state import Diverged, State, Step, join, split
 from nst.runs import checkpoint, launchers
-from nst.runs.record import Job
-from nst.setup import estimate, posing
-from nst.stylization import stylize
+from nst.setup import estimate, fitting
+from nst.setup.objective import PictureLoss
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-CONF = Path(__file__).parent.parent / "conf"
 BATCH = ("-m", "hydra/launcher=batch")
 # Jobs that differ in everything that may differ: weights, seed, style, content, start, layers' weights.
 DIFFERENT = (
@@ -64,28 +60,6 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def composed(*overrides: str) -> Any:
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", sketch(*overrides))
-
-
-def job(folder: Path, *overrides: str) -> Job:
-    folder.mkdir(parents=True)
-    return Job(composed(*overrides), folder, {}, list(overrides))
-
-
-def together(folder: Path, *jobs: tuple[str, ...]) -> list[stylize.Ended]:
-    made = [job(folder / str(number), *overrides) for number, overrides in enumerate(jobs)]
-    return stylize.run_together(made, runtime.PoliteStop())
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    """Return metrics.csv as numbers, without the seconds."""
-    with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
 def status(folder: Path) -> str:
     return str(json.loads((folder / "status.json").read_text())["status"])
 
@@ -97,13 +71,20 @@ def record(folder: Path) -> Any:
 # ---------------------------------------------------------------- the same as alone
 
 
+def assert_as_alone(ours: Path, alone: Path) -> None:
+    assert len(rows(ours)) == len(rows(alone))
+    for row, expected in zip(rows(ours), rows(alone), strict=True):
+        assert row == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert (ours / "result.png").read_bytes() == (alone / "result.png").read_bytes()
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
         ["optimizer=adam"],
-        ["optimizer=sgd", "optimizer.lr=0.5"],
-        ["optimizer._target_=torch.optim.NAdam"],
-        ["optimizer=lbfgs", "jitter=0"],
+        ["optimizer=sgd", "optimizer.lr=0.5", "average=0.8"],
+        ["optimizer._target_=torch.optim.NAdam", "stop_change=0.06"],
+        ["optimizer=lbfgs", "jitter=0", "lr_schedule=cosine"],
         ["optimizer=lbfgs", "jitter=0", "clamp=step", "pixel_space=network"],
     ],
 )
@@ -112,16 +93,13 @@ def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, photo: Path, 
         (*COMMON, *optimizer, "precision=float64", *(o.replace("CONTENT", str(photo)) for o in own))
         for own in DIFFERENT
     ]
-    assert not any(isinstance(end, Exception) for end in together(tmp_path / "batch", *jobs))
-    pictures = set()
+    done_together(tmp_path / "batch", *jobs)
+    lengths = set()
     for number, overrides in enumerate(jobs):
-        stylize.run(job(tmp_path / f"alone{number}", *overrides), runtime.PoliteStop())
         ours, alone = tmp_path / "batch" / str(number), tmp_path / f"alone{number}"
-        assert len(rows(ours)) == len(rows(alone)) == 5
-        for row, expected in zip(rows(ours), rows(alone), strict=True):
-            assert row == pytest.approx(expected, rel=1e-9, abs=1e-15)
-        pictures.add((ours / "result.png").read_bytes())
-        assert (ours / "result.png").read_bytes() == (alone / "result.png").read_bytes()
+        stylized(alone, *overrides)
+        assert_as_alone(ours, alone)
+        lengths.add(record(ours)["steps"])
         assert record(ours)["batch"] == {"images": 5, "index": number, "jobs": ["0", "1", "2", "3", "4"]}
         assert "batch" not in record(alone)
         keys = ("config", "content", "style", "seed", "steps", "evaluations", "stopped_because", "scores", "size")
@@ -130,27 +108,44 @@ def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, photo: Path, 
         assert {path.name: path.read_bytes() for path in (ours / "previews").glob("*")} == previews
         assert kill_and_resume.curves(ours).keys() == kill_and_resume.curves(alone).keys()
         assert kill_and_resume.shown(ours) == kill_and_resume.shown(alone)
-    assert len(pictures) == 5
+    assert len({(tmp_path / "batch" / str(number) / "result.png").read_bytes() for number in range(5)}) == 5
+    assert (lengths == {8}) == ("stop_change" not in str(optimizer)), lengths
+
+
+@pytest.mark.parametrize(
+    "chosen", [["optimizer=adam"], ["optimizer=lbfgs", "jitter=0"], ["style_loss=sliced_wasserstein", "fit=square"]]
+)
+def test_jobs_that_stand_at_different_steps_go_on_as_one_batch(tmp_path: Path, chosen: list[str]) -> None:
+    common = (*COMMON, *chosen, "precision=float64", "evaluator=none", "checkpoint_steps=2", "checkpoint_seconds=0")
+    jobs = [(*common, "beta=0.01"), (*common, "beta=1", "init=noise"), (*common, "beta=0.1", "init=style")]
+    for number, step in ((0, 6), (1, 2)):
+        folder = tmp_path / "batch" / str(number)
+        with pytest.raises(runtime.Interrupted):
+            stylized(folder, *jobs[number], stop=DiesAt(step + 1))
+        assert checkpoint.step(folder) == step
+    done_together(tmp_path / "batch", *jobs)
+    for number, overrides in enumerate(jobs):
+        ours, alone = tmp_path / "batch" / str(number), tmp_path / f"alone{number}"
+        stylized(alone, *overrides)
+        assert_as_alone(ours, alone)
+        assert [once["step"] for once in record(ours).get("resumed") or []] == [[6], [2], []][number]
 
 
 def test_in_float32_the_losses_of_a_picture_are_those_alone_to_rounding(photo: Path) -> None:
     configs = [
         composed(*COMMON, "precision=float32", *(o.replace("CONTENT", str(photo)) for o in own)) for own in DIFFERENT
     ]
-    device = torch.device("cpu")
-    alone = [posing.pose(one, device) for one in configs]
-    inputs = [one.inputs[0] for one in alone]
-    joint, _ = posing.assemble(configs, torch.float32, None, alone[0].backbone, inputs)
+    alone = [pose(one) for one in configs]
+    joint = PictureLoss(configs, alone[0].backbone, [one.inputs for one in alone])
     pixels = torch.cat([one.start for one in alone]) * 0.9 + 0.02
     shifts = ((0, 0), (1, 3), (2, 0), (3, 3), (1, 3))
     pixels.requires_grad_(True)
-    losses = joint(pixels, shifts)
+    losses = joint(pixels, shifts, 0)
     (gradient,) = torch.autograd.grad(losses.total.sum(), pixels)
     differences = []
     for i, problem in enumerate(alone):
-        own = pixels[i : i + 1].detach().requires_grad_(True)
-        expected = problem.evaluate(own, shifts[i])
-        (own_gradient,) = torch.autograd.grad(expected.total.sum(), own)
+        expected = problem.evaluate(pixels[i : i + 1].detach(), shifts[i])
+        own_gradient = problem.gradient(pixels[i : i + 1], shifts[i])
         for tag, value in expected.named().items():
             assert float(losses.named()[tag][i]) == pytest.approx(float(value), rel=1e-5, abs=1e-9), tag
         differences.append(float((gradient[i : i + 1] - own_gradient).norm() / own_gradient.norm()))
@@ -160,7 +155,7 @@ def test_in_float32_the_losses_of_a_picture_are_those_alone_to_rounding(photo: P
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_picture_that_is_at_its_target_stays_there(tmp_path: Path, precision: str) -> None:
     common = (*COMMON, f"precision={precision}", "evaluator=none")
-    together(tmp_path, *((*common, f"beta={beta}", f"seed={seed}") for beta, seed in ((0, 1), (0.1, 2), (0, 3))))
+    done_together(tmp_path, *((*common, f"beta={beta}", f"seed={seed}") for beta, seed in ((0, 1), (0.1, 2), (0, 3))))
     expected = rgb.to_bytes(rgb.load("coffee", 40))
     for number, still in enumerate((True, False, True)):
         with Image.open(tmp_path / str(number) / "result.png") as picture:
@@ -183,126 +178,55 @@ def test_a_diverging_image_does_not_touch_its_neighbours(tmp_path: Path) -> None
     common = (*COMMON, "optimizer=sgd", "optimizer.lr=0.05", "clamp=never", "precision=float64")
     jobs = [(*common, "beta=0.01"), (*common, "beta=1e300"), (*common, "beta=0.1", "seed=1")]
     sane = [(*common, "beta=0.01"), (*common, "beta=0.02"), (*common, "beta=0.1", "seed=1")]
-    ends, expected = together(tmp_path / "bad", *jobs), together(tmp_path / "good", *sane)
-    assert [type(end).__name__ for end in ends] == ["Outcome", "Diverged", "Outcome"]
-    assert [type(end).__name__ for end in expected] == ["Outcome"] * 3
+    ends, _ = done_together(tmp_path / "bad", *jobs), done_together(tmp_path / "good", *sane)
+    assert [end["status"] for end in ends] == ["done", "failed", "done"]
     for number in ("0", "2"):
         bad, good = tmp_path / "bad" / number, tmp_path / "good" / number
         assert rows(bad) == rows(good)
         assert (bad / "result.png").read_bytes() == (good / "result.png").read_bytes()
     lost = tmp_path / "bad" / "1"
-    assert "NaN or infinite at step 1" in str(ends[1])
+    assert "NaN or infinite at step 1" in ends[1]["reason"]
     assert (lost / "best.png").exists()
     assert not (lost / "result.png").exists()
     assert [row["step"] for row in rows(lost)] == [0]
     assert not any(np.isnan(list(row.values())).any() for row in rows(lost))
 
 
-def parabola(pixels: torch.Tensor, shift: Any) -> Losses:
-    total = (torch.linspace(0.5, 3, 12).double() * (pixels.flatten(1) - 0.5) ** 2).sum(1)
-    zero = torch.zeros_like(total)
-    return Losses(total, total, zero, zero, {"unweighted/content": total})
+def test_a_batch_all_of_whose_images_diverge_ends(tmp_path: Path) -> None:
+    common = (*COMMON, "optimizer=sgd", "optimizer.lr=0.05", "clamp=never", "precision=float64")
+    ends = done_together(tmp_path, (*common, "beta=1e300"), (*common, "beta=1e200", "init=noise"))
+    assert [end["status"] for end in ends] == ["failed"] * 2
+    assert all("NaN or infinite" in end["reason"] for end in ends)
 
 
-def test_lost_images_are_told_of_once_and_the_last_one_ends_it() -> None:
-    told: list[tuple[int, int]] = []
-    seen: list[Step] = []
+def test_all_of_a_batch_computes_on_its_threads_and_leaves_those_that_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, call, before = [], PictureLoss.__call__, (torch.get_num_threads(), torch.get_rng_state())
 
-    def evaluate(pixels: torch.Tensor, shift: Any) -> Losses:
-        losses = parabola(pixels, shift)
-        bad = torch.tensor([4.0, 99.0, 2.0])
-        return Losses(torch.where(bad <= len(seen), torch.nan, losses.total), *([losses.total] * 3))
+    def noting(*arguments: Any) -> Losses:
+        seen.append(torch.get_num_threads())
+        return call(*arguments)
 
-    pixels = torch.rand(3, 3, 2, 2, dtype=torch.float64)
-    adam = functools.partial(torch.optim.Adam, lr=0.1)
-
-    def lost(image: int, error: Diverged) -> None:
-        assert error.best is not None
-        assert error.best.shape == (1, 3, 2, 2)
-        told.append((image, len(seen)))
-
-    optimize(pixels, evaluate, adam, 8, seen.append, lambda i: True, lost=lost)
-    assert told == [(2, 2), (0, 4)]
-    assert len(seen) == 9
-    assert not seen[-1].pixels[1].isnan().any()
-    with pytest.raises(Diverged):
-        optimize(pixels[[0, 2]] * torch.nan, parabola, adam, 8, seen.append, lambda i: True, lost=lambda i, e: None)
+    monkeypatch.setattr(PictureLoss, "__call__", noting)
+    common = (*COMMON, "optimizer=sgd", "optimizer.lr=0.05", "clamp=never", "threads=2", "evaluator=none")
+    ends = done_together(tmp_path, (*common, "beta=1e30"), (*common, "beta=0.1"), (*common, "beta=0.01"))
+    assert [end["status"] for end in ends] == ["failed", "done", "done"]  # the first one ends first
+    assert len(seen) >= 9
+    assert set(seen) == {2} != {before[0]}
+    assert torch.get_num_threads() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
 
 
 def test_a_job_that_cannot_begin_fails_alone(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     common = (*COMMON, "precision=float64")
     broken = (*common, f"style={tmp_path / 'broken.png'}")
-    ends = together(tmp_path / "out", (*common, "seed=1"), broken, (*common, "seed=2"))
-    assert "not an image" in str(ends[1])
-    alone = job(tmp_path / "alone", *common, "seed=2")
-    stylize.run(alone, runtime.PoliteStop())
-    assert (tmp_path / "out" / "2" / "result.png").read_bytes() == (tmp_path / "alone" / "result.png").read_bytes()
-
-
-# ---------------------------------------------------------------- state
-
-
-OPTIMIZERS = {
-    "adam": functools.partial(torch.optim.Adam, lr=0.05),
-    "amsgrad": functools.partial(torch.optim.Adam, lr=0.05, amsgrad=True),
-    "sgd": functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9),
-    "rmsprop": functools.partial(torch.optim.RMSprop, lr=0.01, momentum=0.5, centered=True),
-    "asgd": functools.partial(torch.optim.ASGD, lr=0.01),
-}
-
-
-def shifted(pixels: torch.Tensor, shift: Any) -> Losses:
-    """A parabola that the jitter moves, each image by its own shift."""
-    shifts = torch.tensor(shift if isinstance(shift[0], tuple) else [shift] * len(pixels)).double()
-    return parabola(pixels + 0.1 * shifts.sum(1).view(-1, 1, 1, 1), shift)
-
-
-def descend(name: str, pixels: torch.Tensor, seeds: list[int], steps: int, state: State | None = None) -> Any:
-    """Descend; return the state after the steps and the final picture."""
-    states: list[State] = []
-
-    def between(take_state: Any) -> None:
-        states[:] = [copy.deepcopy(take_state())]
-
-    outcome = optimize(
-        pixels, shifted, OPTIMIZERS[name], steps, lambda step: None, lambda i: True, None, "never", 3, seeds, between,
-        state,
-    )  # fmt: skip
-    return states[0] if states else None, outcome.last.pixels
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("way", ["begun together, carried on alone", "begun alone, carried on together"])
-def test_a_state_is_that_of_a_run_alone(tmp_path: Path, name: str, way: str) -> None:
-    pixels, seeds = torch.rand(3, 3, 2, 2, dtype=torch.float64), [4, 9, 4]
-    alone = [descend(name, pixels[i : i + 1], [seeds[i]], 5)[0] for i in range(3)]
-    whole = [descend(name, pixels[i : i + 1], [seeds[i]], 12)[1] for i in range(3)]
-    for i, state in enumerate(alone):
-        torch.save(state, tmp_path / str(i))
-    if way.startswith("begun together"):
-        joint, _ = descend(name, pixels, seeds, 5)
-        for i, state in enumerate(alone):
-            _, final = descend(name, pixels[i : i + 1], [seeds[i]], 12, split(copy.deepcopy(joint), i))
-            torch.testing.assert_close(final, whole[i], rtol=1e-12, atol=1e-12)
-            ours = split(joint, i)
-            assert ours["optimizer"]["state"][0].keys() == state["optimizer"]["state"][0].keys()
-            torch.testing.assert_close(ours["pixels"], state["pixels"], rtol=1e-12, atol=1e-12)
-            assert torch.equal(ours["shifts"], state["shifts"])
-    else:
-        saved = [torch.load(tmp_path / str(i), weights_only=True) for i in range(3)]
-        _, final = descend(name, pixels, seeds, 12, join(saved))
-        torch.testing.assert_close(final, torch.cat(whole), rtol=1e-12, atol=1e-12)
-
-
-def test_a_state_of_an_earlier_version_is_carried_on_with() -> None:
-    pixels = torch.rand(1, 3, 2, 2, dtype=torch.float64)
-    state, _ = descend("adam", pixels, [4], 5)
-    state["shifts"] = state["shifts"].flatten()
-    state["progress"]["finite"] = state["progress"]["finite"].squeeze()
-    expected = descend("adam", pixels, [4], 9)[1]
-    assert torch.equal(descend("adam", pixels, [4], 9, copy.deepcopy(state))[1], expected)
-    assert torch.equal(descend("adam", pixels, [4], 9, join([state]))[1], expected)
+    ends = done_together(tmp_path / "out", (*common, "seed=1"), broken, (*common, "seed=2"))
+    assert [end["status"] for end in ends] == ["done", "failed", "done"]
+    assert "not an image" in ends[1]["reason"]
+    stylized(tmp_path / "alone", *common, "seed=2")
+    assert_as_alone(tmp_path / "out" / "2", tmp_path / "alone")
 
 
 # ---------------------------------------------------------------- the plan
@@ -348,19 +272,21 @@ def test_jobs_with_a_loss_of_maps_are_those_run_alone(tmp_path: Path, loss: str)
     group = "content_loss" if loss == "self_similarity" else "style_loss"
     common = (*COMMON, f"{group}={loss}", "fit=square", "precision=float64", "evaluator=none")
     jobs = [(*common, "beta=0.01"), (*common, "beta=1", "style=mosaic"), (*common, "alpha=2", "init=noise")]
-    assert not any(isinstance(end, Exception) for end in together(tmp_path / "batch", *jobs))
+    done_together(tmp_path / "batch", *jobs)
     for number, overrides in enumerate(jobs):
-        stylize.run(job(tmp_path / f"alone{number}", *overrides), runtime.PoliteStop())
-        ours, alone = tmp_path / "batch" / str(number), tmp_path / f"alone{number}"
-        for row, expected in zip(rows(ours), rows(alone), strict=True):
-            assert row == pytest.approx(expected, rel=1e-9, abs=1e-15)
-        assert (ours / "result.png").read_bytes() == (alone / "result.png").read_bytes()
+        stylized(tmp_path / f"alone{number}", *overrides)
+        assert_as_alone(tmp_path / "batch" / str(number), tmp_path / f"alone{number}")
 
 
-def test_maps_of_styles_of_other_sizes_are_not_put_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["style=mosaic", "content=astronaut"])
+def test_images_of_other_sizes_are_not_put_together(
+    tmp_path: Path, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
     common = (*COMMON, "style_loss=mrf", "evaluator=none")
-    with pytest.raises(posing.Apart, match="sizes"):
-        together(tmp_path, common, (*common, "style=mosaic"))
+    with pytest.raises(_Apart) as caught:
+        done_together(tmp_path, common, (*common, other))
+    assert (len(caught.value.jobs), caught.value.size, caught.value.failed) == (2, 1, [])
+    assert "sizes" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -373,15 +299,15 @@ def test_maps_of_styles_of_other_sizes_are_not_put_together(tmp_path: Path) -> N
         (["~optimizer.betas", "optimizer._target_=torch.optim.rmsprop.RMSprop"], True),
         (["optimizer=lbfgs"], True),
         (["optimizer=lbfgs", "optimizer.line_search_fn=strong_wolfe"], False),
-        (["optimizer=lbfgs", "lr_schedule=cosine"], False),
+        (["optimizer=lbfgs", "lr_schedule=cosine", "stop_change=0.01"], True),
         (["optimizer=lbfgsb"], False),
-        (["~optimizer.betas", "optimizer._target_=torch.optim.Adafactor"], False),
+        (["~optimizer.betas", "optimizer._target_=torch.optim.Adafactor"], True),
     ],
 )
-def test_only_optimisers_that_treat_images_alone_batch(tmp_path: Path, optimizer: list[str], fits: bool) -> None:
+def test_only_optimisers_without_a_line_search_batch(tmp_path: Path, optimizer: list[str], fits: bool) -> None:
     plan = planned(tmp_path, [(*optimizer, "seed=0"), (*optimizer, "seed=1")])
     assert plan.batches == ([[0, 1]] if fits else [[0], [1]])
-    assert all("does not treat each image by itself" in why for why in plan.alone.values())
+    assert all(why.endswith(" has a line search") for why in plan.alone.values())
     assert str(plan).startswith("2 jobs: 2 in one batch" if fits else "2 jobs; in turn #0, #1: ")
 
 
@@ -406,33 +332,32 @@ def test_a_setting_that_is_none_is_refused(number: str) -> None:
 @pytest.mark.parametrize(("free", "images"), [(1000, 8), (1112, 9), (250, 1), (0, 1), (10**6, grouping.MOST)])
 def test_a_batch_is_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch, free: int, images: int) -> None:
     need = estimate.Need(total=300, fixed=200, held=100)  # 100 for each image; 100 more than is held for the first
-    monkeypatch.setattr("nst.setup.posing.estimate_memory", lambda *rest: need)
+    monkeypatch.setattr("nst.setup.fitting.estimate_memory", lambda *rest: need)
     monkeypatch.setattr("nst.runtime.memory.free_bytes", lambda device: free)
     assert grouping.room(composed("size=32", "device=cpu")) == images
-    whole = posing.of_images(need, images)
+    whole = fitting.of_images(need, images)
     assert whole is not None
     assert whole.further <= free or images == 1
 
 
-def test_the_estimate_of_a_batch_is_about_what_a_batch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = composed("size=160", "device=cpu", "precision=float32", "jitter=0")
-    need = posing.pose(chosen, torch.device("cpu")).need
+def test_the_estimate_of_a_batch_is_about_what_a_batch_takes() -> None:
+    need = posed("size=160", "device=cpu", "precision=float32", "jitter=0").fit.need
     assert need is not None
-    four = posing.of_images(need, 4)
+    four = fitting.of_images(need, 4)
     assert four is not None
     assert four.total - four.fixed == 4 * (need.total - need.fixed)
 
 
-def test_an_interrupted_batch_is_gathered_by_its_checkpoints(tmp_path: Path) -> None:
+def test_an_interrupted_batch_is_gathered_again_wherever_its_jobs_stand(tmp_path: Path) -> None:
     jobs = [(f"seed={i}",) for i in range(5)]
     for number, step in {0: 6, 1: 6, 3: 2}.items():
         (tmp_path / str(number)).mkdir()
         checkpoint.save(tmp_path / str(number), {"step": step})
-    assert planned(tmp_path, jobs).batches == [[0, 1], [2, 4], [3]]
+    assert planned(tmp_path, jobs).batches == [[0, 1, 2, 3, 4]]
     (tmp_path / "1" / "status.json").write_text('{"status": "done"}')
     (tmp_path / "1" / "run.json").write_text('{"result": {"file": "result.png", "sha256": "0"}}')
     plan = planned(tmp_path, jobs)
-    assert plan.batches == [[0], [1], [2, 4], [3]]
+    assert plan.batches == [[0, 2, 3, 4], [1]]
     assert plan.alone[1] == "finished already"
 
 
@@ -536,7 +461,7 @@ def test_scipys_lbfgs_runs_in_turn_and_the_command_says_why(tmp_path: Path) -> N
     result = run(*BATCH, "optimizer=lbfgsb,adam", "seed=0,1", "init=noise", *SMALL, "hydra.launcher.images=2",
                  "hydra.sweep.dir=out", cwd=tmp_path)  # fmt: skip
     assert result.returncode == 0, result.stderr
-    said = "2 in one batch (2 images); in turn #0, #1: nst.optimization.loop.ScipyLBFGSB does not treat each"
+    said = "2 in one batch (2 images); in turn #0, #1: nst.optimization.optimizers.ScipyLBFGSB has a line search"
     assert said in result.stdout + result.stderr
     batches = {path.parent.name: record(path.parent).get("batch") for path in tmp_path.glob("out/*/run.json")}
     assert [bool(batches[name]) for name in sorted(batches)] == [False, False, True, True]
@@ -612,8 +537,8 @@ def test_an_interrupted_batch_leaves_each_job_as_it_stands_and_is_carried_on_eit
     jobs = [tmp_path / "out" / name for name in ("0_seed=0", "1_seed=1")]
     assert [status(folder) for folder in jobs] == ["interrupted"] * 2
     assert all((folder / "interrupted.png").exists() for folder in jobs)
-    steps = {checkpoint.step(folder) for folder in jobs}
-    assert len(steps) == 1
+    steps = {folder.name: checkpoint.step(folder) or 0 for folder in jobs}
+    assert max(steps.values()) - min(steps.values()) <= 1  # those that the signal found between two steps stop there
     shutil.copytree(tmp_path / "out", tmp_path / "again")
     assert run("resume=out", cwd=tmp_path).returncode == 0
     assert run("resume=again", "hydra/launcher=basic", cwd=tmp_path).returncode == 0
@@ -621,6 +546,6 @@ def test_an_interrupted_batch_leaves_each_job_as_it_stands_and_is_carried_on_eit
         for name in ("0_seed=0", "1_seed=1"):
             assert kill_and_resume.differences(tmp_path / "whole" / name, folder / name) == []
             (resumed,) = record(folder / name)["resumed"]
-            assert {resumed["step"]} == steps
+            assert resumed["step"] == steps[name]
             seconds = [float(line.split(",")[2]) for line in (folder / name / "metrics.csv").read_text().split()[1:]]
             assert seconds == sorted(seconds)

@@ -2,19 +2,18 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import skimage.color
 import torch
-from command_line import sketch
-from hydra import compose, initialize_config_dir
+from batches import DiesAt, done_together
 from PIL import Image
+from problems import CPU, composed, stylized
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from nst import configuration, runtime
+from nst import runtime
 from nst.errors import ConfigError
 from nst.images import rgb
 from nst.images.canvas import Canvas
@@ -23,17 +22,14 @@ from nst.losses.functional import gram_matrix
 from nst.losses.objective import Losses
 from nst.networks import backbones
 from nst.optimization.state import Step
-from nst.runs.record import Job
-from nst.setup import posing
 from nst.setup.check import check
 from nst.setup.layers import inspected_layers
-from nst.stylization.stylize import run, run_together
+from nst.setup.network import inspected_maps
 from nst.tracking import Snapshot, inside
 from nst.tracking.inside import BACKGROUND, COLUMNS, GAP, LABEL, STEPS, TEXT, Inside, Scale
 
-CONF = Path(__file__).parent.parent / "conf"
-CPU = torch.device("cpu")
 TINY = ("size=32", "steps=12", "log_every=1", "evaluator=none", "layers.style=[conv1,fire2]", "device=cpu")
+INSPECT = "inspect=[fire2,pool1,features.8]"
 
 
 def maps(*shape: int, seed: int = 0) -> Tensor:
@@ -174,7 +170,7 @@ def snapshot(index: int, pixels: Tensor, last: bool = False) -> Snapshot:
     zero = torch.zeros(1)
     step = Step(index, index + 1, Losses(zero, zero, zero, zero), pixels, 0.0, last)
     space = PixelSpace("network", Preprocessing(mean=(0.5, 0.5, 0.5)))
-    return Snapshot(step, Canvas(space, pixels), True)
+    return Snapshot(step, Canvas(space, pixels))
 
 
 def test_it_looks_at_few_steps_only_and_shows_content_and_style_once() -> None:
@@ -214,26 +210,10 @@ def test_without_layers_nothing_is_shown() -> None:
     tracker.close("done")
 
 
-def composed(*overrides: str) -> Any:
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", sketch(*overrides))
-
-
-def job(folder: Path, *overrides: str) -> Job:
-    folder.mkdir(parents=True, exist_ok=True)
-    return Job(composed(*TINY, *overrides), folder, {}, list(overrides))
-
-
-def events(folder: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0})
-    accumulator.Reload()
-    return accumulator
-
-
 def inspected(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
     """What was shown by tag: steps and files."""
-    found = events(folder)
+    found = EventAccumulator(str(folder), size_guidance={"images": 0})
+    found.Reload()
     tags = [tag for tag in found.Tags()["images"] if tag.startswith(("features/", "gram/"))]
     return {tag: [(shown.step, shown.encoded_image_string) for shown in found.Images(tag)] for tag in tags}
 
@@ -242,7 +222,7 @@ def inspected(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that looks at a layer of the losses, one that is not, and one deeper than all of them."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    run(job(folder, "inspect=[fire2,pool1,features.8]"), runtime.PoliteStop())
+    stylized(folder, *TINY, INSPECT)
     return folder
 
 
@@ -271,7 +251,7 @@ def test_what_is_shown_is_the_networks_own(whole: Path) -> None:
 
 
 def test_looking_changes_no_number_of_the_run(whole: Path, tmp_path: Path) -> None:
-    run(job(tmp_path), runtime.PoliteStop())
+    stylized(tmp_path, *TINY)
     assert (tmp_path / "result.png").read_bytes() == (whole / "result.png").read_bytes()
 
     def without_seconds(folder: Path) -> list[list[str]]:
@@ -282,39 +262,21 @@ def test_looking_changes_no_number_of_the_run(whole: Path, tmp_path: Path) -> No
     assert inspected(tmp_path) == {}
 
 
-class DiesAt(runtime.PoliteStop):
-    """A stop that comes between two steps, without a last checkpoint."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    def poll(self) -> None:
-        self.left -= 1
-        if not self.left:
-            raise runtime.Interrupted(15)
-
-
 @pytest.mark.parametrize("die_at", [2, 8])
 def test_a_run_that_is_carried_on_shows_nothing_twice(whole: Path, tmp_path: Path, die_at: int) -> None:
-    overrides = ("inspect=[fire2,pool1,features.8]", "checkpoint_steps=3", "checkpoint_seconds=0")
+    overrides = (*TINY, INSPECT, "checkpoint_steps=3", "checkpoint_seconds=0")
     with pytest.raises(runtime.Interrupted):
-        run(job(tmp_path, *overrides), DiesAt(die_at))
+        stylized(tmp_path, *overrides, stop=DiesAt(die_at))
     assert 0 < len(inspected(tmp_path)["gram/pool1/picture"]) < 7
     if die_at == 2:
         for path in tmp_path.glob("events*"):
             path.unlink()  # as a run that begins anew does
-    run(job(tmp_path, *overrides), runtime.PoliteStop())
+    stylized(tmp_path, *overrides)
     assert inspected(tmp_path) == inspected(whole)
 
 
 def test_the_jobs_of_a_batch_show_what_each_would_alone(whole: Path, tmp_path: Path) -> None:
-    chosen = "inspect=[fire2,pool1,features.8]"
-    others = [(chosen,), (chosen, "style=mosaic", "seed=3", "init=noise")]
-    ended = run_together(
-        [job(tmp_path / str(i), *overrides) for i, overrides in enumerate(others)], runtime.PoliteStop()
-    )
-    assert not [end for end in ended if isinstance(end, Exception)]
+    done_together(tmp_path, (*TINY, INSPECT), (*TINY, INSPECT, "style=mosaic", "seed=3", "init=noise"))
     ours, alone = inspected(tmp_path / "0"), inspected(whole)
     assert {tag: [step for step, _ in shown] for tag, shown in ours.items()} == {
         tag: [step for step, _ in shown] for tag, shown in alone.items()
@@ -330,14 +292,14 @@ def test_the_jobs_of_a_batch_show_what_each_would_alone(whole: Path, tmp_path: P
 def test_any_backbone_can_be_looked_into(name: str) -> None:
     layer = "conv2_2" if name.startswith("vgg") else "fire9"
     settings = composed(f"backbone={name}", "backbone.weights=random", f"inspect=[{layer}]", "precision=float64")
-    look = posing.build_look(settings, CPU)
+    look = inspected_maps(settings, CPU)
     assert look is not None
     with torch.no_grad():
         found = look(torch.rand(1, 3, 48, 40, dtype=torch.float64))
     assert list(found) == [layer]
     assert found[layer].dtype == torch.float64
     assert found[layer].shape[0] == 1
-    assert posing.build_look(composed(f"backbone={name}"), CPU) is None
+    assert inspected_maps(composed(f"backbone={name}"), CPU) is None
 
 
 class OwnNetwork(nn.Module):
@@ -356,7 +318,7 @@ class OwnNetwork(nn.Module):
 def test_a_network_of_ones_own_can_be_looked_into() -> None:
     settings = composed("inspect=[mine]")
     settings.backbone = {"_target_": f"{__name__}.OwnNetwork"}
-    look = posing.build_look(settings, CPU)
+    look = inspected_maps(settings, CPU)
     assert look is not None
     found = look(torch.rand(1, 3, 8, 8))
     assert list(found) == ["mine"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nst.networks import backbones
-from nst.optimization.loop import ScipyLBFGSB
-from nst.optimization.state import Evaluate
+from nst.optimization.optimizers import ScipyLBFGSB
+from nst.optimization.state import LossOfPicture
 from nst.runtime import memory
 from nst.setup import estimate
 from nst.setup.estimate import Need
@@ -35,10 +35,10 @@ def losses(total: Tensor) -> Any:
     return SimpleNamespace(total=total.reshape(1))
 
 
-def sum_of_maps(network: nn.Module, content: Tensor, style: Tensor) -> Evaluate:
+def sum_of_maps(network: nn.Module, content: Tensor, style: Tensor) -> LossOfPicture:
     with torch.no_grad():
         target = network(content)
-    return lambda pixels, shift: losses(network(pixels).sum() + 0 * target.shape[0])
+    return lambda pixels, shift, step: losses(network(pixels).sum() + 0 * target.shape[0])
 
 
 def estimated(network: nn.Module, size: tuple[int, int], **options: Any) -> int:
@@ -69,8 +69,8 @@ def test_without_blocked_kernels_a_matrix_of_patches_is_counted() -> None:
     assert estimated(network, (40, 30), dtype=torch.float64) == pytest.approx(expected, abs=16)
 
 
-def sum_of_squares(network: nn.Module, content: Tensor, style: Tensor) -> Evaluate:
-    def evaluate(pixels: Tensor, shift: tuple[int, int]) -> Any:
+def sum_of_squares(network: nn.Module, content: Tensor, style: Tensor) -> LossOfPicture:
+    def evaluate(pixels: Tensor, shift: tuple[int, int], step: int) -> Any:
         return losses(sum((maps.square().sum() for maps in network(pixels).values()), torch.zeros(())))
 
     return evaluate
@@ -94,7 +94,7 @@ def test_a_step_is_as_large_as_torch_records_its_allocations(
     kinds = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=kinds, profile_memory=True) as profile:
         pixels = torch.zeros(1, 3, 96, 64, dtype=torch.float64).requires_grad_()
-        evaluate(pixels, (0, 0)).total.sum().backward()
+        evaluate(pixels, (0, 0), 0).total.sum().backward()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     alive = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -142,10 +142,10 @@ def test_what_optimisers_keep_is_what_they_hold_after_as_many_steps() -> None:
     assert doubles == 2 * 7 + 5 + estimate.SCIPY_COPIES
 
 
-def one_target_for_each_shift(network: nn.Module, content: Tensor, style: Tensor) -> Evaluate:
+def one_target_for_each_shift(network: nn.Module, content: Tensor, style: Tensor) -> LossOfPicture:
     targets: dict[tuple[int, int], Tensor] = {}
 
-    def evaluate(pixels: Tensor, shift: tuple[int, int]) -> Any:
+    def evaluate(pixels: Tensor, shift: tuple[int, int], step: int) -> Any:
         with torch.no_grad():
             targets.setdefault(shift, network(content.roll(shift, (2, 3))))
         return losses(network(pixels).sum())

@@ -9,6 +9,7 @@ import torch
 from nst.tracking.previews import LONGEST_SIDE, Previews, encode
 from PIL import Image
 
+from nst.images.canvas import Canvas
 from nst.images.pixels import PixelSpace, Preprocessing
 from nst.losses.objective import Losses
 from nst.optimization.state import Step
@@ -20,7 +21,7 @@ SPACE = PixelSpace("unit", Preprocessing())
 def snapshot(index: int, pixels: torch.Tensor, last: bool = False) -> Snapshot:
     zero = torch.zeros(1)
     losses = Losses(zero, zero, zero, zero)
-    return Snapshot(Step(index, index + 1, losses, pixels, 0.0, last), SPACE, True)
+    return Snapshot(Step(index, index + 1, losses, pixels, 0.0, last), Canvas(SPACE, pixels))
 
 
 def watch(folder: Path, steps: int, pixels: torch.Tensor, shape: tuple[int, int] | None = None) -> list[int]:
@@ -68,8 +69,8 @@ def test_the_long_side_has_at_most_256_pixels_and_nothing_is_enlarged(
         assert max(picture.size) <= LONGEST_SIDE
 
 
-def test_it_is_the_first_picture_of_the_batch_clamped(tmp_path: Path) -> None:
-    pixels = torch.stack([torch.full((3, 16, 16), 1.7), torch.zeros(3, 16, 16)])
+def test_it_is_the_picture_clamped(tmp_path: Path) -> None:
+    pixels = torch.full((1, 3, 16, 16), 1.7)
     pixels[0, 2] = -3.0
     watch(tmp_path / "previews", 1, pixels)
     seen = np.asarray(Image.open(tmp_path / "previews" / "000001.jpg"), dtype=float)

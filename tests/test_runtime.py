@@ -1,5 +1,7 @@
 """What the machine is asked: precision by hardware, and memory that is kept or given back."""
 
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,24 @@ def test_a_job_that_died_without_a_word_does_not_stay_running(tmp_path):
     assert word == "interrupted"
     assert "without a word" in reason
     assert resume.read(tmp_path / "status.json")["status"] == "interrupted"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_first_signal_waits_while_any_run_holds_and_a_second_one_does_not():
+    with runtime.PoliteStop() as stop:
+        for _ in range(2):  # runs of a batch
+            stop.hold()
+        stop.release()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(runtime.Interrupted, match="SIGTERM"):
+            stop.poll()
+        with pytest.raises(runtime.Interrupted, match="SIGINT"):
+            signal.raise_signal(signal.SIGINT)
+    with runtime.PoliteStop() as stop:
+        stop.hold()
+        stop.release()
+        with pytest.raises(runtime.Interrupted, match="SIGTERM"):
+            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("text", ["could not create a primitive", "could not create a memory object"])

@@ -9,32 +9,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import sketch
-from hydra import compose, initialize_config_dir
 from PIL import Image
+from problems import job, run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from nst import configuration, runtime
-from nst.runs.record import Job
-from nst.stylization.stylize import run
+from nst import runtime
+from nst.runs.session import Session, live
+from nst.stylization.stylize import stylize
 from nst.tracking.tensorboard import picture_steps
 
-CONF = Path(__file__).parent.parent / "conf"
 STEPS = 40
+KNOBS = ("size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    overrides = ["size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03"]
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed = compose("config", sketch(*overrides))
-        job = Job(composed, folder, {"backbone": "squeezenet", "optimizer": "adam"}, overrides)
-    run(job, runtime.PoliteStop())
+    of_sketch = job(folder, *KNOBS)
+    of_sketch.choices.update(backbone="squeezenet", optimizer="adam")
+    run_here(of_sketch)
     return folder
 
 
@@ -121,9 +117,7 @@ def test_total_variation_in_the_metrics_is_that_of_the_saved_picture(folder: Pat
 def test_the_run_does_not_depend_on_or_change_the_global_random_state(tmp_path: Path, folder: Path) -> None:
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    overrides = ["size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03"]
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        run(Job(compose("config", sketch(*overrides)), tmp_path, {}, overrides), runtime.PoliteStop())
+    assert live(Session(job(tmp_path, *KNOBS), runtime.PoliteStop()), stylize)
     assert (tmp_path / "result.png").read_bytes() == (folder / "result.png").read_bytes()
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -15,6 +15,7 @@ from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 from omegaconf import DictConfig
 from torch import Tensor
 
+from nst import runtime
 from nst.losses.objective import Losses, Shift
 from nst.networks.backbones import Backbone
 from nst.runs.session import Retry
@@ -145,18 +146,21 @@ def tell_together(stories: Sequence[Callable[[], Any]]) -> list[Any]:
         What each story returned, or the exception that it ended with: ``Retry`` if they could not go on as one batch.
     """
     members = [_Member(greenlet(story)) for story in stories]
-    for member in members:
-        _go_on(member)
-    while waiting := [member for member in members if member.request is not None]:
-        try:
-            replies = _answers(waiting)
-        except BaseException as error:  # a signal, too, ends them all, each in its own way
-            for member in waiting:
-                _go_on(member, error=_as_retry(error))
-            continue
-        for member, reply in zip(waiting, replies, strict=True):
-            if reply is not None:
-                _go_on(member, reply)
+    with runtime.seeded(0), runtime.threads(0):  # put back in the end: the stories end in any order
+        for member in members:
+            _go_on(member)
+        threads = torch.get_num_threads()
+        while waiting := [member for member in members if member.request is not None]:
+            try:
+                replies = _answers(waiting)
+            except BaseException as error:  # a signal, too, ends them all, each in its own way
+                for member in waiting:
+                    _go_on(member, error=_as_retry(error))
+                continue
+            for member, reply in zip(waiting, replies, strict=True):
+                if reply is not None:
+                    _go_on(member, reply)
+                    torch.set_num_threads(threads)  # which a story that has ended put back
     return [member.ended for member in members]
 
 
