@@ -102,8 +102,8 @@ def job(folder: Path, *overrides: str) -> Job:
     return Job(composed(*overrides), folder, {}, list(overrides))
 
 
-def done(job: Job, story: Callable[[Session], object] = stylize, stop: runtime.PoliteStop | None = None) -> Session:
-    """Do a job in this process, and return its session; what goes wrong is raised."""
+def run_here(job: Job, story: Callable[[Session], object] = stylize, stop: runtime.PoliteStop | None = None) -> Session:
+    """Tell a job's story in this process, and return its session; what goes wrong is raised."""
     session = Session(job, stop or runtime.PoliteStop())
     with runtime.seeded(job.config.seed):
         story(session)
@@ -112,4 +112,4 @@ def done(job: Job, story: Callable[[Session], object] = stylize, stop: runtime.P
 
 def stylized(folder: Path, *overrides: str, stop: runtime.PoliteStop | None = None) -> Session:
     """Optimise a picture in this process, and return its session; what goes wrong is raised."""
-    return done(job(folder, *overrides), stop=stop)
+    return run_here(job(folder, *overrides), stop=stop)

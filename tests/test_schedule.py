@@ -14,7 +14,7 @@ import torch
 from command_line import refused, run
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
-from problems import composed, done, job, posed, stylized
+from problems import composed, job, posed, run_here, stylized
 
 from nst import job as jobs_of_hydra
 from nst import runtime
@@ -336,7 +336,7 @@ def test_a_later_scale_that_diverges_leaves_what_it_began_with(tmp_path: Path) -
         return (bad if config.size == 48 else losses), fit
 
     with pytest.raises(Exception, match="NaN or infinite at step 3"):
-        done(job(tmp_path / "out", *TINY), functools.partial(stylize.stylize, take_targets=bad_at_48))
+        run_here(job(tmp_path / "out", *TINY), functools.partial(stylize.stylize, take_targets=bad_at_48))
     with Image.open(tmp_path / "out" / "best.png") as picture:
         assert picture.size == (48, 32)
     assert [row["step"] for row in rows(tmp_path / "out")] == ["0", "1", "2"]
