@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import refused, run, sketch, start
-from hydra import compose, initialize_config_dir
+from command_line import refused, run, start
 from PIL import Image
+from problems import job as job_of
+from problems import run_here
 from test_media import ramp
 from torch import Tensor, nn
 
-from nst import applying, configuration, reproduce, runtime, transformers
+from nst import configuration, reproduce, runtime, transformers
 from nst.applying import model, sheet
+from nst.applying.apply import apply
 from nst.applying.ledger import Ledger, Line
 from nst.applying.tiles import Painter, reach
 from nst.errors import ConfigError, UserError
@@ -80,12 +82,7 @@ def photo(path: Path, width: int = 48, height: int = 32, seed: int = 0) -> Path:
 
 def job(folder: Path, *overrides: str) -> Job:
     """Return a job that paints; nothing is scored unless asked for."""
-    configuration.register()
-    lines = ["task=apply", "evaluator=none", *overrides]
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed = compose("config", sketch(*lines))
-    folder.mkdir(parents=True, exist_ok=True)
-    return Job(composed, folder, {}, lines)
+    return job_of(folder, "task=apply", "evaluator=none", *overrides)
 
 
 class StopAfter(runtime.PoliteStop):
@@ -103,7 +100,7 @@ class StopAfter(runtime.PoliteStop):
 
 def paint(folder: Path, *overrides: str) -> dict[str, Any]:
     """Paint in this process, and return the record."""
-    applying.run(job(folder, *overrides), runtime.PoliteStop())
+    run_here(job(folder, *overrides), apply)
     return resume.read(folder / "run.json")
 
 
@@ -389,7 +386,7 @@ def test_a_folder_goes_on_where_it_was_stopped(tmp_path: Path, after: int) -> No
     overrides = f"model={path}", f"content={photos}"
     paint(tmp_path / "whole", *overrides)
     with pytest.raises(runtime.Interrupted):
-        applying.run(job(tmp_path / "out", *overrides), StopAfter(after))
+        run_here(job(tmp_path / "out", *overrides), apply, StopAfter(after))
     done = list((tmp_path / "out/results").rglob("*.png"))
     assert len(done) == after
     times = {painting: painting.stat().st_mtime_ns for painting in done}
@@ -410,7 +407,7 @@ def test_a_picture_that_has_changed_is_painted_again(tmp_path: Path) -> None:
     path, photos = saved(tmp_path / "net.safetensors", "swirls"), folder_of_photos(tmp_path / "photos")
     overrides = f"model={path}", f"content={photos}"
     with pytest.raises(runtime.Interrupted):
-        applying.run(job(tmp_path / "out", *overrides), StopAfter(3))
+        run_here(job(tmp_path / "out", *overrides), apply, StopAfter(3))
     photo(photos / "a.png", 55, 32, 8)
     paint(tmp_path / "out", *overrides)
     assert close(np.asarray(Image.open(tmp_path / "out/results/a.png.png")), directly(photos / "a.png"))
@@ -420,7 +417,7 @@ def test_a_picture_that_was_broken_is_tried_again(tmp_path: Path) -> None:
     path, photos = saved(tmp_path / "net.safetensors", "swirls"), folder_of_photos(tmp_path / "photos")
     overrides = f"model={path}", f"content={photos}"
     with pytest.raises(runtime.Interrupted):
-        applying.run(job(tmp_path / "out", *overrides), StopAfter(5))
+        run_here(job(tmp_path / "out", *overrides), apply, StopAfter(5))
     assert "broken.jpg,,0,0" in (tmp_path / "out/pictures.csv").read_text()
     photo(photos / "broken.jpg")
     record = paint(tmp_path / "out", *overrides)
@@ -432,7 +429,7 @@ def test_another_network_is_no_way_to_go_on(tmp_path: Path) -> None:
     path, photos = saved(tmp_path / "net.safetensors", "swirls"), folder_of_photos(tmp_path / "photos")
     overrides = f"model={path}", f"content={photos}"
     with pytest.raises(runtime.Interrupted):
-        applying.run(job(tmp_path / "out", *overrides), StopAfter(2))
+        run_here(job(tmp_path / "out", *overrides), apply, StopAfter(2))
     saved(path, "mosaic")
     with pytest.raises(UserError, match="has changed since the run began"):
         paint(tmp_path / "out", *overrides)
@@ -490,7 +487,7 @@ def test_a_clip_goes_on_where_it_was_stopped_and_has_the_same_bytes(
     overrides = f"model={path}", f"content={tmp_path / f'moving.{kind}'}"
     paint(tmp_path / "whole", *overrides)
     with pytest.raises(runtime.Interrupted):
-        applying.run(job(tmp_path / "out", *overrides), StopAfter(after))
+        run_here(job(tmp_path / "out", *overrides), apply, StopAfter(after))
     assert not (tmp_path / f"out/result.{kind}").exists()
     assert (tmp_path / f"out/interrupted.{kind}").exists() == (after > 0)
     if after and kind == "gif":

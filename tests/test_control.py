@@ -6,29 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT, refused, run, script, sketch
-from hydra import compose, initialize_config_dir
+from command_line import ROOT, refused, run, script
 from PIL import Image
+from problems import composed as composed_from_files
+from problems import pose
 
 from nst import configuration
 from nst.errors import ConfigError, UserError
 from nst.images import color, rgb
 from nst.losses import GramLoss, Guided, MSELoss, is_guidable
 from nst.losses.guided import guide_of
-from nst.optimization import loop
-from nst.setup import posing
+from nst.setup import fitting
 from nst.setup.check import check
 
-CPU = torch.device("cpu")
 PLAIN = ("size=48", "steps=2", "precision=float64", "margin=0", "jitter=0", "engine=plain", "evaluator=none")
+pytestmark = pytest.mark.usefixtures("nothing_kept")
 LAYERS = ("layers.content=[fire3]", "layers.style=[relu1,fire3]", "layers.combine=sum")
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    posing.forget()
-    yield
-    posing.forget()
 
 
 @pytest.fixture
@@ -43,15 +36,13 @@ def masks(tmp_path: Path) -> list[str]:
 
 
 def composed(*overrides):
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        job = compose("config", sketch(*PLAIN, *overrides))
+    job = composed_from_files(*PLAIN, *overrides)
     check(job)
     return job
 
 
 def posed(*overrides):
-    return posing.pose(composed(*overrides), CPU)
+    return pose(composed(*overrides))
 
 
 def noisy(problem):
@@ -62,7 +53,7 @@ def noisy(problem):
 
 
 def named(problem, pixels=None):
-    values = problem.evaluate(noisy(problem) if pixels is None else pixels, (0, 0)).named()
+    values = problem.evaluate(noisy(problem) if pixels is None else pixels).named()
     return {tag: value.item() for tag, value in values.items()}
 
 
@@ -86,13 +77,13 @@ def test_with_fixed_norms_a_blend_descends_like_one_loss_with_blended_targets():
     fixed = ("style_loss=gram_raw", "style_loss.gram_norm=N", *LAYERS)
     blend = posed("style=[swirls,mosaic]", "style_weights=[3,1]", "alpha=0", *fixed)
     pixels = noisy(blend).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(blend.evaluate(pixels, (0, 0)).total, pixels)
+    gradient = blend.gradient(pixels)
 
     def gram(image):
         maps = blend.backbone(blend.backbone.preprocessing(image))
         return [torch.einsum("bchw,bdhw->cd", m, m) / (m.shape[2] * m.shape[3]) for m in (maps["relu1"], maps["fire3"])]
 
-    swirls, mosaic = (gram(style) for style in blend.inputs[0].styles)
+    swirls, mosaic = (gram(style) for style in blend.inputs.styles)
     loss = sum(
         (own - (0.75 * a + 0.25 * b)).square().mean() for own, a, b in zip(gram(pixels), swirls, mosaic, strict=True)
     )
@@ -113,7 +104,7 @@ def test_masks_send_each_style_to_its_region(masks, loss):
     for place, (style, file) in enumerate(zip(("swirls", "mosaic"), masks, strict=True)):
         mask = np.asarray(Image.open(file), np.float64) / 255
         areas.append(mask.mean())
-        target = maps_of(problem, problem.inputs[0].styles[place])
+        target = maps_of(problem, problem.inputs.styles[place])
         value = 0.0
         for layer in ("relu1", "fire3"):
             features, painted = ours[layer], target[layer]
@@ -142,8 +133,7 @@ def shrunk(mask, shape):
 
 def test_a_style_outside_its_region_has_no_gradient(masks):
     problem = posed("style=[mosaic]", f"style_masks=[{masks[0]}]", "alpha=0", "layers.style=[relu1]")
-    pixels = noisy(problem).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(problem.evaluate(pixels, (0, 0)).total, pixels)
+    gradient = problem.gradient(noisy(problem))
     assert gradient[..., :20].abs().max() > 0
     assert not gradient[..., 28:].any()  # where relu1 sees nothing but black
 
@@ -158,8 +148,7 @@ def test_masks_follow_the_jitter_and_the_margin(masks):
         "layers.style=[relu1]",
     )
     problem = posed(*jittered)
-    pixels = noisy(problem).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(problem.evaluate(pixels, (3, 2)).total, pixels)
+    gradient = problem.gradient(noisy(problem), (3, 2))
     assert not gradient[..., 30:41].any()  # beyond, the right margin is rolled to the left border
     assert gradient[..., 4:18].abs().max() > 0
 
@@ -169,10 +158,7 @@ def test_the_engines_agree_on_regions(masks):
         posed("style=[swirls,mosaic]", f"style_masks=[{','.join(masks)}]", f"engine={engine}")
         for engine in ("plain", "fused")
     ]
-    gradients = []
-    for problem in both:
-        pixels = noisy(problem).requires_grad_(True)
-        gradients.append(torch.autograd.grad(problem.evaluate(pixels, (0, 0)).total, pixels)[0])
+    gradients = [problem.gradient(noisy(problem)) for problem in both]
     assert torch.allclose(*gradients, rtol=1e-9, atol=1e-11 * float(gradients[0].abs().max()))
     assert "Guided" in both[1].engine
 
@@ -194,18 +180,10 @@ def test_a_loss_that_knows_no_region_is_told_apart():
 
 def test_what_is_protected_stays_the_content_to_the_byte(tmp_path, masks):
     left = rgb.load_mask(masks[0], (48, 32))
-    problem = posed(f"content_mask={masks[0]}", "init=noise", "steps=5")
-    canvas = problem.canvases[0]
-    job = composed("steps=5")
-    outcome = loop.optimize(
-        problem.start,
-        problem.evaluate,
-        lambda pixels: torch.optim.Adam(pixels, lr=0.1),
-        job.steps,
-        lambda step: None,
-        lambda step: True,
-    )
-    painted, content = canvas.decode(outcome.last.pixels), problem.content
+    problem = posed(f"content_mask={masks[0]}", "init=noise", "steps=5", "optimizer.lr=0.1")
+    canvas = problem.canvas
+    outcome = problem.optimize(clamp="never")
+    painted, content = canvas.decode(outcome.last.pixels), problem.inputs.content
     kept = left.expand(1, 3, -1, -1) == 1
     assert torch.allclose(painted[kept], content[kept], atol=1e-15)
     assert not torch.allclose(painted[~kept], content[~kept], atol=1e-2)
@@ -221,18 +199,18 @@ def test_what_is_protected_stays_the_content_to_the_byte(tmp_path, masks):
 def test_the_style_is_looked_for_only_where_something_is_painted(masks):
     protected = posed(f"content_mask={masks[0]}", "alpha=0", *LAYERS)
     region = posed("style=[swirls]", f"style_masks=[{masks[1]}]", "alpha=0", *LAYERS)
-    pixels = protected.canvases[0].paint(noisy(protected))
+    pixels = protected.canvas.paint(noisy(protected))
     assert named(protected)["unweighted/style"] == pytest.approx(named(region, pixels)["unweighted/style"], rel=1e-9)
 
 
 def test_luminance_only_keeps_the_colours_of_the_content_and_hides_them_from_the_network():
     problem = posed("color=luminance")
-    inputs = problem.inputs[0]
+    inputs = problem.inputs
     for image in (inputs.content, *inputs.styles):
         assert torch.equal(image[:, :1].expand(-1, 3, -1, -1), image)
     grey, original = inputs.style[0, 0], rgb.load("coffee", 48).double()
     assert grey.mean().item() == pytest.approx(color.luminance(original).mean().item(), abs=0.02)
-    painted = problem.canvases[0].decode(noisy(problem))
+    painted = problem.canvas.decode(noisy(problem))
     chroma = torch.tensor([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], dtype=torch.float64)  # I and Q of YIQ
     assert torch.allclose(
         torch.einsum("kc,bchw->bkhw", chroma, painted), torch.einsum("kc,bchw->bkhw", chroma, original), atol=1e-12
@@ -242,7 +220,7 @@ def test_luminance_only_keeps_the_colours_of_the_content_and_hides_them_from_the
 
 @pytest.mark.parametrize("kind", ["match_pca", "match_cholesky", "match_histogram"])
 def test_the_style_gets_the_contents_colours_first(kind):
-    matched, plain = posed(f"color={kind}").inputs[0], posed().inputs[0]
+    matched, plain = posed(f"color={kind}").inputs, posed().inputs
     assert torch.equal(matched.content, plain.content)
     assert torch.allclose(matched.style.mean((2, 3)), plain.content.mean((2, 3)), atol=0.02)  # but for clamping
     assert not torch.allclose(plain.style.mean((2, 3)), plain.content.mean((2, 3)), atol=0.05)
@@ -251,12 +229,12 @@ def test_the_style_gets_the_contents_colours_first(kind):
 
 
 def test_the_styles_size_and_shape_are_their_own():
-    sized = posed("style=[swirls,wave]", "style_size=[64,32]").inputs[0]
+    sized = posed("style=[swirls,wave]", "style_size=[64,32]").inputs
     assert [max(style.shape[2:]) for style in sized.styles] == [64, 32]
     assert sized.content.shape[2:] == (32, 48)
-    assert posed("style_fit=content").inputs[0].style.shape == sized.content.shape
-    assert posed("style_fit=square").inputs[0].style.shape == (1, 3, 48, 48)
-    short = posed("style_fit=short", "style_size=40").inputs[0].style
+    assert posed("style_fit=content").inputs.style.shape == sized.content.shape
+    assert posed("style_fit=square").inputs.style.shape == (1, 3, 48, 48)
+    short = posed("style_fit=short", "style_size=40").inputs.style
     assert min(short.shape[2:]) == 40
 
 
@@ -347,18 +325,10 @@ def test_a_style_size_that_is_no_size_is_one_message(value):
 
 def test_the_styles_of_a_batch_have_the_colours_of_their_own_contents():
     jobs = [composed("color=match_pca", "fit=square", f"content={name}") for name in ("coffee", "chelsea")]
-    alone = [named(posing.pose(job, CPU)) for job in jobs]
-    inputs = [posing.load(job, CPU) for job in jobs]
-    backbone = posing.build_network(jobs[0], CPU)
-    starts = [posing.start(job, one, backbone) for job, one in zip(jobs, inputs, strict=True)]
-    joint = posing.pose_together(jobs, inputs, starts, backbone, CPU)
-    generator = [torch.Generator().manual_seed(1) for _ in jobs]
-    noise = [
-        torch.randn(start.shape, generator=g, dtype=torch.float64) for start, g in zip(starts, generator, strict=True)
-    ]
-    pixels = torch.cat([(s + 0.2 * n).clamp(0, 1) for s, n in zip(starts, noise, strict=True)])
-    found = joint.evaluate(pixels, (0, 0)).unweighted["unweighted/style"]
-    assert found.tolist() == pytest.approx([one["unweighted/style"] for one in alone], rel=1e-9)
+    alone = [pose(job) for job in jobs]
+    joint, _ = fitting.take_targets(jobs, alone[0].backbone, [one.inputs for one in alone])
+    found = joint(torch.cat([noisy(one) for one in alone]), (0, 0), 0).unweighted["unweighted/style"]
+    assert found.tolist() == pytest.approx([named(one)["unweighted/style"] for one in alone], rel=1e-9)
 
 
 def test_a_small_white_spot_is_not_rounded_away(tmp_path):
@@ -372,9 +342,9 @@ def test_a_small_white_spot_is_not_rounded_away(tmp_path):
 
 def test_inspect_is_shown_what_the_network_sees():
     problem = posed("color=luminance", "init=content")
-    canvas = problem.canvases[0]
-    torch.testing.assert_close(canvas.seen(problem.start), problem.inputs[0].content, rtol=0, atol=1e-12)
-    assert not torch.allclose(canvas.decode(problem.start), problem.inputs[0].content, atol=0.1)
+    canvas = problem.canvas
+    torch.testing.assert_close(canvas.seen(problem.start), problem.inputs.content, rtol=0, atol=1e-12)
+    assert not torch.allclose(canvas.decode(problem.start), problem.inputs.content, atol=0.1)
 
 
 @pytest.mark.parametrize("loss", ["relaxed_emd", "gaussian_wasserstein"])
@@ -398,7 +368,7 @@ def test_with_luminance_only_the_colours_of_the_pixels_do_not_count():
 def test_the_variation_is_that_of_the_painted_picture(masks):
     problem = posed(f"content_mask={masks[0]}", "tv=1")
     pixels = noisy(problem)
-    painted = problem.canvases[0].paint(pixels)
+    painted = problem.canvas.paint(pixels)
     down, across = painted.diff(dim=2).square().mean(), painted.diff(dim=3).square().mean()
     assert named(problem, pixels)["loss/tv"] == pytest.approx((down + across).item(), rel=1e-9)
     assert not torch.allclose(painted, pixels)

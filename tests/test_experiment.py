@@ -1,4 +1,4 @@
-"""How a run is posed: the margin, targets that follow the jitter, the units of its rate, its steps."""
+"""How a run begins: the margin, targets that follow the jitter, the units of its rate, its steps."""
 
 import json
 from pathlib import Path
@@ -6,23 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import run, sketch
-from hydra import compose, initialize_config_dir
-from nst.setup.posing import Problem
+from command_line import run
 from PIL import Image
+from problems import posed
 
-from nst import configuration
 from nst.images.pixels import with_margin
 from nst.images.rgb import locate
-from nst.setup import posing
 
-CONF = Path(__file__).parent.parent / "conf"
-
-
-def posed(*overrides: str) -> Problem:
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return posing.pose(compose("config", sketch("size=48", *overrides)), torch.device("cpu"))
+SIZE = "size=48"
 
 
 @pytest.mark.parametrize("margin", [1, 5, 8])
@@ -46,18 +37,15 @@ def test_a_margin_wider_than_the_picture_takes_what_there_is() -> None:
 
 @pytest.mark.parametrize("shift", [(0, 0), (1, 0), (3, 5), (7, 7)])
 def test_the_content_image_is_at_its_own_target_whatever_the_shift(shift: tuple[int, int]) -> None:
-    problem = posed()
-    assert float(problem.evaluate(problem.start, shift).content) == 0
-    other = posed("init=style")
-    assert float(other.evaluate(other.start, shift).content) > 0.1
+    assert float(posed(SIZE).evaluate(shift=shift).content) == 0
+    assert float(posed(SIZE, "init=style").evaluate(shift=shift).content) > 0.1
 
 
 def test_a_shift_moves_what_the_network_sees_and_the_margin_is_seen() -> None:
-    problem = posed("init=style")
-    style = {shift: float(problem.evaluate(problem.start, shift).style) for shift in ((0, 0), (1, 0), (0, 1))}
+    problem = posed(SIZE, "init=style")
+    style = {shift: float(problem.evaluate(shift=shift).style) for shift in ((0, 0), (1, 0), (0, 1))}
     assert len(set(style.values())) == 3
-    bare = posed("init=style", "margin=0")
-    assert float(bare.evaluate(bare.start, (0, 0)).style) != style[0, 0]
+    assert float(posed(SIZE, "init=style", "margin=0").evaluate().style) != style[0, 0]
 
 
 # ---------------------------------------------------------------- rates in every pixel space, and steps that are typed

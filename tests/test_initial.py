@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import sketch
-from hydra import compose, initialize_config_dir
 from PIL import Image
+from problems import composed, posed
 from scipy import stats
 
 from nst import configuration
@@ -15,7 +14,6 @@ from nst.errors import UserError
 from nst.images.pixels import PREPROCESSINGS, PixelSpace
 from nst.optimization import initial
 from nst.optimization.initial import from_blend, from_content, from_file, from_noise, from_style, from_style_color
-from nst.setup import posing
 
 UNIT = PixelSpace("unit", PREPROCESSINGS["caffe"])
 CAFFE = PixelSpace("network", PREPROCESSINGS["caffe"])
@@ -127,10 +125,7 @@ RECIPES = {
 def test_every_recipes_noise_can_be_said(recipe):
     """All of them in the network's space, whose 0 is ImageNet's mean colour."""
     said, expected = RECIPES[recipe]
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent.parent / "conf")):
-        node = compose("config", sketch("init=noise", *said)).init
-    start = configuration.build(node)(content=CONTENT, style=STYLE, space=CAFFE, seed=7)
+    start = configuration.build(composed("init=noise", *said).init)(content=CONTENT, style=STYLE, space=CAFFE, seed=7)
     normal, uniform = (
         draw(CONTENT.shape, generator=torch.Generator().manual_seed(7)) for draw in (torch.randn, torch.rand)
     )
@@ -236,13 +231,8 @@ def test_with_masks_each_region_starts_in_the_colours_of_its_style(tmp_path: Pat
         mask[:, :24] = left
         Image.fromarray(mask).save(tmp_path / f"{name}.png")
     masks = f"style_masks=[{tmp_path / 'left.png'},{tmp_path / 'right.png'}]"
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent.parent / "conf")):
-        common = ["backbone=squeezenet", "size=48"]
-        job = compose("config", [*common, "style=[swirls,mosaic]", masks])
-        alone = [compose("config", [*common, f"style={name}"]) for name in ("swirls", "mosaic")]
-    device = torch.device("cpu")
-    both, swirls, mosaic = (posing.pose(one, device).start for one in (job, *alone))
+    styles = [("style=[swirls,mosaic]", masks), ("style=swirls",), ("style=mosaic",)]
+    both, swirls, mosaic = (posed("experiment=null", "backbone=squeezenet", "size=48", *one).start for one in styles)
     assert torch.allclose(both[..., :23], swirls[..., :23], atol=1e-4)
     assert torch.allclose(both[..., 25:], mosaic[..., 25:], atol=1e-4)
     assert not torch.allclose(swirls, mosaic, atol=0.1)

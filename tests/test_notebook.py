@@ -4,23 +4,17 @@ The notebook looped over ``vgg19().features[:29]`` and stored the outputs of lay
 in place, so that all but the last stored map were rectified by the time they were compared.
 """
 
-from pathlib import Path
-
-import hydra
 import numpy as np
 import pytest
 import torch
 import torchvision
 from omegaconf import OmegaConf
 from PIL import Image
+from problems import Steps, composed, pose
 from torchvision import transforms
 
-from nst import configuration
-from nst.optimization.loop import optimize
-from nst.setup import posing
 from nst.setup.check import check
 
-CONF = Path(__file__).parents[1] / "conf"
 STORED = (0, 5, 10, 19, 28)
 NAMES = ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "conv5_1"]
 SIZE = 48
@@ -98,9 +92,7 @@ def notebook(features, content, style, start, steps, dtype=torch.float32):
 
 
 def compose(*overrides):
-    configuration.register()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return hydra.compose("config", overrides=["experiment=notebook", *overrides])
+    return composed("experiment=notebook", *overrides)
 
 
 def ours(files, *overrides, steps):
@@ -115,22 +107,10 @@ def ours(files, *overrides, steps):
         *overrides,
     )
     check(config)
-    problem = posing.pose(config, torch.device("cpu"))
-    seen = []
-    optimize(
-        problem.start,
-        problem.evaluate,
-        configuration.build(config.optimizer),
-        config.steps,
-        seen.append,
-        lambda index: True,
-        problem.space.bounds(problem.start),
-        config.clamp,
-        config.jitter,
-        config.seed,
-    )
-    losses = [(s.losses.total.item(), s.losses.content.item(), s.losses.style.item()) for s in seen]
-    return np.array(losses), torch.cat([step.pixels for step in seen])
+    watch = Steps()
+    pose(config).optimize(watch)
+    losses = [(s.losses.total.item(), s.losses.content.item(), s.losses.style.item()) for s in watch.seen]
+    return np.array(losses), torch.cat([step.pixels for step in watch.seen])
 
 
 def starting_at(start, files):

@@ -15,7 +15,6 @@ import recipes_stated as stated
 import torch
 import torchvision
 from hydra import compose, initialize_config_dir
-from nst.setup.posing import Problem
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
@@ -26,10 +25,12 @@ from nst.losses import GaussianMMDLoss
 from nst.losses.transport import SlicedWassersteinLoss, unit_directions
 from nst.networks import backbones, rescaling, weights
 from nst.optimization.loop import Outcome
+from nst.optimization.state import LossOfPicture
 from nst.runs import resume
 from nst.runs.record import Job
+from nst.runs.session import Session
 from nst.samples import FOLDER, samples
-from nst.setup import posing
+from nst.setup import fitting
 from nst.setup.check import check
 from nst.setup.layers import layer_weights
 from nst.stylization import stylize
@@ -92,12 +93,12 @@ def small_world() -> Iterator[None]:
                 parameter.copy_(state[f"features.{name}"])
         return weights.Source(source, None, None)
 
-    posing.forget()
+    fitting.forget()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbones.weight_sources, "load", load)
         patch.setattr(rescaling, "SIZE", SMALL)
         yield
-    posing.forget()
+    fitting.forget()
 
 
 @pytest.fixture(scope="module")
@@ -162,21 +163,20 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch) -> Seen:
     """Look over the shoulder of a run, which goes its ordinary way."""
-    seen, descend = Seen(), stylize.descend
+    seen, optimize = Seen(), stylize.optimize
 
-    def watched(configs: Any, problem: Problem, *arguments: Any, **more: Any) -> Outcome:
-        pixels = problem.start.clone().requires_grad_(True)
-        problem.begin_step(0)
-        losses = problem.evaluate(pixels, (0, 0))
+    def watched(picture: Tensor, losses_of: LossOfPicture, *more: Any) -> Outcome:
+        pixels = picture.clone().requires_grad_(True)
+        losses = losses_of(pixels, (0, 0), 0)
         (gradient,) = torch.autograd.grad(losses.total.sum(), pixels)
-        seen.start.append(problem.start.clone())
+        seen.start.append(picture.clone())
         seen.terms.append([float(term.detach()) for term in (losses.content, losses.style, losses.tv)])
         seen.gradient.append(gradient)
-        outcome = descend(configs, problem, *arguments, **more)
+        outcome = optimize(picture, losses_of, *more)
         seen.end.append(outcome.last.pixels.clone())
         return outcome
 
-    monkeypatch.setattr(stylize, "descend", watched)
+    monkeypatch.setattr(stylize, "optimize", watched)
     return seen
 
 
@@ -184,7 +184,7 @@ def run(name: str, files: Path, folder: Path, *overrides: str) -> DictConfig:
     """Run a preset to its end, small."""
     job = composed(name, f"style={files / 'style.png'}", "evaluator=none", "device=cpu", *overrides)
     check(job)
-    stylize.run(Job(job, folder, {}, []), runtime.PoliteStop())
+    stylize.stylize(Session(Job(job, folder, {}, []), runtime.PoliteStop()))
     assert (folder / "result.png").is_file()
     return job
 

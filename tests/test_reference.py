@@ -9,21 +9,18 @@ from typing import Any
 import command_line
 import pytest
 import torch
-from command_line import sketch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from problems import CPU, composed
 from torch import Tensor
 
-from nst import configuration, runtime
+from nst import runtime
 from nst.errors import ConfigError
 from nst.images import rgb
-from nst.setup import posing
 from nst.setup.inputs import load
+from nst.setup.network import load_network
 from nst.training import reference
 from nst.training.reference import Painted
 
-CONF = Path(__file__).parent.parent / "conf"
-CPU = torch.device("cpu")
 PAINTER = {
     "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.025, "betas": [0.9, 0.99]},
     **{"steps": 5, "clamp": "step", "jitter": 8, "margin": 8, "at_once": 4},
@@ -35,9 +32,7 @@ OF_THE_NETWORK = ("steps=77", "clamp=never", "jitter=0", "margin=0", "optimizer.
 
 def training(*overrides: str, **painter: Any) -> DictConfig:
     """Compose the configuration of a training."""
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose("config", sketch("size=48", "seed=3", *OF_THE_NETWORK, *overrides))
+    config = composed("size=48", "seed=3", *OF_THE_NETWORK, *overrides)
     OmegaConf.update(config, "training", {"painter": {**PAINTER, **painter}}, merge=False, force_add=True)
     return config
 
@@ -48,7 +43,7 @@ def paint(config: DictConfig, contents: dict[str, Tensor] | None = None, **optio
     runtime.prepare("cpu", config.precision)
     with runtime.PoliteStop() as stop:
         stop.hold()  # a signal waits until it is asked for
-        return reference.paint(config, inputs, contents, posing.build_network(config, CPU), stop, **options)
+        return reference.paint(config, inputs, contents, load_network(config, CPU), stop, **options)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +120,7 @@ def test_the_global_generator_has_the_seed_of_the_run_and_is_left_alone() -> Non
     [
         ((), "torch.optim.Adam", 4),
         ((), "torch.optim.LBFGS", 4),
-        ((), "nst.optimization.loop.ScipyLBFGSB", 1),
+        ((), "nst.optimization.optimizers.ScipyLBFGSB", 1),
         (("style_loss=sliced_wasserstein",), "torch.optim.Adam", 4),
         (("backbone._target_=my.own",), "torch.optim.Adam", 1),
     ],

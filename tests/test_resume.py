@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import kill_and_resume
@@ -21,8 +23,9 @@ from nst import pretrained
 from nst.errors import UserError
 from nst.files import CannotWrite, write_json
 from nst.losses.objective import Losses
-from nst.optimization.loop import Outcome, ScipyLBFGSB, optimize
-from nst.optimization.state import State, Step
+from nst.optimization.loop import Outcome, optimize
+from nst.optimization.optimizers import ScipyLBFGSB
+from nst.optimization.state import Callback, Options, State, Step
 from nst.runs import checkpoint, resume
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
@@ -37,7 +40,7 @@ OPTIMIZERS = {
 }
 
 
-def rosenbrock(pixels: torch.Tensor, shift: tuple[int, int]) -> Losses:
+def rosenbrock(pixels: torch.Tensor, shift: tuple[int, int], step: int) -> Losses:
     """A valley that no optimiser reaches the end of soon; the shift moves it, so that the jitter matters."""
     x = pixels.flatten(1).double() + 0.01 * shift[0] - 0.02 * shift[1]
     total = (100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2).sum(1)
@@ -49,45 +52,45 @@ class Killed(BaseException):
     pass
 
 
-def descend(
-    name: str, seen: list[tuple[int, int, float]], state: State | None, save: dict[int, Path], die_after: int | None
-) -> Outcome:
-    """Descend 24 steps, noting every step; save the state at each chance, and die after a number of steps."""
+@dataclass
+class Mortal(Callback):
+    """Notes every step, saves the state at each chance, and dies after a number of steps."""
 
-    def watch(step: Step) -> None:
-        seen.append((step.index, step.evaluations, step.losses.total.item()))
+    seen: list[tuple[int, int, float]]
+    file: Path
+    die_after: int | None = None
 
-    def between(take_state: object) -> None:
-        done = seen[-1][0] + 1 if seen else 0
-        if callable(take_state):
-            torch.save({"state": take_state(), "seen": len(seen)}, save[0])
-        if die_after is not None and done >= die_after:
+    def step(self, step: Step) -> None:
+        self.seen.append((step.index, step.evaluations, step.losses.total.item()))
+
+    def between(self, take_state: Callable[[], State] | None) -> None:
+        if take_state is not None:
+            torch.save({"state": take_state(), "seen": len(self.seen)}, self.file)
+        if self.die_after is not None and self.seen and self.seen[-1][0] + 1 >= self.die_after:
             raise Killed
 
+
+def descend(name: str, callback: Mortal, state: State | None = None) -> Outcome:
+    """Descend 24 steps."""
     start = torch.linspace(-1, 1, 12).reshape(1, 3, 2, 2)
-    jitter = 0 if name == "l-bfgs-b" else 3
-    return optimize(
-        start, rosenbrock, OPTIMIZERS[name], 24, watch, lambda i: True, None, "never", jitter, 5, between, state
-    )
+    options = Options(steps=24, jitter=0 if name == "l-bfgs-b" else 3, seed=5)
+    return optimize(start, rosenbrock, OPTIMIZERS[name], options, callback, state)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("die_after", [1, 7, 13, 23, 24])
 def test_a_descent_that_dies_and_carries_on_sees_the_same_steps(tmp_path: Path, name: str, die_after: int) -> None:
     whole: list[tuple[int, int, float]] = []
-    expected = descend(name, whole, None, {0: tmp_path / "unused"}, None)
+    expected = descend(name, Mortal(whole, tmp_path / "unused"))
     assert len(whole) == 25
 
-    file = tmp_path / "state"
     seen: list[tuple[int, int, float]] = []
-    try:
-        descend(name, seen, None, {0: file}, die_after)
-    except Killed:
-        saved = torch.load(file, weights_only=True) if file.exists() else {"state": None, "seen": 0}
-        del seen[saved["seen"] :]  # what the trackers take back
-        outcome = descend(name, seen, saved["state"], {0: file}, None)
-    else:
-        pytest.fail("it was not killed")
+    file = tmp_path / "state"
+    with pytest.raises(Killed):
+        descend(name, Mortal(seen, file, die_after))
+    saved = torch.load(file, weights_only=True) if file.exists() else {"state": None, "seen": 0}
+    del seen[saved["seen"] :]  # what the trackers take back
+    outcome = descend(name, Mortal(seen, file), saved["state"])
     assert seen == whole
     assert torch.equal(outcome.last.pixels, expected.last.pixels)
     assert outcome.reason == expected.reason

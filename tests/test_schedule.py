@@ -1,6 +1,7 @@
 """Coarse to fine: sizes and steps, what is refused, and that a run of several scales is one run, whatever happens."""
 
 import csv
+import functools
 import json
 import shutil
 import signal
@@ -10,39 +11,27 @@ from typing import Any
 import kill_and_resume
 import pytest
 import torch
-from command_line import refused, run, sketch
-from hydra import compose, initialize_config_dir
+from command_line import refused, run
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
+from problems import composed, job, posed, run_here, stylized
 
-from nst import configuration, runtime
+from nst import job as jobs_of_hydra
+from nst import runtime
 from nst.batching import grouping
 from nst.batching.grouping import Candidate
 from nst.errors import ConfigError
 from nst.optimization import schedule
 from nst.optimization.schedule import Scale
 from nst.runs import checkpoint, resume
-from nst.runs.record import Job
 from nst.runtime import memory
-from nst.setup import check, posing
+from nst.setup import check, fitting
 from nst.setup.estimate import Need
 from nst.stylization import stylize
 
-CONF = Path(__file__).parent.parent / "conf"
 TINY = ("schedule=pyramid", "schedule.sizes=[32,48]", "steps=3", "log_every=1", "evaluator=none", "device=cpu")
 RATES = "torch.optim.lr_scheduler"
 LAYERS = "layers.style=[conv1,fire2,fire3]"
-
-
-def composed(*overrides: str) -> Any:
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", sketch(*overrides))
-
-
-def job(folder: Path, *overrides: str) -> Job:
-    folder.mkdir(parents=True, exist_ok=True)
-    return Job(composed(*overrides), folder, {}, list(overrides))
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -215,21 +204,20 @@ def test_two_scales_on_the_command_line_are_one_run(tmp_path: Path) -> None:
 
 def test_a_scale_begins_with_the_enlarged_result_of_the_one_before(tmp_path: Path) -> None:
     common = ("steps=3", "log_every=1", "evaluator=none", "jitter=0", "clamp=never", "precision=float64", "device=cpu")
-    both = stylize.run(job(tmp_path / "both", *TINY, *common), runtime.PoliteStop())
-    small = stylize.run(job(tmp_path / "small", "size=32", *common), runtime.PoliteStop())
-    assert record(tmp_path / "both")["scales"][0]["final"]["loss/total"] == float(small.last.losses.total)
-    problem = posing.pose(composed("size=48", *common), torch.device("cpu"))
-    problem.start = torch.nn.functional.interpolate(small.last.pixels, (32, 48), mode="bicubic")
-    expected = stylize.descend(composed("size=48", *common), problem, lambda step: None, lambda index: True)
-    torch.testing.assert_close(both.last.pixels, expected.last.pixels, rtol=1e-9, atol=1e-12)
+    both = stylized(tmp_path / "both", *TINY, *common)
+    small = stylized(tmp_path / "small", "size=32", *common)
+    assert record(tmp_path / "both")["scales"][0]["final"]["loss/total"] == small.latest.losses["loss/total"]
+    enlarged = torch.nn.functional.interpolate(small.latest.step.pixels, (32, 48), mode="bicubic")
+    expected = posed("size=48", *common).optimize(picture=enlarged)
+    torch.testing.assert_close(both.latest.step.pixels, expected.last.pixels, rtol=1e-9, atol=1e-12)
 
 
 def test_rates_and_averages_follow_the_scales(tmp_path: Path) -> None:
     common = (*TINY, "lr_schedule=cosine", "optimizer.lr=0.02", "average=0.9")
-    stylize.run(job(tmp_path / "restart", *common), runtime.PoliteStop())
+    stylized(tmp_path / "restart", *common)
     fall = [0.02, 0.015, 0.005]  # half a cosine in three steps
     assert [float(row["lr"]) for row in rows(tmp_path / "restart")] == pytest.approx([*fall, *fall, 0], abs=1e-9)
-    stylize.run(job(tmp_path / "carry", *common, "schedule.optimizer=carry"), runtime.PoliteStop())
+    stylized(tmp_path / "carry", *common, "schedule.optimizer=carry")
     rates = [float(row["lr"]) for row in rows(tmp_path / "carry")]
     assert rates[3] == pytest.approx(0.01)
     assert rates == sorted(rates, reverse=True)
@@ -239,7 +227,7 @@ def test_rates_and_averages_follow_the_scales(tmp_path: Path) -> None:
 
 def test_a_pyramid_from_to_loads_each_picture_at_its_own_size(tmp_path: Path) -> None:
     arguments = ("schedule=pyramid", "schedule.from=32", "schedule.factor=1.5", "size=72", *TINY[2:], "save_every=1")
-    stylize.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
+    stylized(tmp_path / "out", *arguments)
     assert [scale["width"] for scale in record(tmp_path / "out")["scales"]] == [32, 48, 72]
     for index, width in {0: 32, 3: 48, 6: 72, 9: 72}.items():
         with Image.open(tmp_path / "out" / "frames" / f"{index:06d}.png") as picture:
@@ -270,18 +258,12 @@ RUNS = {
 }
 
 
-def seeded_run(folder: Path, *overrides: str) -> None:
-    """Run a job with torch's generator seeded, as ``nst.job`` does."""
-    with runtime.seeded(0):
-        stylize.run(job(folder, *overrides), runtime.PoliteStop())
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_at_any_step_of_any_scale_it_carries_on_to_the_same_bytes(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = (*TINY, *RUNS[name], "checkpoint_steps=1", "checkpoint_seconds=0", "save_every=1", LAYERS)
-    seeded_run(tmp_path / "whole", *arguments)
+    stylized(tmp_path / "whole", *arguments)
     checkpoint.remove(tmp_path / "whole")
     save, steps = checkpoint.save, []
 
@@ -292,12 +274,12 @@ def test_killed_at_any_step_of_any_scale_it_carries_on_to_the_same_bytes(
         shutil.copytree(folder, copied)
 
     monkeypatch.setattr(checkpoint, "save", dying)
-    seeded_run(tmp_path / "out", *arguments)
+    stylized(tmp_path / "out", *arguments)
     monkeypatch.setattr(checkpoint, "save", save)
     assert steps == [1, 2, 3, 4, 5, 6] or (name == "lbfgsb" and len(steps) > 2)
     for number, step in enumerate(steps, 1):
         out = tmp_path / f"killed{number}"
-        seeded_run(out, *arguments)
+        stylized(out, *arguments)
         checkpoint.remove(out)
         assert kill_and_resume.differences(tmp_path / "whole", out) == [], step
         assert record(out)["resumed"][0]["step"] == step
@@ -313,9 +295,8 @@ def test_killed_in_earnest_and_resumed_it_is_the_same(tmp_path: Path) -> None:
 
 def test_an_interrupted_scale_leaves_its_picture_and_carries_on(tmp_path: Path) -> None:
     arguments = (*TINY, "save_every=1")
-    stylize.run(job(tmp_path / "whole", *arguments), runtime.PoliteStop())
+    stylized(tmp_path / "whole", *arguments)
     stop = runtime.PoliteStop()
-    interrupted = job(tmp_path / "out", *arguments)
     poll, polled = stop.poll, []
 
     def asked() -> None:
@@ -326,42 +307,36 @@ def test_an_interrupted_scale_leaves_its_picture_and_carries_on(tmp_path: Path) 
 
     stop.poll = asked  # type: ignore[method-assign]
     with pytest.raises(runtime.Interrupted):
-        stylize.run(interrupted, stop)
+        stylized(tmp_path / "out", *arguments, stop=stop)
     with Image.open(tmp_path / "out" / "interrupted.png") as picture:
         assert picture.size == (48, 32)
-    stylize.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
+    stylized(tmp_path / "out", *arguments)
     checkpoint.remove(tmp_path / "out")
     assert record(tmp_path / "out")["resumed"][0]["step"] == 4
     assert kill_and_resume.differences(tmp_path / "whole", tmp_path / "out") == []
 
 
 def test_a_diverging_scale_leaves_the_best_picture_at_its_own_size(tmp_path: Path) -> None:
-    experiment_job = job(tmp_path / "out", *TINY, "optimizer=sgd", "optimizer.lr=1e30", "clamp=never")
     with pytest.raises(Exception, match="NaN or infinite"):
-        stylize.run(experiment_job, runtime.PoliteStop())
+        stylized(tmp_path / "out", *TINY, "optimizer=sgd", "optimizer.lr=1e30", "clamp=never")
     with Image.open(tmp_path / "out" / "best.png") as picture:
         assert picture.size == (32, 21)
 
 
-def test_a_later_scale_that_diverges_leaves_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pose = posing.pose_together
+def test_a_later_scale_that_diverges_leaves_what_it_began_with(tmp_path: Path) -> None:
+    def bad_at_48(config: Any, *rest: Any) -> Any:
+        losses, fit = stylize.take_targets(config, *rest)
 
-    def bad_at_48(configs: Any, *rest: Any) -> posing.Problem:
-        problem = pose(configs, *rest)
-        if configs[0].size == 48:
-            evaluate = problem.evaluate
+        def bad(pixels: torch.Tensor, shift: Any, step: int) -> Any:
+            found = losses(pixels, shift, step)
+            found.total = found.total * torch.nan
+            return found
 
-            def bad(pixels: torch.Tensor, shift: Any) -> Any:
-                losses = evaluate(pixels, shift)
-                losses.total = losses.total * torch.nan
-                return losses
+        bad.describe, bad.tile = losses.describe, losses.tile  # type: ignore[attr-defined]
+        return (bad if config.size == 48 else losses), fit
 
-            problem.evaluate = bad
-        return problem
-
-    monkeypatch.setattr(stylize, "pose_together", bad_at_48)
     with pytest.raises(Exception, match="NaN or infinite at step 3"):
-        stylize.run(job(tmp_path / "out", *TINY), runtime.PoliteStop())
+        run_here(job(tmp_path / "out", *TINY), functools.partial(stylize.stylize, take_targets=bad_at_48))
     with Image.open(tmp_path / "out" / "best.png") as picture:
         assert picture.size == (48, 32)
     assert [row["step"] for row in rows(tmp_path / "out")] == ["0", "1", "2"]
@@ -369,8 +344,8 @@ def test_a_later_scale_that_diverges_leaves_what_it_began_with(tmp_path: Path, m
 
 def test_a_scale_that_ends_early_is_followed_at_once(tmp_path: Path) -> None:
     arguments = (*TINY, "optimizer=sgd", "optimizer.lr=0.001", "stop_change=0.01", "steps=[2,50]")
-    outcome = stylize.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
-    assert "changed the picture by less than" in outcome.reason
+    stylized(tmp_path / "out", *arguments)
+    assert "changed the picture by less than" in record(tmp_path / "out")["stopped_because"]
     assert [row["step"] for row in rows(tmp_path / "out")] == ["0", "1", "2"]
     assert [scale["steps"] for scale in record(tmp_path / "out")["scales"]] == [1, 1]
 
@@ -385,11 +360,10 @@ JOBS = (("seed=0",), ("seed=1", "style=mosaic", "init=noise"), ("seed=2", "beta=
 def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, name: str) -> None:
     common = [one for one in (*TINY, *RUNS[name], LAYERS, "precision=float64", "save_every=1") if "init" not in one]
     jobs = [job(tmp_path / str(number), *common, *own) for number, own in enumerate(JOBS)]
-    ends = stylize.run_together(jobs, runtime.PoliteStop())
-    assert not any(isinstance(end, Exception) for end in ends)
+    assert jobs_of_hydra._guarded(jobs) == []
     for number, own in enumerate(JOBS):
         alone = tmp_path / f"alone{number}"
-        stylize.run(job(alone, *common, *own), runtime.PoliteStop())
+        stylized(alone, *common, *own)
         assert kill_and_resume.frames(tmp_path / str(number)) == kill_and_resume.frames(alone)
         for ours, expected in zip(rows(tmp_path / str(number)), rows(alone), strict=True):
             numbers = ({k: float(v) for k, v in row.items() if k != "seconds"} for row in (ours, expected))
@@ -400,11 +374,11 @@ def test_a_job_that_is_lost_at_the_first_scale_leaves_its_neighbours_to_the_next
     common = (*TINY, LAYERS, "optimizer=sgd", "optimizer.lr=0.02", "clamp=never", "precision=float64")
     own = [("beta=0.01",), ("beta=1e300",), ("beta=0.1", "seed=1")]
     jobs = [job(tmp_path / str(number), *common, *one) for number, one in enumerate(own)]
-    ends = stylize.run_together(jobs, runtime.PoliteStop())
-    assert [type(end).__name__ for end in ends] == ["Outcome", "Diverged", "Outcome"]
+    assert jobs_of_hydra._guarded(jobs) == [jobs[1]]
+    assert "NaN or infinite" in json.loads((tmp_path / "1" / "status.json").read_text())["reason"]
     for number in (0, 2):
         alone = tmp_path / f"alone{number}"
-        stylize.run(job(alone, *common, *own[number]), runtime.PoliteStop())
+        stylized(alone, *common, *own[number])
         assert (tmp_path / str(number) / "result.png").read_bytes() == (alone / "result.png").read_bytes()
         assert len(rows(tmp_path / str(number))) == 7
     with Image.open(tmp_path / "1" / "best.png") as picture:
@@ -419,17 +393,17 @@ def test_jobs_are_planned_for_their_largest_scale(tmp_path: Path, monkeypatch: p
     Image.new("RGB", (300, 206), "teal").save(other)  # 96 x 66
     candidates = [
         Candidate(number, composed(*common, *own), tmp_path / str(number))
-        for number, own in enumerate([(), (f"content={photo}",), (f"content={other}",), ("stop_change=0.1",)])
+        for number, own in enumerate([(), (f"content={photo}",), (f"content={other}",), ("optimizer=lbfgsb",)])
     ]
     plan = grouping.plan(candidates, 9)
     assert plan.batches == [[0, 1], [2], [3]]
-    assert "stop_change" in plan.alone[3]
+    assert "line search" in plan.alone[3]
     sizes = []
 
     def noting(chosen: Any, *rest: Any) -> None:
         sizes.append(chosen.size)
 
-    monkeypatch.setattr(posing, "estimate_memory", noting)
+    monkeypatch.setattr(fitting, "estimate_memory", noting)
     grouping.room(candidates[0].config)
     assert sizes == [96]
 
@@ -441,7 +415,7 @@ def test_memory_is_told_of_the_largest_scale_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     needs: list[int] = []
-    estimate = posing.estimate_memory
+    estimate = fitting.estimate_memory
 
     def noting(chosen: Any, *rest: Any) -> Any:
         needs.append(chosen.size)
@@ -449,10 +423,10 @@ def test_memory_is_told_of_the_largest_scale_before_the_first_step(
         assert need is not None
         return Need(need.held + 10**9 * chosen.size, need.held, need.held)
 
-    monkeypatch.setattr(posing, "estimate_memory", noting)
+    monkeypatch.setattr(fitting, "estimate_memory", noting)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 40 * 10**9)
     with caplog.at_level("INFO"):
-        stylize.run(job(tmp_path / "out", *TINY, "tile=none"), runtime.PoliteStop())
+        stylized(tmp_path / "out", *TINY, "tile=none")
     assert needs[:2] == [48, 32]
     said = [message for message in caplog.messages if "This run needs about" in message or "step 0/6" in message]
     assert "This run needs about 48.0 GB at size=48; 40.0 GB are free. size=32 would fit" in said[0]
@@ -464,26 +438,26 @@ def test_the_largest_scale_decides_on_tiles_for_all(tmp_path: Path, monkeypatch:
         side = tile or max(inputs.content.shape[2:])
         return Need(side * 10**9, 0, 0)
 
-    monkeypatch.setattr(posing, "estimate_memory", estimate)
+    monkeypatch.setattr(fitting, "estimate_memory", estimate)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 130 * 10**9)
     arguments = ("schedule=pyramid", "schedule.sizes=[32,160]", "steps=1", "evaluator=none", "device=cpu", LAYERS)
-    stylize.run(job(tmp_path / "out", *arguments), runtime.PoliteStop())
+    stylized(tmp_path / "out", *arguments)
     assert record(tmp_path / "out")["computation"]["tile"] == "128"
-    stylize.run(job(tmp_path / "set", *arguments, "tile=128"), runtime.PoliteStop())
+    stylized(tmp_path / "set", *arguments, "tile=128")
     assert (tmp_path / "out" / "result.png").read_bytes() == (tmp_path / "set" / "result.png").read_bytes()
 
 
 def test_memory_that_runs_out_at_a_later_scale_names_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    descend = stylize.descend
+    optimize = stylize.optimize
 
-    def too_large(configs: Any, *rest: Any, **more: Any) -> Any:
-        if configs[0].size == 48:
+    def too_large(picture: torch.Tensor, *rest: Any) -> Any:
+        if picture.shape[3] == 48:
             raise MemoryError
-        return descend(configs, *rest, **more)
+        return optimize(picture, *rest)
 
-    monkeypatch.setattr(stylize, "descend", too_large)
-    with pytest.raises(posing.OutOfMemory, match="Out of memory"):
-        stylize.run(job(tmp_path / "out", *TINY, "checkpoint_steps=1"), runtime.PoliteStop())
+    monkeypatch.setattr(stylize, "optimize", too_large)
+    with pytest.raises(fitting.OutOfMemory, match="Out of memory"):
+        stylized(tmp_path / "out", *TINY, "checkpoint_steps=1")
     assert checkpoint.step(tmp_path / "out") == 3
 
 

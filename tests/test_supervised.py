@@ -11,40 +11,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import sketch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from problems import CONF, CPU
+from problems import composed as composed_from_files
 from torch import Tensor, nn
 
 from nst import configuration, runtime
 from nst.errors import ConfigError, UserError
 from nst.files import write_json
 from nst.images import rgb
-from nst.setup import posing
 from nst.setup.inputs import load
 from nst.setup.layers import layer_weights
+from nst.setup.network import load_network
 from nst.training import Context, pairs, reference
 from nst.training.pairs import Pairs
 from nst.training.photos import Photos
 from nst.training.supervised import Supervised
 
-CONF = Path(__file__).parent.parent / "conf"
-CPU = torch.device("cpu")
 TINY = ("count=3", "side=40", "crop=32", "painter.steps=2", "painter.at_once=2")
 
 
 def composed(*overrides: str) -> DictConfig:
     """Compose a configuration with the node of the group ``training`` from its file."""
-    configuration.register()
-    own = [f"{line}" for line in (*TINY, *(o.removeprefix("training.") for o in overrides if "training." in o))]
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose("config", sketch("size=48", *(o for o in overrides if "training." not in o)))
+    own = [*TINY, *(o.removeprefix("training.") for o in overrides if "training." in o)]
+    config = composed_from_files("size=48", *(o for o in overrides if "training." not in o))
     node = OmegaConf.merge(OmegaConf.load(CONF / "training" / "supervised.yaml"), OmegaConf.from_dotlist(own))
     OmegaConf.update(config, "training", node, merge=False, force_add=True)
-    for knob in ("photos",):
-        if knob not in config:
-            OmegaConf.update(config, knob, None, force_add=True)
+    if "photos" not in config:
+        OmegaConf.update(config, "photos", None, force_add=True)
     return config
 
 
@@ -68,7 +63,7 @@ def context(config: DictConfig, folder: Path, stop: runtime.PoliteStop | None = 
         write_json(folder / "run.json", facts)
 
     runtime.prepare("cpu", config.precision)
-    backbone, dtype = posing.build_network(config, CPU), runtime.pixel_dtype(config.precision)
+    backbone, dtype = load_network(config, CPU), runtime.pixel_dtype(config.precision)
     return Context(config, folder, load(config, CPU), backbone, CPU, dtype, stop or runtime.PoliteStop(), note, writes)
 
 
@@ -504,9 +499,7 @@ def test_several_styles_are_refused(tmp_path: Path) -> None:
 
 
 def test_defaults_are_those_of_the_optimiser() -> None:
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose("config", ["experiment=sketch"])
+    config = composed_from_files()
     painter = OmegaConf.load(CONF / "training" / "supervised.yaml").painter
     assert painter.optimizer == config.optimizer
     assert {name: painter[name] for name in ("steps", "clamp", "jitter", "margin")} == {

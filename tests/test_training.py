@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from command_line import refused, run, sketch, start
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from command_line import refused, run, start
 from PIL import Image
+from problems import CPU, composed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as nnf
@@ -26,15 +25,13 @@ from torch.utils.data import default_collate
 
 from nst import configuration, runtime, transformers
 from nst.images import rgb
-from nst.setup import posing
 from nst.setup.inputs import load
+from nst.setup.network import load_network
 from nst.training import Context, train
 from nst.training.perceptual import Perceptual
 from nst.training.photos import Photos
 from nst.training.strips import side_by_side
 
-CONF = Path(__file__).parent.parent / "conf"
-CPU = torch.device("cpu")
 VGG = (
     "backbone=vgg16", "backbone.weights=random", "backbone.preprocessing=imagenet", "layers.content=[relu1_2]",
     "layers.style=[relu1_1,relu1_2:3]",
@@ -46,17 +43,11 @@ SMALL = (
 QUICK = (*SMALL, "training.reference=false", "evaluator=none")
 
 
-def composed(*overrides: str) -> DictConfig:
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", sketch(*overrides))
-
-
 def prepared(folder: Path, *overrides: str) -> tuple[Perceptual, Context]:
     config = composed(*QUICK, "precision=float64", *overrides)
     runtime.prepare("cpu", config.precision)
     context = Context(
-        config, folder, load(config, CPU), posing.build_network(config, CPU), CPU, torch.float64,
+        config, folder, load(config, CPU), load_network(config, CPU), CPU, torch.float64,
         runtime.PoliteStop(), lambda **facts: None,
     )  # fmt: skip
     lesson = configuration.build(config.training)

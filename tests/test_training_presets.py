@@ -8,30 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import run
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from problems import CPU, composed
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from nst import configuration, runtime
-from nst.setup import posing
 from nst.setup.check import check
 from nst.setup.inputs import load
+from nst.setup.network import load_network
 from nst.training import Context
 from nst.training.perceptual import Perceptual
 
-CONF = Path(__file__).parent.parent / "conf"
-CPU = torch.device("cpu")
 BLOCKS = {"johnson2016": (2, 2, 3, 3), "ulyanov2017": (2, 2, 4, 4)}  # convolutions of VGG-16's and VGG-19's blocks
 MEAN = (103.939, 116.779, 123.68)  # blue, green, red
 RANDOM = ("backbone.weights=random", "backbone.preprocessing=caffe")
 SMALL = ("training.crop=32", "training.reference=false", "evaluator=none", "size=40")
-
-
-def composed(name: str, *overrides: str) -> DictConfig:
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", [f"experiment={name}", *overrides])
 
 
 def maps(convolutions: list[nn.Conv2d], blocks: tuple[int, ...], picture: Tensor) -> dict[str, Tensor]:
@@ -80,10 +71,10 @@ class Noisy(nn.Module):
 
 @pytest.mark.parametrize(("name", "stated"), [("johnson2016", johnson2016), ("ulyanov2017", ulyanov2017)])
 def test_the_loss_and_its_gradient_are_those_of_the_recipe(name: str, stated: object, tmp_path: Path) -> None:
-    config = composed(name, *RANDOM, *SMALL, "precision=float64")
+    config = composed(f"experiment={name}", *RANDOM, *SMALL, "precision=float64")
     check(config)
     runtime.prepare("cpu", "float64")
-    backbone, inputs = posing.build_network(config, CPU), load(config, CPU)
+    backbone, inputs = load_network(config, CPU), load(config, CPU)
     lesson = configuration.build(config.training)
     assert isinstance(lesson, Perceptual)
     lesson.prepare(
@@ -114,7 +105,7 @@ def test_it_runs_to_its_end_from_the_command_line(name: str, tmp_path: Path) -> 
 
 
 def test_settings_are_those_of_the_table() -> None:
-    johnson, ulyanov = composed("johnson2016"), composed("ulyanov2017")
+    johnson, ulyanov = (composed(f"experiment={name}") for name in ("johnson2016", "ulyanov2017"))
     assert (johnson.steps, johnson.training.batch, johnson.training.crop, johnson.optimizer.lr) == (40000, 4, 256, 1e-3)
     assert (ulyanov.steps, ulyanov.training.batch, ulyanov.training.crop, ulyanov.optimizer.lr) == (50000, 1, 256, 1e-3)
     assert (johnson.backbone.architecture, ulyanov.backbone.architecture) == ("vgg16", "vgg19")

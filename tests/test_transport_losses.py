@@ -1,20 +1,17 @@
 """The losses of transport and patches, said again in NumPy and SciPy, and against Python Optimal Transport."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ot
 import pytest
 import torch
-from command_line import sketch
-from hydra import compose, initialize_config_dir
+from problems import CONF, composed, posed
 from scipy.spatial.distance import cdist
 from skimage.exposure import match_histograms
 
-from nst import configuration
-from nst.engines import Reading, Wanted, make, replay
+from nst.engines import Reading, Wanted, make
 from nst.losses import (
     GramLoss,
     HistogramLoss,
@@ -32,10 +29,8 @@ from nst.losses.protocols import DrawingLoss
 from nst.losses.similarity import cosine_distances, moment_distance, relaxed_emd, self_similarity
 from nst.losses.transport import matched_quantiles, sliced_wasserstein, wasserstein_1d
 from nst.networks import backbones
-from nst.setup import posing
 from nst.setup.layers import layer_weights
 
-CONF = Path(__file__).parent.parent / "conf"
 PRECISIONS = [(torch.float64, 1e-9), (torch.float32, 1e-4)]
 SIZES = [(5, 6, 5, 6), (5, 6, 7, 3), (3, 4, 6, 8), (6, 8, 3, 4), (3, 5, 8, 8), (7, 7, 2, 3)]
 OPTIONS = ["sliced_wasserstein", "histogram", "gram_histogram", "relaxed_emd", "mrf"]
@@ -44,12 +39,6 @@ OPTIONS = ["sliced_wasserstein", "histogram", "gram_histogram", "relaxed_emd", "
 def maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """Feature maps, reproducible and without ties."""
     return torch.from_numpy(np.random.default_rng(seed).normal(0.3, 1.0, shape)).to(dtype)
-
-
-def composed(*overrides: str) -> Any:
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", sketch(*overrides))
 
 
 # ---------------------------------------------------------------- the same, said again
@@ -495,33 +484,14 @@ def test_every_loss_works_on_every_network_and_engine(network: str) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_the_group_is_built_and_its_memory_is_told(option: str) -> None:
-    made = composed(f"style_loss={option}", "content_loss=self_similarity", "size=48", "layers.style=[conv1,fire3]",
+    problem = posed(f"style_loss={option}", "content_loss=self_similarity", "size=48", "layers.style=[conv1,fire3]",
                     "style=mosaic")  # fmt: skip
-    device = torch.device("cpu")
-    problem = posing.pose(made, device)
-    assert problem.need is not None
+    assert problem.fit.need is not None
     pixels = (problem.start + 0.01).requires_grad_()
-    losses = problem.evaluate(pixels, (0, 0))
+    losses = problem.evaluate(pixels)
     assert losses.style.item() > 0
     assert losses.content.item() > 0
     assert torch.autograd.grad(losses.total.sum(), pixels)[0].abs().max() > 0
-
-
-@pytest.mark.parametrize(
-    ("option", "recorded"),
-    [
-        ("style_loss=gram", True),
-        ("style_loss=mrf", True),
-        ("style_loss=sliced_wasserstein", False),
-        ("content_loss=self_similarity", False),
-    ],
-)
-def test_a_step_that_draws_is_not_recorded_as_a_graph(
-    option: str, recorded: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(posing, "_is_replayed", lambda config, device, tile: device.type != "meta")  # as on a GPU
-    problem = posing.pose(composed(option, "size=48"), torch.device("cpu"))
-    assert isinstance(problem.evaluate, replay.Replay) == recorded
 
 
 @pytest.mark.parametrize(

@@ -1,36 +1,35 @@
-"""Posing a problem: what is kept between jobs, tiles where memory is short, and the step replayed from a recording."""
+"""What is optimised: what is kept between runs, tiles where memory is short, and the step replayed from a recording."""
 
 import functools
 import logging
 
 import pytest
 import torch
-from command_line import ROOT, sketch
-from hydra import compose, initialize_config_dir
+from cachetools import LRUCache
+from problems import CPU, composed, pose
 
-from nst import configuration, runtime
+from nst import runtime
 from nst.engines import replay
 from nst.engines.fused import Fused
 from nst.errors import ConfigError, UserError
 from nst.networks import backbones, weights
 from nst.runtime import memory
-from nst.setup import posing
+from nst.setup import fitting, objective
 from nst.setup.check import check
+from nst.setup.inputs import load
+from nst.setup.network import load_network
+from nst.setup.objective import PictureLoss
 
-CPU = torch.device("cpu")
-
-
-def composed(*overrides):
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        return compose("config", sketch("size=64", "steps=2", *overrides))
+TINY = ("size=64", "steps=2")
+pytestmark = pytest.mark.usefixtures("nothing_kept")
 
 
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    posing.forget()
-    yield
-    posing.forget()
+def posed(*overrides):
+    return pose(composed(*TINY, *overrides))
+
+
+def value(problem, shift=(0, 0)):
+    return problem.evaluate(shift=shift).total.item()
 
 
 def count(monkeypatch, owner, name):
@@ -45,22 +44,17 @@ def count(monkeypatch, owner, name):
     return calls
 
 
-def value(problem, shift=(0, 0)):
-    return problem.evaluate(problem.start, shift).total.item()
-
-
-def test_jobs_of_a_process_share_network_and_targets(monkeypatch):
+def test_runs_of_a_process_share_network_and_targets(monkeypatch):
     loads = count(monkeypatch, weights, "load")
     taken = count(monkeypatch, Fused, "targets")
-    first = posing.pose(composed("beta=0.1"), CPU)
-    value(first, (1, 2))
+    value(posed("beta=0.1"), (1, 2))
     begun = len(taken)
-    second = posing.pose(composed("beta=0.2", "seed=1"), CPU)
+    second = posed("beta=0.2", "seed=1")
     value(second, (1, 2))
     assert len(loads) == 1
     rehearsed = [arguments for arguments in taken[begun:] if not arguments[1].is_meta]
     assert rehearsed == []  # the content image at both shifts and the style image had been seen
-    third = posing.pose(composed("style=hatching"), CPU)
+    third = posed("style=hatching")
     assert [arguments[1].is_meta for arguments in taken[begun:]].count(False) == 1  # the other style image
     assert value(third) != value(second)
 
@@ -71,10 +65,10 @@ def test_jobs_of_a_process_share_network_and_targets(monkeypatch):
 )
 def test_what_is_kept_is_never_taken_for_something_else(other):
     shared = "style_loss.term_norm=none"  # so that the size of the targets shows
-    value(posing.pose(composed(shared), CPU))
-    after = value(posing.pose(composed(shared, other), CPU))
-    posing.forget()
-    assert after == value(posing.pose(composed(shared, other), CPU))
+    value(posed(shared))
+    after = value(posed(shared, other))
+    fitting.forget()
+    assert after == value(posed(shared, other))
 
 
 def test_weights_that_change_on_disk_are_loaded_again(tmp_path, folder=None):
@@ -89,9 +83,7 @@ def test_weights_that_change_on_disk_are_loaded_again(tmp_path, folder=None):
             f"features.{name.removeprefix('stack.')}": t.contiguous() for name, t in network.state_dict().items()
         }
         save_file(tensors, tmp_path / "own.safetensors")
-        found.append(
-            value(posing.pose(composed(*chosen, f"backbone.weights='{folder or tmp_path}/own.safetensors'"), CPU))
-        )
+        found.append(value(posed(*chosen, f"backbone.weights='{folder or tmp_path}/own.safetensors'")))
     assert found[0] != found[1]
 
 
@@ -105,43 +97,43 @@ def test_tf32_has_targets_of_its_own(monkeypatch):
     try:
         for allowed in (False, True, False):
             torch.backends.cuda.matmul.allow_tf32 = allowed
-            value(posing.pose(composed(), CPU))
+            value(posed())
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
     assert [arguments[1].is_meta for arguments in taken].count(False) == 4  # content and style, twice
 
 
-def test_kept_things_go_when_there_are_too_many():
-    kept = posing.Kept(10, len)
+def test_what_is_kept_longest_unused_goes_and_what_is_too_large_is_not_kept():
+    cache = LRUCache(10, len)
     for name in ("aaaa", "bbbb"):
-        assert kept.get(name, lambda name=name: name) == name
-    kept.get("aaaa", lambda: pytest.fail("it is kept"))
-    kept.get("cccc", lambda: "cccc")
-    assert list(kept.things) == ["aaaa", "cccc"]  # b was used longest ago
-    kept.get("large", lambda: "x" * 99)
-    assert list(kept.things) == ["large"]
+        assert objective.kept(cache, name, lambda name=name: name) == name
+    objective.kept(cache, "aaaa", lambda: pytest.fail("it is kept"))
+    objective.kept(cache, "cccc", lambda: "cccc")
+    assert set(cache) == {"aaaa", "cccc"}  # b was used longest ago
+    assert objective.kept(cache, "large", lambda: "x" * 99) == "x" * 99
+    assert set(cache) == {"aaaa", "cccc"}
 
 
 def test_a_picture_too_large_for_the_memory_is_computed_in_tiles(monkeypatch, caplog):
-    chosen = composed("size=900", "precision=float32", "jitter=0")
+    chosen = composed(*TINY, "size=900", "precision=float32", "jitter=0")
     runtime.prepare("cpu", "float32")  # from here on the peak counts
-    whole = posing.pose(chosen, CPU)
-    room = int(0.8 * whole.need.further)
+    whole = pose(chosen)
+    room = int(0.8 * whole.fit.need.further)
     assert whole.engine == "fused"
-    posing.forget()
+    fitting.forget()
     monkeypatch.setattr(memory, "free_bytes", lambda device: room)
     runtime.prepare("cpu", "float32")
     with caplog.at_level(logging.INFO):
-        tiled = posing.pose(chosen, CPU)
-    assert tiled.engine in {f"fused, in tiles of {side} pixels" for side in posing.TILES if side < 900}
+        tiled = pose(chosen)
+    assert tiled.engine in {f"fused, in tiles of {side} pixels" for side in fitting.TILES if side < 900}
     assert "with the same gradient" in caplog.text
-    assert tiled.need.further <= room
+    assert tiled.fit.need.further <= room
     assert value(tiled) == pytest.approx(value(whole), rel=1e-5)
     caplog.clear()
-    posing.pose(composed("size=900", "tile=none"), CPU)
+    posed("size=900", "tile=none")
     assert "are free" in caplog.text  # the warning
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1_000_000)
-    assert posing.pose(chosen, CPU).engine == "fused"  # nothing would fit
+    assert pose(chosen).engine == "fused"  # nothing would fit
 
 
 class Median:
@@ -156,23 +148,40 @@ class Median:
 
 
 def test_a_loss_that_cannot_be_tiled_says_so(monkeypatch, caplog):
-    own = "style_loss={_target_: test_posing.Median}"
+    own = "style_loss={_target_: test_setup.Median}"
     with pytest.raises(UserError, match=r"tile=64: Median is no function of sums .* Use tile=none"):
-        posing.pose(composed(own, "tile=64"), CPU)
+        posed(own, "tile=64")
     with pytest.raises(ConfigError, match=r"style_loss: Median is no function of sums .* tile=none"):
-        check(composed(own, "tile=64"))
-    need = posing.pose(composed(own), CPU).need
+        check(composed(*TINY, own, "tile=64"))
+    need = posed(own).fit.need
     monkeypatch.setattr(memory, "free_bytes", lambda device: need.further // 2)
     with caplog.at_level(logging.INFO):
-        assert posing.pose(composed(own), CPU).engine == "fused, Median under autograd"
+        assert posed(own).engine == "fused, Median under autograd"
     assert "not computed in tiles: Median is no function of sums over positions" in caplog.text
+
+
+class AsOnGPU(PictureLoss):
+    """Takes the CPU for a GPU."""
+
+    @property
+    def device(self):
+        return torch.device("cuda")
+
+    @device.setter
+    def device(self, value):
+        pass
+
+
+def on_a_gpu(*overrides):
+    config = composed(*TINY, "cuda_graph=true", *overrides)
+    return AsOnGPU([config], load_network(config, CPU), [load(config, CPU)])
 
 
 @pytest.mark.parametrize("recorder", ["as it is", "cannot"])
 def test_a_replayed_step_is_the_step(recorder, monkeypatch):
     """Without a GPU the recording is played by a stand-in, which overwrites its results as a graph does."""
-    chosen = composed("precision=float64", "beta=0.1", "tv=0.3")
-    problem = posing.pose(chosen, CPU)
+    chosen = "precision=float64", "beta=0.1", "tv=0.3"
+    problem = posed(*chosen)
     calls = []
 
     def record(function, sample):
@@ -190,15 +199,14 @@ def test_a_replayed_step_is_the_step(recorder, monkeypatch):
 
         return play
 
-    monkeypatch.setattr(posing, "_is_replayed", lambda config, device, tile: device.type != "meta")
     monkeypatch.setattr(replay, "Replay", functools.partial(replay.Replay, record=record))
-    replayed = posing.pose(chosen, CPU).evaluate
+    replayed = on_a_gpu(*chosen)
     seen = []
-    for shift in ((0, 0), (3, 1), (7, 7)):
+    for step, shift in enumerate(((0, 0), (3, 1), (7, 7))):
         results = []
-        for evaluate in (problem.evaluate, replayed):
+        for losses_of in (problem.losses, replayed):
             pixels = (problem.start + 0.1).requires_grad_(True)
-            losses = evaluate(pixels, shift)
+            losses = losses_of(pixels, shift, step)
             (gradient,) = torch.autograd.grad(losses.total.sum(), pixels)
             results.append((losses, gradient))
         (expected, wanted), (found, gradient) = results
@@ -211,18 +219,26 @@ def test_a_replayed_step_is_the_step(recorder, monkeypatch):
     assert len(calls) == (3 if recorder == "as it is" else 0)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "recorded"),
+    [
+        ((), True),
+        (("style_loss=mrf",), True),
+        (("cuda_graph=false",), False),
+        (("style_loss=gaussian_wasserstein",), False),  # waits for the device
+        (("style_loss=sliced_wasserstein",), False),  # draws at each step
+        (("content_loss=self_similarity",), False),
+    ],
+)
+def test_what_waits_for_the_device_or_draws_is_not_recorded(overrides, recorded, monkeypatch):
+    made = count(monkeypatch, replay, "Replay")
+    on_a_gpu(*overrides)
+    assert bool(made) == recorded
+
+
 def test_an_image_is_told_from_others_once_whatever_the_shifts(monkeypatch):
-    asked = count(monkeypatch, posing, "_identity")
-    problem = posing.pose(composed(), CPU)
+    asked = count(monkeypatch, objective, "_identity")
+    problem = posed()
     for shift in ((0, 0), (1, 2), (3, 1), (7, 7), (5, 0)):
         value(problem, shift)
     assert len(asked) == 2  # content and style
-
-
-def test_a_loss_that_waits_for_the_device_is_not_recorded(monkeypatch):
-    monkeypatch.setattr(posing, "_is_replayed", lambda config, device, tile: device.type != "meta")
-    made = count(monkeypatch, replay, "Replay")
-    posing.pose(composed("style_loss=gaussian_wasserstein"), CPU)
-    assert not made
-    posing.pose(composed(), CPU)
-    assert made
