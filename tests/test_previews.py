@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nst.tracking.previews import LONGEST_SIDE, Previews, encode
+from nst.tracking.pictures import LONGEST_SIDE, Previews, encode
 from PIL import Image
 
 from nst.images.canvas import Canvas
