@@ -72,9 +72,9 @@ def launch(
     try:
         for arguments in complete(sys.argv[1:]):
             if "TORCHELASTIC_RUN_ID" in os.environ:  # begun by torchrun
-                from nst.training.parallel import arguments_of_helper
+                from nst.training.distributed import arguments_of_rank
 
-                arguments = arguments_of_helper(arguments)
+                arguments = arguments_of_rank(arguments)
             sys.argv[1:] = _flags_first([as_typed(argument) for argument in _known_flags(arguments)])
             main()
     except KeyboardInterrupt as stop:

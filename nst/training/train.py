@@ -36,9 +36,11 @@ from nst.setup.inputs import Inputs, load
 from nst.setup.posing import build_network
 from nst.stylization.stylize import recorded_threads
 from nst.tracking import Numbers, Snapshot, watchers
-from nst.training import Context, Lesson, parallel, reference
-from nst.training.photos import stream
-from nst.training.strips import Strips, Validation
+from nst.training import reference
+from nst.training.distributed import ProcessGroup, process_group
+from nst.training.method import TrainingContext, TrainingMethod
+from nst.training.photos import load_batches
+from nst.training.validation import ValidationPhoto, ValidationPictures
 
 log = logging.getLogger(__name__)
 TIMED = 5  # pictures, after one to warm up, whose median is the time per picture
@@ -74,11 +76,11 @@ class Work:
 
     Attributes:
         job: what is asked for.
-        crew: the processes that do it.
+        group: the processes that do it.
         stop: answers signals.
         device: to compute on.
         inputs: content and styles at the size of the result.
-        lesson: what is taught.
+        method: what it is trained by.
         network: that is trained.
         blend: ``(1, S)`` weights of its styles where the content is painted; None: there is one.
         saved: the checkpoint that is carried on from.
@@ -87,11 +89,11 @@ class Work:
     """
 
     job: Job
-    crew: parallel.Crew
+    group: ProcessGroup
     stop: runtime.PoliteStop
     device: torch.device
     inputs: Inputs
-    lesson: Lesson
+    method: TrainingMethod
     network: nn.Module
     blend: Tensor | None
     saved: dict[str, Any] | None
@@ -122,25 +124,25 @@ def run(job: Job, stop: runtime.PoliteStop) -> Outcome:
     """
     began = time.perf_counter()
     check(job.config)
-    with parallel.joined(job.config.device) as crew:
-        job = replace(job, folder=crew.shared(job.folder))
-        saved = checkpoint.to_carry_on_from(job.folder) if crew.writes else None
-        if crew.shared(saved is not None) and saved is None:
+    with process_group(job.config.device) as group:
+        job = replace(job, folder=group.broadcast(job.folder))
+        saved = checkpoint.to_carry_on_from(job.folder) if group.writes else None
+        if group.broadcast(saved is not None) and saved is None:
             saved = checkpoint.load(job.folder)
         threads = job.config.threads or (recorded_threads(job) if saved else 0)
-        with runtime.own_device(crew.device) as name, runtime.threads(threads):
+        with runtime.own_device(group.device) as name, runtime.threads(threads):
             device = runtime.prepare(name, job.config.precision)
             with _memory_explained():
-                work = _prepared(job, crew, stop, device, saved)
+                work = _prepared(job, group, stop, device, saved)
                 return _descend(work, began)
 
 
 def _prepared(
-    job: Job, crew: parallel.Crew, stop: runtime.PoliteStop, device: torch.device, saved: dict[str, Any] | None
+    job: Job, group: ProcessGroup, stop: runtime.PoliteStop, device: torch.device, saved: dict[str, Any] | None
 ) -> Work:
-    """Load images and networks, and let the lesson prepare itself."""
+    """Load images and networks, and let the training method prepare itself."""
     config, record, evaluator = job.config, None, None
-    if crew.writes:
+    if group.writes:
         record = Record.carry_on(job, device, saved["step"]) if saved else Record.begin(job, device)
         evaluator = configuration.build(config.evaluator)
     inputs = load(config, device)
@@ -154,9 +156,9 @@ def _prepared(
     network = transformers.build(config.transformer, len(styles), config.seed).to(device, dtype)
     if (take := getattr(network, "take_styles", None)) is not None:
         take(inputs.styles)
-    lesson: Lesson = configuration.build(config.training)
-    if lesson.batch % crew.world:
-        raise UserError(f"training.batch={lesson.batch} cannot be divided among {crew.world} processes.")
+    method: TrainingMethod = configuration.build(config.training)
+    if method.batch % group.world_size:
+        raise UserError(f"training.batch={method.batch} cannot be divided among {group.world_size} processes.")
     if record:
         record.note_weights(getattr(backbone, "source", None))
         record.note(evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None)
@@ -165,15 +167,21 @@ def _prepared(
         if record:
             record.note(**facts)
 
-    context = Context(config, job.folder, inputs, backbone, device, dtype, stop, note, crew.writes)
-    lesson.prepare(context)
-    work = Work(job, crew, stop, device, inputs, lesson, network, blend, saved, record, evaluator)
-    if lesson.reference and crew.writes:
+    context = TrainingContext(
+        *(config, job.folder, inputs, backbone, device),
+        dtype=dtype,
+        stop=stop,
+        note=note,
+        writes=group.writes,
+    )
+    method.prepare(context)
+    work = Work(job, group, stop, device, inputs, method, network, blend, saved, record, evaluator)
+    if method.reference and group.writes:
         _paint_reference(work, context)
     return work
 
 
-def _paint_reference(work: Work, context: Context) -> None:
+def _paint_reference(work: Work, context: TrainingContext) -> None:
     """Let the optimiser paint the content, to compare with, unless an earlier attempt has; score and record it."""
     record, path = work.record, work.job.folder / REFERENCE
     assert record is not None
@@ -199,7 +207,7 @@ def _paint_reference(work: Work, context: Context) -> None:
 
 def _descend(work: Work, began: float) -> Outcome:
     """Make the steps, watched by the trackers; save the network, paint, score and record."""
-    config, crew, stop, record, lesson = work.config, work.crew, work.stop, work.record, work.lesson
+    config, group, stop, record, method = work.config, work.group, work.stop, work.record, work.method
     saved, steps, device = work.saved, int(config.steps), work.device
     trained = [parameter for parameter in work.network.parameters() if parameter.requires_grad]
     optimizer: torch.optim.Optimizer = configuration.build(config.optimizer)(trained)
@@ -212,15 +220,15 @@ def _descend(work: Work, began: float) -> Outcome:
         optimizer.load_state_dict(saved["optimizer"])
         if rates is not None:
             rates.load_state_dict(saved["lr_schedule"])
-    trainee = crew.together(work.network, device)
-    trackers: dict[str, Any] = _trackers(work) if crew.writes else {}
+    trainee = group.data_parallel(work.network, device)
+    trackers: dict[str, Any] = _trackers(work) if group.writes else {}
     if record:
         count = sum(parameter.numel() for parameter in trained)
         log.info("%s", _headline(work, count, begin))
         height, width = work.inputs.content.shape[2:]
-        record.note(size={"width": width, "height": height}, parameters=count, processes=crew.world)
+        record.note(size={"width": width, "height": height}, parameters=count, processes=group.world_size)
         precision = runtime.choose_precision(config.precision, device)
-        features = getattr(lesson, "features", None)
+        features = getattr(method, "features", None)
         record.note_computation(precision=precision, engine=features.describe() if features else "none")
     keeper = checkpoint.Checkpoints(config.checkpoint_steps, config.checkpoint_seconds)
     ready, done = time.perf_counter(), begin
@@ -257,19 +265,20 @@ def _descend(work: Work, began: float) -> Outcome:
     try:
         if saved:
             checkpoint.restore_random_state(saved["random"])
-        items = stream(lesson.item, begin, lesson.batch, crew.rank, crew.world, lesson.workers)
+        ranks = {"rank": group.rank, "world_size": group.world_size}
+        items = load_batches(method.item, begin, method.batch, workers=method.workers, **ranks)
         with contextlib.closing(items):  # type: ignore[type-var]
             for step in range(begin, steps + 1):
                 last, started = step == steps, time.perf_counter()
                 logged = step % config.log_every == 0 or last
-                if hasattr(lesson, "begin_step"):
-                    lesson.begin_step(step)
-                losses = lesson.losses(trainee if not last else work.network, _on(next(items), device, work))
+                if hasattr(method, "begin_step"):
+                    method.begin_step(step)
+                losses = method.losses(trainee if not last else work.network, _on(next(items), device, work))
                 total = losses.total.mean()
                 wants = logged or device.type == "cpu"  # a GPU is waited for only where numbers are wanted
                 bad = int(wants and not math.isfinite(total.detach().item()))
                 # what the network was before its last update is known to be good, if this loss is
-                asked, bad = crew.most(stop.asked or 0, bad)
+                asked, bad = group.max(stop.asked or 0, bad)
                 if bad:
                     raise Diverged(
                         f"The loss became NaN or infinite at step {step}. Lower the learning rate (optimizer.lr) or "
@@ -282,9 +291,9 @@ def _descend(work: Work, began: float) -> Outcome:
                     optimizer.zero_grad(set_to_none=True)
                     total.backward()
                 seconds += time.perf_counter() - started
-                if logged or crew.writes:
+                if logged or group.writes:
                     rate = optimizer.param_groups[0]["lr"] if rates is not None else None
-                    mean = _mean(losses, crew if logged else None)
+                    mean = _mean(losses, group if logged else None)
                     pixels = work.inputs.content.new_empty(0)
                     now = Step(step, step + 1, mean, pixels, seconds, last, rate)
                     watch(now, logged)
@@ -298,28 +307,28 @@ def _descend(work: Work, began: float) -> Outcome:
                 done = step + 1
                 if asked or keeper.is_due(done):
                     with keeper.saving(done):
-                        if crew.writes:
+                        if group.writes:
                             save()
                 if asked:
                     stop.holding = False
                     raise runtime.Interrupted(asked)
         outcome = Outcome(now, f"all {steps} steps done")
-        if crew.writes:
+        if group.writes:
             _finish(work, outcome, trackers, {"setup": ready - began, "optimisation": seconds}, elapsed)
             close("done")
         return outcome
     except runtime.Interrupted:
-        if crew.writes:
+        if group.writes:
             path = work.job.picture("interrupted")
             rgb.save(path, _encoded(work, work.paint(work.inputs.content)))
             log.warning("Interrupted at step %d of %d; the picture is in %s", done, steps, path)
             close("interrupted")
         raise
     except Exception as error:
-        if crew.writes:
+        if group.writes:
             with contextlib.suppress(UserError):
                 close("failed")
-        if isinstance(error, Diverged) and crew.writes:
+        if isinstance(error, Diverged) and group.writes:
             checkpoint.remove(work.job.folder)  # so that another attempt starts from its beginning
             if best is not None:
                 _keep_best(work, best)
@@ -336,11 +345,11 @@ def _trackers(work: Work) -> dict[str, Any]:
     )
     path = work.job.folder / REFERENCE
     optimised = rgb.load(str(path), max(work.inputs.content.shape[2:])) if path.is_file() else None
-    shown = [Validation(Path(str(work.config.content)).stem, work.inputs.content, optimised)]
-    for name in work.lesson.validation:
+    shown = [ValidationPhoto(Path(str(work.config.content)).stem, work.inputs.content, optimised)]
+    for name in work.method.validation:
         picture = rgb.load(name, work.config.size, work.config.fit, work.config.resample, work.config.background)
-        shown.append(Validation(Path(name).stem, picture.to(work.inputs.content)))
-    return common | {"validation": Strips(shown, work.paint, common["tensorboard"].show, steps)}
+        shown.append(ValidationPhoto(Path(name).stem, picture.to(work.inputs.content)))
+    return common | {"validation": ValidationPictures(shown, work.paint, common["tensorboard"].show, steps)}
 
 
 def _finish(
@@ -358,7 +367,7 @@ def _finish(
     if scores:
         trackers["tensorboard"].scores(scores, outcome.last.index)
     final = Numbers(outcome.last.losses).of_images[0]
-    about = work.lesson.about()
+    about = work.method.about()
     training = seconds["optimisation"] + float((about.get("pairs") or {}).get("seconds", 0))
     record.note(**about, scores=scores, seconds_per_picture=per_picture, training_seconds=round(training, 3))
     record.note(break_even=break_even(training, per_picture, (record.facts.get("reference") or {}).get("seconds")))
@@ -420,13 +429,13 @@ def _encoded(work: Work, picture: Tensor) -> bytes:
 
 
 def _headline(work: Work, count: int, begin: int) -> str:
-    job, config, lesson = work.job, work.config, work.lesson
+    job, config, method = work.job, work.config, work.method
     styles = ", ".join(Path(style.image).name for style in configuration.styles(config))
     chosen = " ".join(job.choices[group] for group in ("transformer", "training") if group in job.choices)
-    processes = f" in {work.crew.world} processes" if work.crew.world > 1 else ""
+    processes = f" in {work.group.world_size} processes" if work.group.world_size > 1 else ""
     carried = f", carried on from step {begin}" if begin else ""
     return (
-        f"A network for {styles}: {chosen}, {count:,} weights, {config.steps} steps of {lesson.batch} pictures on "
+        f"A network for {styles}: {chosen}, {count:,} weights, {config.steps} steps of {method.batch} pictures on "
         f"{work.device}{processes}{carried}"
     )
 
@@ -443,11 +452,11 @@ def _on(items: list[Any], device: torch.device, work: Work) -> Any:
     return moved(default_collate(items))
 
 
-def _mean(losses: Losses, crew: parallel.Crew | None) -> Losses:
-    """Return losses averaged over the batch, ``(1,)`` each; with a crew over all processes' shares of it."""
+def _mean(losses: Losses, group: ProcessGroup | None) -> Losses:
+    """Return losses averaged over the batch, ``(1,)`` each; with a group over all processes' shares of it."""
     names = losses.named()
     values = torch.stack([value.mean() for value in names.values()])
-    values = crew.mean(values) if crew else values
+    values = group.mean(values) if group else values
     mean = dict(zip(names, values.split(1), strict=True))
     total, content, style, tv = (mean.pop(f"loss/{name}") for name in ("total", *TERMS))
     return Losses(total, content, style, tv, mean)
