@@ -65,9 +65,9 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     calls = resume.command_lines(typed)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return calls
-    from nst.training.parallel import arguments_of_helper  # here, since it needs torch
+    from nst.training.distributed import arguments_of_rank  # here, since it needs torch
 
-    return [arguments_of_helper(arguments) for arguments in calls]
+    return [arguments_of_rank(arguments) for arguments in calls]
 
 
 class CheckFirst(Callback):

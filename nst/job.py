@@ -70,11 +70,11 @@ def _helps(job: Job) -> bool:
     Raises:
         UserError: there is nothing to help with.
     """
-    from nst.training import parallel, train
+    from nst.training import distributed, train
 
-    if job.config.task != "train" and parallel.world() > 1:
+    if job.config.task != "train" and distributed.world_size() > 1:
         raise UserError(f"torchrun is for task=train; task={job.config.task} runs in one process: python run.py ...")
-    if parallel.rank() == 0:
+    if distributed.rank() == 0:
         return False
     with runtime.PoliteStop() as stop, runtime.seeded(job.config.seed):
         train.train(Session(job, stop))

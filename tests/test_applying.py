@@ -23,10 +23,10 @@ from test_media import ramp
 from torch import Tensor, nn
 
 from nst import configuration, reproduce, runtime, transformers
-from nst.applying import model, sheet
+from nst.applying import contact_sheet, model
 from nst.applying.apply import apply
-from nst.applying.ledger import Ledger, Line
-from nst.applying.tiles import Painter, reach
+from nst.applying.painter import Painter, receptive_field
+from nst.applying.pictures import PictureRow, PicturesFile
 from nst.errors import ConfigError, UserError
 from nst.evaluation import evaluator
 from nst.images import rgb
@@ -157,11 +157,11 @@ def test_statistics_of_the_tiles_themselves_would_not() -> None:
 
 
 @pytest.mark.parametrize("arguments", NETWORKS)
-def test_the_reach_covers_all_that_a_pixel_depends_on(arguments: dict[str, Any]) -> None:
+def test_the_receptive_field_covers_all_that_a_pixel_depends_on(arguments: dict[str, Any]) -> None:
     net = network(**arguments).double()
     painter = Painter(net, None, CPU, torch.float64)
     image = torch.rand(1, 3, 200, 208, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    found = reach(net)
+    found = receptive_field(net)
     assert found.stride == (8 if "levels" in arguments else 4)
     with torch.inference_mode():
         statistics = painter.measure(image, (200, 208))
@@ -197,7 +197,7 @@ def test_tiles_are_chosen_by_the_free_memory(monkeypatch: pytest.MonkeyPatch) ->
             assert painter.measurable(shape) == shape
             continue
         assert side is not None and 0 < side <= most
-        halo = painter.reach.halo
+        halo = painter.receptive_field.halo
         within = min(side + 2 * halo, 1200), side + 2 * halo
         assert (estimate.forward_bytes(painter.network, within, torch.float32, CPU) or 0) <= free
         at = painter.measurable(shape)
@@ -221,7 +221,7 @@ def test_a_network_that_normalises_otherwise_is_not_cut_into_tiles() -> None:
     for net in (Own(), transformers.build({**ADAPTIVE, "_target_": "nst.transformers.AdaptiveTransformer"}, 1, 0)):
         painter = Painter(net, None, CPU, torch.float32, "64")
         with torch.inference_mode(), pytest.raises(UserError, match="cannot paint in tiles"):
-            next(painter.tiles(torch.rand(1, 3, 100, 100), 64, []))
+            painter.check_tileable()
 
 
 # The model.
@@ -478,10 +478,10 @@ def test_a_clip_goes_on_where_it_was_stopped_and_has_the_same_bytes(
         pytest.importorskip("av", reason="PyAV is not installed")
         from test_video import film
 
-        from nst.applying import video
+        from nst.applying.video import Video
 
         film(tmp_path / "moving.mp4", 7)
-        monkeypatch.setattr(video, "PER_PART", 2)
+        monkeypatch.setattr(Video, "per_segment", 2)
     else:
         moving(tmp_path / "moving.gif")
     overrides = f"model={path}", f"content={tmp_path / f'moving.{kind}'}"
@@ -534,48 +534,51 @@ def test_memory_that_runs_out_is_told_with_the_way_out(tmp_path: Path, monkeypat
     assert memory.is_out_of_memory(caught.value)
 
 
-# Ledger and sheet.
+# The table and the contact contact_sheet.
 
 
-def test_the_ledger_survives_any_name_and_a_cut_line(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    lines = [Line('a,"b".jpg', "results/a.png", 3, 4, 0.5, "ab", ""), Line("\u00e9\n.jpg", problem="two\nlines, told")]
-    for line in lines:
-        ledger.add(line)
+def test_the_table_survives_any_name_and_a_cut_line(tmp_path: Path) -> None:
+    table = PicturesFile(tmp_path)
+    rows = [
+        PictureRow('a,"b".jpg', "results/a.png", 3, 4, 0.5, "ab", ""),
+        PictureRow("\u00e9\n.jpg", problem="two\nlines, told"),
+    ]
+    for row in rows:
+        table.add(row)
     with (tmp_path / "pictures.csv").open("a") as file:
         file.write('c.jpg,results/c.png,5,6,0.1,"cd')
-    again = Ledger(tmp_path).lines
+    again = PicturesFile(tmp_path).rows
     assert list(again) == ['a,"b".jpg', "\u00e9 .jpg"]
-    assert again['a,"b".jpg'] == lines[0]
+    assert again['a,"b".jpg'] == rows[0]
     assert again["\u00e9 .jpg"].problem == "two lines, told"
 
 
-def test_the_sheet_shows_each_photograph_above_its_painting() -> None:
+def test_the_contact_sheet_shows_each_photograph_above_its_painting() -> None:
     colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
     shapes = [(60, 30), (20, 80), (500, 400)]
     pairs = [
         (Image.new("RGB", shape, color), Image.new("RGB", shape, tuple(value // 2 for value in color)), "x" * 99)
         for color, shape in zip(colors, shapes, strict=True)
     ]
-    drawn = sheet.draw(pairs).astype(int)
+    drawn = contact_sheet.draw(pairs).astype(int)
     rights = []
     for color in colors:
         photograph = np.argwhere((np.abs(drawn - color) < 3).all(-1))
         painting = np.argwhere((np.abs(drawn - np.array(color) // 2) < 3).all(-1))
         assert photograph[:, 0].max() < painting[:, 0].min()
         assert abs(photograph[:, 1].mean() - painting[:, 1].mean()) < 1
-        assert np.ptp(photograph, 0).max() + 1 == sheet.SIDE
+        assert np.ptp(photograph, 0).max() + 1 == contact_sheet.SIDE
         rights.append((photograph[:, 1].min(), photograph[:, 1].max()))
     assert rights[0][1] < rights[1][0] < rights[1][1] < rights[2][0]
 
 
 def test_a_sheet_of_many_shows_some_of_all() -> None:
-    assert sheet.chosen(3) == [0, 1, 2]
-    places = sheet.chosen(1000)
-    assert len(set(places)) == sheet.MOST
+    assert contact_sheet.chosen(3) == [0, 1, 2]
+    places = contact_sheet.chosen(1000)
+    assert len(set(places)) == contact_sheet.MOST
     assert (places[0], places[-1]) == (0, 999)
     assert max(np.diff(places)) - min(np.diff(places)) <= 1
-    assert sheet.draw([(Image.new("RGB", (20, 20)), Image.new("RGB", (20, 20)), "a")] * 24).shape[0] < 3000
+    assert contact_sheet.draw([(Image.new("RGB", (20, 20)), Image.new("RGB", (20, 20)), "a")] * 24).shape[0] < 3000
 
 
 # The command line.

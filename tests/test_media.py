@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from torch import Tensor
 
 from nst.applying import media
 from nst.applying.animation import Animation
+from nst.applying.clips import Clip
 from nst.errors import UserError
 from nst.files import pictures_below
 from nst.images import rgb
@@ -26,19 +28,22 @@ def ramp(width: int, height: int, blue: int = 0) -> np.ndarray:
     return picture
 
 
-def painted_in_parts(clip: media.Clip, folder: Path, target: Path) -> list[np.ndarray]:
-    """Write a clip as it is, in parts, and join them; return its frames."""
-    parts: list[Path] = []
-    frames = [(frame.number, np.asarray(frame.picture)) for frame in clip.read()]
-    for begin in range(0, len(frames), clip.per_part):
-        part = clip.part(folder)
-        for _, pixels in frames[begin : begin + clip.per_part]:
-            part.add(pixels)
-        parts.append(folder / f"{begin}{clip.part_suffix}")
-        part.keep(parts[-1])
-    clip.join(parts, target)
-    assert [number for number, _ in frames] == list(range(len(frames)))
-    return [pixels for _, pixels in frames]
+def painted_in_segments(clip: Clip, folder: Path, target: Path) -> list[np.ndarray]:
+    """Write a clip as it is, in segments, and join them; return its frames."""
+    segments: list[Path] = []
+    frames = [np.asarray(picture) for picture in clip.read()]
+    for begin in range(0, len(frames), clip.per_segment):
+        segment = clip.segment(folder)
+        for pixels in frames[begin : begin + clip.per_segment]:
+            segment.add(pixels)
+        segments.append(folder / f"{begin}{clip.segment_suffix}")
+        segment.finish(segments[-1])
+    clip.join(segments, target)
+    return frames
+
+
+def seen(sizing: media.Sizing, path: Path) -> Tensor:
+    return sizing.seen(rgb.opened(str(path), sizing.background), path)
 
 
 def test_kinds_are_told_by_what_a_file_holds(tmp_path: Path) -> None:
@@ -85,17 +90,17 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
 def test_sizes(tmp_path: Path) -> None:
     path = tmp_path / "wide.png"
     Image.fromarray(ramp(60, 30)).save(path)
-    own = media.Sizing(0, "square").load(path)
+    own = seen(media.Sizing(0, "square"), path)
     assert np.array_equal(rgb.to_bytes(own), ramp(60, 30))
-    assert tuple(media.Sizing(40, "long").load(path).shape[2:]) == (20, 40)
-    assert tuple(media.Sizing(40, "height").load(path).shape[2:]) == (40, 80)
-    assert tuple(media.Sizing(40, "square").load(path).shape[2:]) == (40, 40)
+    assert tuple(seen(media.Sizing(40, "long"), path).shape[2:]) == (20, 40)
+    assert tuple(seen(media.Sizing(40, "height"), path).shape[2:]) == (40, 80)
+    assert tuple(seen(media.Sizing(40, "square"), path).shape[2:]) == (40, 40)
     assert media.Sizing(40, "square").kept(60, 30, path) == (40, 20)
     assert media.Sizing(40, "long").kept(60, 30, path) is None
     assert media.Sizing(0, "square").kept(60, 30, path) is None
-    assert np.array_equal(media.Sizing(40).load(path), rgb.load(str(path), 40))
+    assert np.array_equal(seen(media.Sizing(40), path), rgb.load(str(path), 40))
     with pytest.raises(UserError, match="20 x 10 pixels"):
-        media.Sizing(20).load(path)
+        seen(media.Sizing(20), path)
 
 
 def composed(frames: list[np.ndarray], background: tuple[int, int, int]) -> list[np.ndarray]:
@@ -116,7 +121,7 @@ def test_an_animation_is_read_with_its_times_over_the_background(tmp_path: Path)
     first, *rest = map(Image.fromarray, frames)
     first.save(path, save_all=True, append_images=rest, duration=[30, 70, 110, 20], loop=2, disposal=2)
     clip = Animation(path, (0, 0, 255))
-    pictures = [np.asarray(frame.picture) for frame in clip.read()]
+    pictures = [np.asarray(picture) for picture in clip.read()]
     assert clip.frames == 4
     assert clip.loop == 2
     assert clip.durations == [30, 70, 110, 20]
@@ -130,7 +135,7 @@ def test_a_frame_that_covers_a_part_leaves_the_rest_as_it_was(tmp_path: Path) ->
     second = whole.copy()
     second[5:9, 5:9] = 200
     Image.fromarray(whole).save(path, save_all=True, append_images=[Image.fromarray(second)], duration=40, disposal=1)
-    pictures = [np.asarray(frame.picture) for frame in Animation(path, WHITE).read()]
+    pictures = [np.asarray(picture) for picture in Animation(path, WHITE).read()]
     assert np.array_equal(pictures[0], whole)
     assert np.array_equal(pictures[1], second)
 
@@ -142,7 +147,7 @@ def test_an_animation_is_written_with_its_times_and_repetitions(tmp_path: Path, 
     durations = [40, 50, 60, 70, 80]
     options: dict[str, Any] = {} if loop is None else {"loop": loop}
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, **options)
-    read = painted_in_parts(clip := Animation(path, WHITE), tmp_path, target)
+    read = painted_in_segments(clip := Animation(path, WHITE), tmp_path, target)
     assert clip.loop == loop
     with Image.open(target) as file:
         assert file.n_frames == 5  # type: ignore[attr-defined]
@@ -158,7 +163,7 @@ def test_frames_that_are_the_same_keep_their_time(tmp_path: Path) -> None:
     path, target = tmp_path / "moving.webp", tmp_path / "painted.gif"
     frames = [Image.new("RGB", (20, 20), color) for color in ("red", "red", "blue", "blue", "green", "green", "red")]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=33, lossless=True, minimize_size=False)
-    painted_in_parts(clip := Animation(path, WHITE), tmp_path, target)
+    painted_in_segments(clip := Animation(path, WHITE), tmp_path, target)
     with Image.open(target) as file:
         times = []
         for place in range(file.n_frames):  # type: ignore[attr-defined]
@@ -202,7 +207,7 @@ def test_applying_and_training_find_the_same_pictures_over_links_but_not_in_a_ci
     found, others = pictures_below(folder)
     assert (set(found), others) == (expected, 1)
     assert {path.relative_to(folder).as_posix() for path in media.pictures_in(folder)} == expected
-    assert set(photos.listed(str(folder))[1]) == expected
+    assert set(photos.find_images(str(folder))[1]) == expected
 
 
 @pytest.mark.parametrize(
@@ -214,7 +219,7 @@ def test_how_often_an_animation_is_shown_stays_the_same_in_a_gif(
     first, second = (Image.fromarray(ramp(24, 20, blue)) for blue in (0, 200))
     first.save(tmp_path / f"a.{kind}", save_all=True, append_images=[second], duration=50, loop=plays)
     clip = Animation(tmp_path / f"a.{kind}", WHITE)
-    painted_in_parts(clip, tmp_path, tmp_path / "b.gif")
+    painted_in_segments(clip, tmp_path, tmp_path / "b.gif")
     with Image.open(tmp_path / "b.gif") as file:
         assert file.info.get("loop") == repeats
 
@@ -225,7 +230,7 @@ def test_no_frame_of_a_gif_is_so_short_that_browsers_slow_it_down(tmp_path: Path
         tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=[16] * 4 + [50] * 4, lossless=True
     )
     clip = Animation(tmp_path / "a.webp", WHITE)
-    painted_in_parts(clip, tmp_path, tmp_path / "b.gif")
+    painted_in_segments(clip, tmp_path, tmp_path / "b.gif")
     with Image.open(tmp_path / "b.gif") as file:
         shown = [frame.info["duration"] for frame in ImageSequence.Iterator(file)]
     assert min(shown) == 20

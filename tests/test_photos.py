@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from nst.errors import UserError
-from nst.training.photos import TOLD, Photos
+from nst.training.perceptual import Perceptual
+from nst.training.photos import WARNED, Photos, load_batches
 
 COLORS = [(10 * n, 255 - 10 * n, 5 * n) for n in range(12)]
 
@@ -127,7 +128,7 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_that_is_enough(tmp_path: 
     photos = photos_of(tmp_path / "jpeg", smooth, "a.jpg", crop=64, scale=0.5)
     for index in range(10):
         assert (photos.item(index) - lossless.item(index)).abs().max() < 0.04
-    ((decoded,),) = photos.deck.cache.values()
+    ((decoded,),) = photos.cache.values()
     assert decoded.size == (250, 200)  # a quarter, since an eighth would leave 100 pixels, and 64 / 0.5 are needed
 
 
@@ -149,7 +150,7 @@ def test_an_item_is_the_same_whoever_asks_and_whenever(tmp_path: Path) -> None:
     forward = [one.item(index) for index in range(9)]
     backward = [other.item(index) for index in reversed(range(9))]
     assert all(torch.equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
-    assert not other.deck.cache
+    assert not other.cache
     assert len({a.numpy().tobytes() for a in forward}) == 9  # four photographs, but other crops of them
     assert not torch.equal(Photos(None, 32, 6).item(0), forward[0])
 
@@ -159,7 +160,7 @@ def test_the_cache_keeps_within_its_bound(tmp_path: Path) -> None:
     photos = Photos(str(folder), 16, 3, cache_bytes=4 * 40 * 30 * 5 + 100)
     for index in range(24):
         photos.item(index)
-    assert len(photos.deck.cache) == 5
+    assert len(photos.cache) == 5
 
 
 def test_the_bundled_photographs_are_the_default() -> None:
@@ -175,19 +176,21 @@ def test_the_bundled_photographs_are_the_default() -> None:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_batches_are_the_items_in_their_order(workers: int) -> None:
     photos = Photos(None, 16, 1)
-    with closing(photos.loader(2, batch=3, workers=workers)) as batches:
+    with closing(load_batches(photos.item, 2, 3, workers=workers)) as batches:
         found = list(itertools.islice(batches, 4))
     for step, batch in enumerate(found, 2):
-        assert torch.equal(batch, torch.stack([photos.item(index) for index in range(3 * step, 3 * step + 3)]))
+        assert torch.equal(
+            torch.stack(batch), torch.stack([photos.item(index) for index in range(3 * step, 3 * step + 3)])
+        )
 
 
 def test_processes_share_a_batch_in_their_order() -> None:
     photos = Photos(None, 16, 1)
-    whole = next(photos.loader(5, batch=4))
-    shares = [next(photos.loader(5, batch=4, rank=rank, world=2, workers=1)) for rank in (0, 1)]
-    assert torch.equal(torch.cat(shares), whole)
+    whole = next(load_batches(photos.item, 5, 4))
+    shares = [next(load_batches(photos.item, 5, 4, rank=rank, world_size=2, workers=1)) for rank in (0, 1)]
+    assert torch.equal(torch.stack(shares[0] + shares[1]), torch.stack(whole))
     with pytest.raises(UserError, match=r"training\.batch=4 cannot be divided among 3 processes.*multiple of 3"):
-        next(photos.loader(0, batch=4, world=3))
+        next(load_batches(photos.item, 0, 4, world_size=3))
 
 
 # ---- broken files
@@ -219,18 +222,18 @@ def test_the_next_photograph_stands_in_for_a_broken_one(
         return next(epoch[(index + more) % 12] for more in range(12) if epoch[(index + more) % 12] not in bad)
 
     photos = Photos(str(folder), 16, 7)
-    with caplog.at_level(logging.WARNING), closing(photos.loader(0, batch=6, workers=workers)) as batches:
-        found = torch.cat(list(itertools.islice(batches, 4)))
+    with caplog.at_level(logging.WARNING), closing(load_batches(photos.item, 0, 6, workers=workers)) as batches:
+        found = torch.stack([item for batch in itertools.islice(batches, 4) for item in batch])
     seen = [round(r / 10) for r in (found[:, 0, 0, 0] * 255).tolist()]
     assert seen == [stand_in(index) for index in range(24)]
     assert photos.about()["broken"] == 5
-    assert sorted(photos.deck.broken) == [f"{number:02d}.jpg" for number in bad]
+    assert sorted(photos.broken) == [f"{number:02d}.jpg" for number in bad]
     named = [record.getMessage() for record in caplog.records]
-    assert len(named) == TOLD + 1
+    assert len(named) == WARNED + 1
     assert all(
-        message.startswith("Skipped one of the 12 photographs") and str(folder) in message for message in named[:TOLD]
+        message.startswith("Skipped one of the 12 photographs") and str(folder) in message for message in named[:WARNED]
     )
-    assert "are skipped and counted" in named[TOLD]
+    assert "are skipped and counted" in named[WARNED]
 
 
 def test_a_broken_file_is_skipped_wherever_one_begins(tmp_path: Path) -> None:
@@ -283,7 +286,7 @@ def test_a_folder_without_photographs_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("crop", "scale"), [(15, 0.5), (2049, 0.5), (64, 0.0), (64, 1.1), (64, float("nan"))])
 def test_absurd_settings_are_refused(crop: int, scale: float) -> None:
     with pytest.raises(UserError, match="out of range"):
-        Photos(None, crop, 0, scale=scale)
+        Perceptual(crop=crop, scale=scale)
 
 
 def test_other_photographs_are_refused_where_a_run_is_carried_on(tmp_path: Path) -> None:
@@ -328,6 +331,6 @@ def test_at_its_own_size_no_pixel_is_changed_and_what_is_smaller_is_enlarged(tmp
     assert small.item(0).shape == (3, 32, 32)
 
 
-def test_another_way_is_refused(tmp_path: Path) -> None:
+def test_another_way_is_refused() -> None:
     with pytest.raises(UserError, match=r"training\.fit"):
-        photos_of(tmp_path / "one", ramp(40, 40), fit="stretch")
+        Perceptual(fit="stretch")

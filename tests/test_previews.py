@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nst.tracking.pictures import LONGEST_SIDE, Previews, encode
 from PIL import Image
 
 from nst.images.canvas import Canvas
@@ -14,6 +13,7 @@ from nst.images.pixels import PixelSpace, Preprocessing
 from nst.losses.objective import Losses
 from nst.optimization.state import Step
 from nst.tracking import Snapshot
+from nst.tracking.pictures import LONGEST_SIDE, Previews, encode
 
 SPACE = PixelSpace("unit", Preprocessing())
 

@@ -11,7 +11,7 @@ from nst import callbacks, files, runtime
 from nst.errors import UserError
 from nst.runs import resume
 from nst.runtime import memory
-from nst.training import parallel
+from nst.training.distributed import process_group
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def test_freed_memory_is_kept_until_it_is_given_back():
 def test_all_processes_on_one_gpu_are_refused(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="all processes would share one GPU"), parallel.joined("cuda:0"):
+    with pytest.raises(UserError, match="all processes would share one GPU"), process_group("cuda:0"):
         pass
 
 

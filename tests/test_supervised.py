@@ -24,7 +24,8 @@ from nst.images import rgb
 from nst.setup.inputs import load
 from nst.setup.layers import layer_weights
 from nst.setup.network import load_network
-from nst.training import Context, pairs, reference
+from nst.training import pairs, reference
+from nst.training.method import TrainingContext
 from nst.training.pairs import Pairs
 from nst.training.photos import Photos
 from nst.training.supervised import Supervised
@@ -48,13 +49,15 @@ def with_photos(config: DictConfig, folder: Path) -> DictConfig:
     return config
 
 
-def lesson(config: DictConfig) -> Supervised:
+def method(config: DictConfig) -> Supervised:
     made = configuration.build(config.training)
     assert isinstance(made, Supervised)
     return made
 
 
-def context(config: DictConfig, folder: Path, stop: runtime.PoliteStop | None = None, writes: bool = True) -> Context:
+def context(
+    config: DictConfig, folder: Path, stop: runtime.PoliteStop | None = None, writes: bool = True
+) -> TrainingContext:
     folder.mkdir(exist_ok=True)
     facts: dict[str, Any] = {}
 
@@ -64,7 +67,9 @@ def context(config: DictConfig, folder: Path, stop: runtime.PoliteStop | None = 
 
     runtime.prepare("cpu", config.precision)
     backbone, dtype = load_network(config, CPU), runtime.pixel_dtype(config.precision)
-    return Context(config, folder, load(config, CPU), backbone, CPU, dtype, stop or runtime.PoliteStop(), note, writes)
+    return TrainingContext(
+        config, folder, load(config, CPU), backbone, CPU, dtype, stop or runtime.PoliteStop(), note, writes
+    )
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -97,7 +102,7 @@ def pair_folders(folder: Path, names: dict[str, str], size: tuple[int, int] = (8
 
 def test_both_halves_get_the_same_crop_and_flip(tmp_path: Path) -> None:
     originals, stylised = pair_folders(tmp_path, {"a.png": "a.png"}, (200, 100))
-    found = Pairs(str(originals), str(stylised), 32, 0)
+    found = Pairs(str(originals), 32, 0, stylised=str(stylised))
     corners, flipped = set(), 0
     for index in range(40):
         photo, painting = (half * 255 for half in found.item(index))
@@ -113,9 +118,9 @@ def test_both_halves_get_the_same_crop_and_flip(tmp_path: Path) -> None:
     lefts, tops = zip(*corners, strict=True)
     assert max(lefts) > 120
     assert 50 < max(tops) <= 68
-    again = Pairs(str(originals), str(stylised), 32, 0)
+    again = Pairs(str(originals), 32, 0, stylised=str(stylised))
     assert all(torch.equal(a, b) for a, b in zip(again.item(7), found.item(7), strict=True))
-    still = Pairs(str(originals), str(stylised), 32, 0, flip=False)
+    still = Pairs(str(originals), 32, 0, flip=False, stylised=str(stylised))
     assert all(float(still.item(index)[0][0].diff(dim=1).min()) > 0 for index in range(20))
 
 
@@ -123,10 +128,11 @@ def test_names_match_whatever_the_suffix_and_the_rest_is_told(tmp_path: Path, ca
     names = {"a.jpg": "a.png", "deep/b.png": "deep/b.jpg", "c.png": "", "deep/d.png": "", "e.png": "", "f.png": "",
              "": "b.png"}  # fmt: skip
     originals, stylised = pair_folders(tmp_path, names)
-    found = Pairs(str(originals), str(stylised), 32, 0)
-    assert found.names == {"a": ("a.jpg", "a.png"), "deep/b": ("deep/b.png", "deep/b.jpg")}
+    found = Pairs(str(originals), 32, 0, stylised=str(stylised))
+    expected = {"a": ("a.jpg", "a.png"), "deep/b": ("deep/b.png", "deep/b.jpg")}
+    assert found.files == {name: (originals / one, stylised / other) for name, (one, other) in expected.items()}
     with caplog.at_level(logging.WARNING):
-        found.tell_unmatched()
+        found.warn_of_unmatched()
     (message,) = (record.getMessage() for record in caplog.records)
     assert message.startswith("5 files have no counterpart")
     assert "c.png" in message
@@ -138,21 +144,21 @@ def test_names_match_whatever_the_suffix_and_the_rest_is_told(tmp_path: Path, ca
 def test_folders_that_make_no_pairs_are_refused(tmp_path: Path) -> None:
     originals, stylised = pair_folders(tmp_path, {"a.png": "b.png"})
     with pytest.raises(UserError, match=r"No file in .*photos has the name of one in .*stylised.*a\.png"):
-        Pairs(str(originals), str(stylised), 32, 0)
+        Pairs(str(originals), 32, 0, stylised=str(stylised))
     shutil.copy(stylised / "b.png", stylised / "a.png")
-    Pairs(str(originals), str(stylised), 32, 0)
+    Pairs(str(originals), 32, 0, stylised=str(stylised))
     Image.new("RGB", (80, 60)).save(stylised / "a.jpg")
     with pytest.raises(UserError, match=r"has both a\.jpg and a\.png"):
-        Pairs(str(originals), str(stylised), 32, 0)
+        Pairs(str(originals), 32, 0, stylised=str(stylised))
     with pytest.raises(UserError, match="There is no folder"):
-        Pairs(str(originals), str(tmp_path / "none"), 32, 0)
+        Pairs(str(originals), 32, 0, stylised=str(tmp_path / "none"))
 
 
 def test_a_stylised_picture_of_another_size_has_its_original_scaled_to_it(tmp_path: Path) -> None:
     originals, stylised = pair_folders(tmp_path, {"a.png": "a.png"}, (160, 120))
     half = Image.open(stylised / "a.png").resize((80, 60), Image.Resampling.LANCZOS)
     half.save(stylised / "a.png")
-    found = Pairs(str(originals), str(stylised), 32, 0)
+    found = Pairs(str(originals), 32, 0, stylised=str(stylised))
     expected = Image.open(originals / "a.png").resize((80, 60), Image.Resampling.LANCZOS)
     both = [torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 for picture in (expected, half)]
     for index in range(5):
@@ -173,10 +179,10 @@ def test_pairs_of_another_shape_are_refused_by_name(tmp_path: Path, size: tuple[
     originals, stylised = pair_folders(tmp_path, {"a.png": "a.png", "b.png": "b.png"})
     Image.new("RGB", size).save(stylised / "b.png")
     if fits:
-        Pairs(str(originals), str(stylised), 16, 0)
+        Pairs(str(originals), 16, 0, stylised=str(stylised))
         return
     with pytest.raises(UserError, match=rf"1 of 2 pairs differ.*: b \(80 x 60 and {size[0]} x {size[1]} pixels\)"):
-        Pairs(str(originals), str(stylised), 16, 0)
+        Pairs(str(originals), 16, 0, stylised=str(stylised))
 
 
 def test_a_photograph_on_its_side_has_its_upright_shape(tmp_path: Path) -> None:
@@ -184,7 +190,7 @@ def test_a_photograph_on_its_side_has_its_upright_shape(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(originals / "a.png").transpose(Image.Transpose.ROTATE_90).save(originals / "a.png", exif=exif)
-    photo, painting = Pairs(str(originals), str(stylised), 32, 0).item(0)
+    photo, painting = Pairs(str(originals), 32, 0, stylised=str(stylised)).item(0)
     assert torch.equal(photo[:2], painting[:2])
 
 
@@ -193,16 +199,16 @@ def test_a_pair_with_a_broken_half_is_skipped(tmp_path: Path) -> None:
     originals, stylised = pair_folders(tmp_path, names)
     (originals / "1.png").write_bytes(b"")
     (stylised / "2.png").write_bytes((stylised / "2.png").read_bytes()[:-40])
-    found = Pairs(str(originals), str(stylised), 16, 0)
+    found = Pairs(str(originals), 16, 0, stylised=str(stylised))
     for index in range(8):
         found.item(index)
-    assert sorted(found.deck.broken) == ["1", "2"]
+    assert sorted(found.broken) == ["1", "2"]
     assert found.about()["broken"] == 2
 
 
 def test_small_pairs_are_enlarged(tmp_path: Path) -> None:
     originals, stylised = pair_folders(tmp_path, {"a.png": "a.png"}, (20, 30))
-    photo, painting = Pairs(str(originals), str(stylised), 64, 0).item(0)
+    photo, painting = Pairs(str(originals), 64, 0, stylised=str(stylised)).item(0)
     assert photo.shape == painting.shape == (3, 64, 64)
     assert float(photo[0].max() * 255) == pytest.approx(19, abs=1)
 
@@ -213,7 +219,7 @@ def test_small_pairs_are_enlarged(tmp_path: Path) -> None:
 def test_pairs_are_painted_as_the_optimiser_paints_them(tmp_path: Path) -> None:
     config = composed()
     ready = context(config, tmp_path / "run")
-    made = lesson(config)
+    made = method(config)
     made.prepare(ready)
     folder = tmp_path / "run" / "pairs"
     assert sorted(path.name for path in folder.glob("stylised/*")) == ["00000.png", "00001.png", "00002.png"]
@@ -242,9 +248,9 @@ def painted_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     paint = reference.paint
 
-    def noting(config: Any, inputs: Any, contents: dict[str, Tensor], *rest: Any) -> Any:
+    def noting(config: Any, inputs: Any, contents: dict[str, Tensor], *rest: Any, **more: Any) -> Any:
         names.extend(contents)
-        return paint(config, inputs, contents, *rest)
+        return paint(config, inputs, contents, *rest, **more)
 
     monkeypatch.setattr(reference, "paint", noting)
     return names
@@ -258,11 +264,11 @@ def test_what_is_painted_is_not_painted_again_and_the_rest_gets_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = composed()
-    lesson(config).prepare(context(config, tmp_path / "whole"))
+    method(config).prepare(context(config, tmp_path / "whole"))
     expected = stylised_bytes(tmp_path / "whole")
     names = painted_names(monkeypatch)
     again = context(config, tmp_path / "whole")
-    lesson(config).prepare(again)
+    method(config).prepare(again)
     assert names == []
     seconds = facts(tmp_path / "whole")["pairs"]["seconds"]
     assert seconds > 0
@@ -270,19 +276,19 @@ def test_what_is_painted_is_not_painted_again_and_the_rest_gets_the_same_bytes(
     (tmp_path / "killed" / "pairs" / "stylised" / "00001.png").unlink()  # while its batch of two was being saved
     half = tmp_path / "killed" / "pairs" / "stylised" / ".00001.png.123.tmp"
     half.write_bytes(b"half")
-    lesson(config).prepare(context(config, tmp_path / "killed"))
+    method(config).prepare(context(config, tmp_path / "killed"))
     assert names == ["00000.png", "00001.png"]
     assert stylised_bytes(tmp_path / "killed") == expected
     assert not half.exists()
     assert facts(tmp_path / "killed")["pairs"]["seconds"] > seconds
     (tmp_path / "killed" / "pairs" / "originals" / "00002.png").unlink()
-    lesson(config).prepare(context(config, tmp_path / "killed"))
+    method(config).prepare(context(config, tmp_path / "killed"))
     assert names == ["00000.png", "00001.png", "00002.png"]
 
 
 def test_a_signal_between_two_steps_leaves_what_is_painted(tmp_path: Path) -> None:
     config = composed()
-    lesson(config).prepare(context(config, tmp_path / "whole"))
+    method(config).prepare(context(config, tmp_path / "whole"))
     stop = runtime.PoliteStop()
     polled = 0
 
@@ -294,9 +300,9 @@ def test_a_signal_between_two_steps_leaves_what_is_painted(tmp_path: Path) -> No
 
     stop.poll = poll  # type: ignore[method-assign]
     with pytest.raises(runtime.Interrupted):
-        lesson(config).prepare(context(config, tmp_path / "run", stop))
+        method(config).prepare(context(config, tmp_path / "run", stop))
     assert stylised_bytes(tmp_path / "run") == stylised_bytes(tmp_path / "whole")[:2]
-    lesson(config).prepare(context(config, tmp_path / "run"))
+    method(config).prepare(context(config, tmp_path / "run"))
     assert stylised_bytes(tmp_path / "run") == stylised_bytes(tmp_path / "whole")
 
 
@@ -304,11 +310,11 @@ def test_pairs_of_another_style_are_painted_anew(tmp_path: Path, monkeypatch: py
     style = tmp_path / "style.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(style)
     config = composed(f"style={style}")
-    lesson(config).prepare(context(config, tmp_path / "run"))
+    method(config).prepare(context(config, tmp_path / "run"))
     before = stylised_bytes(tmp_path / "run")
     Image.new("RGB", (48, 48), "red").save(style)
     names = painted_names(monkeypatch)
-    lesson(config).prepare(context(config, tmp_path / "run"))
+    method(config).prepare(context(config, tmp_path / "run"))
     assert len(names) == 3
     assert all(a != b for a, b in zip(before, stylised_bytes(tmp_path / "run"), strict=True))
 
@@ -322,10 +328,10 @@ def test_other_processes_wait_until_the_first_has_painted(tmp_path: Path, monkey
         nonlocal waited
         waited += 1
         if waited == 2:
-            lesson(config).prepare(first)
+            method(config).prepare(first)
 
     monkeypatch.setattr(pairs.time, "sleep", paint_meanwhile)
-    other = lesson(config)
+    other = method(config)
     other.prepare(context(config, tmp_path / "run", writes=False))
     assert waited == 2
     assert other.item(0)[0].shape == (3, 32, 32)
@@ -337,14 +343,14 @@ def test_other_processes_wait_until_the_first_has_painted(tmp_path: Path, monkey
 def test_pairs_that_changed_are_refused_where_a_run_is_carried_on(tmp_path: Path) -> None:
     originals, stylised = pair_folders(tmp_path, {"a.png": "a.png", "b.png": "b.png"})
     config = with_photos(composed(f"training.stylised={stylised}"), originals)
-    lesson(config).prepare(context(config, tmp_path / "run"))
-    lesson(config).prepare(context(config, tmp_path / "run"))
+    method(config).prepare(context(config, tmp_path / "run"))
+    method(config).prepare(context(config, tmp_path / "run"))
     assert facts(tmp_path / "run")["pairs"]["made"] == "folders"
     shutil.copy(originals / "a.png", originals / "c.png")  # no pair
-    lesson(config).prepare(context(config, tmp_path / "run"))
+    method(config).prepare(context(config, tmp_path / "run"))
     shutil.copy(stylised / "a.png", stylised / "c.png")
     with pytest.raises(UserError, match="2 then, 3 now"):
-        lesson(config).prepare(context(config, tmp_path / "run"))
+        method(config).prepare(context(config, tmp_path / "run"))
 
 
 # ---- losses
@@ -361,11 +367,11 @@ class Painter(nn.Module):
         return images * self.gain
 
 
-def prepared(tmp_path: Path, *overrides: str) -> tuple[Supervised, Context]:
+def prepared(tmp_path: Path, *overrides: str) -> tuple[Supervised, TrainingContext]:
     originals, stylised = pair_folders(tmp_path, {"a.png": "a.png"})
     config = with_photos(composed(f"training.stylised={stylised}", *overrides), originals)
     ready = context(config, tmp_path / "run")
-    made = lesson(config)
+    made = method(config)
     made.prepare(ready)
     return made, ready
 
@@ -488,14 +494,14 @@ def test_a_network_that_paints_what_it_should_has_no_loss(tmp_path: Path) -> Non
 )
 def test_mistakes_are_told_before_anything_is_made(overrides: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as raised:
-        lesson(composed(*overrides))
+        method(composed(*overrides))
     assert len(raised.value.problems) == 1
 
 
 def test_several_styles_are_refused(tmp_path: Path) -> None:
     config = composed("style=[swirls,mosaic]")
     with pytest.raises(UserError, match=r"learns one style.*training=perceptual"):
-        lesson(config).prepare(context(config, tmp_path / "run"))
+        method(config).prepare(context(config, tmp_path / "run"))
 
 
 def test_defaults_are_those_of_the_optimiser() -> None:

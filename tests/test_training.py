@@ -1,4 +1,4 @@
-"""Training a network: the lesson's losses, the loop, and the command line as a user types it."""
+"""Training a network: the method's losses, the loop, and the command line as a user types it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from nst import configuration, runtime, transformers
 from nst.images import rgb
 from nst.setup.inputs import load
 from nst.setup.network import load_network
-from nst.training import Context, train
+from nst.training import train
+from nst.training.method import TrainingContext
 from nst.training.perceptual import Perceptual
 from nst.training.photos import Photos
-from nst.training.strips import side_by_side
+from nst.training.validation import side_by_side
 
 VGG = (
     "backbone=vgg16", "backbone.weights=random", "backbone.preprocessing=imagenet", "layers.content=[relu1_2]",
@@ -43,17 +44,17 @@ SMALL = (
 QUICK = (*SMALL, "training.reference=false", "evaluator=none")
 
 
-def prepared(folder: Path, *overrides: str) -> tuple[Perceptual, Context]:
+def prepared(folder: Path, *overrides: str) -> tuple[Perceptual, TrainingContext]:
     config = composed(*QUICK, "precision=float64", *overrides)
     runtime.prepare("cpu", config.precision)
-    context = Context(
+    context = TrainingContext(
         config, folder, load(config, CPU), load_network(config, CPU), CPU, torch.float64,
         runtime.PoliteStop(), lambda **facts: None,
     )  # fmt: skip
-    lesson = configuration.build(config.training)
-    assert isinstance(lesson, Perceptual)
-    lesson.prepare(context)
-    return lesson, context
+    method = configuration.build(config.training)
+    assert isinstance(method, Perceptual)
+    method.prepare(context)
+    return method, context
 
 
 class Tinted(nn.Module):
@@ -70,7 +71,7 @@ class Tinted(nn.Module):
         return torch.einsum("ij,bjhw->bihw", self.mix, images) + tint[:, :, None, None]
 
 
-def maps_of(context: Context, pictures: Tensor) -> list[Tensor]:
+def maps_of(context: TrainingContext, pictures: Tensor) -> list[Tensor]:
     """relu1_1 and relu1_2, from the first two convolutions alone."""
     weights = [m for m in context.backbone.modules() if isinstance(m, nn.Conv2d)][:2]
     mean, std = (
@@ -97,7 +98,7 @@ def gram(maps: Tensor) -> Tensor:
 
 
 def stated(
-    context: Context, network: nn.Module, photos: Tensor, styles: list[int], shift: tuple[int, int] = (0, 0)
+    context: TrainingContext, network: nn.Module, photos: Tensor, styles: list[int], shift: tuple[int, int] = (0, 0)
 ) -> Tensor:
     """alpha * content + beta * style + tv * variation of each picture of a batch, one by one."""
     config, count, totals = context.config, len(context.inputs.styles), []
@@ -119,16 +120,16 @@ def stated(
 @pytest.mark.parametrize("styles", [1, 2])
 def test_the_losses_of_a_step_and_their_gradient_are_those_stated(tmp_path: Path, styles: int, jitter: int) -> None:
     chosen = "style=swirls" if styles == 1 else "style=[swirls,mosaic]"
-    lesson, context = prepared(tmp_path, *VGG, chosen, "alpha=2", "beta=0.7", "tv=3", f"jitter={jitter}", "seed=4")
+    method, context = prepared(tmp_path, *VGG, chosen, "alpha=2", "beta=0.7", "tv=3", f"jitter={jitter}", "seed=4")
     network = Tinted(styles)
     shift = (0, 0)
     if jitter:
         shift = tuple(np.random.default_rng((4, 2, 9)).integers(jitter, size=2).tolist())  # type: ignore[assignment]
         assert shift != (0, 0)
-    lesson.begin_step(9)
-    photos, wanted = default_collate([lesson.item(index) for index in (3, 4, 6)])
+    method.begin_step(9)
+    photos, wanted = default_collate([method.item(index) for index in (3, 4, 6)])
     assert wanted.tolist() == ([0, 0, 0] if styles == 1 else [1, 0, 0])
-    found = lesson.losses(network, [photos.double(), wanted])
+    found = method.losses(network, [photos.double(), wanted])
     expected = stated(context, network, photos.double(), wanted.tolist(), shift)
     torch.testing.assert_close(found.total, expected, rtol=1e-9, atol=1e-12)
     pairs = zip(

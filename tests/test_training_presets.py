@@ -16,7 +16,7 @@ from nst import configuration, runtime
 from nst.setup.check import check
 from nst.setup.inputs import load
 from nst.setup.network import load_network
-from nst.training import Context
+from nst.training.method import TrainingContext
 from nst.training.perceptual import Perceptual
 
 BLOCKS = {"johnson2016": (2, 2, 3, 3), "ulyanov2017": (2, 2, 4, 4)}  # convolutions of VGG-16's and VGG-19's blocks
@@ -75,17 +75,19 @@ def test_the_loss_and_its_gradient_are_those_of_the_recipe(name: str, stated: ob
     check(config)
     runtime.prepare("cpu", "float64")
     backbone, inputs = load_network(config, CPU), load(config, CPU)
-    lesson = configuration.build(config.training)
-    assert isinstance(lesson, Perceptual)
-    lesson.prepare(
-        Context(config, tmp_path, inputs, backbone, CPU, torch.float64, runtime.PoliteStop(), lambda **facts: None)
+    method = configuration.build(config.training)
+    assert isinstance(method, Perceptual)
+    method.prepare(
+        TrainingContext(
+            config, tmp_path, inputs, backbone, CPU, torch.float64, runtime.PoliteStop(), lambda **facts: None
+        )
     )
-    lesson.begin_step(0)
+    method.begin_step(0)
     batch = {"johnson2016": 4, "ulyanov2017": 1}[name]
-    assert lesson.batch == batch
-    photos = torch.stack([lesson.item(index)[0] for index in range(batch)]).double()
+    assert method.batch == batch
+    photos = torch.stack([method.item(index)[0] for index in range(batch)]).double()
     network = Noisy()
-    total = lesson.losses(network, [photos, torch.zeros(batch, dtype=torch.long)]).total.mean()
+    total = method.losses(network, [photos, torch.zeros(batch, dtype=torch.long)]).total.mean()
     (gradient,) = torch.autograd.grad(total, network.painted)
     y = network.painted.detach().clone().requires_grad_()
     convolutions = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_media import painted_in_parts, ramp
+from test_media import painted_in_segments, ramp
 
 from nst.applying import media
+from nst.applying.clips import Clip
 from nst.errors import UserError
 from nst.images import rgb
 
@@ -88,9 +89,9 @@ def far(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first.astype(float) - second.astype(float)).mean())
 
 
-def video(path: Path, per_part: int = 5) -> media.Clip:
+def video(path: Path, per_segment: int = 5) -> Clip:
     clip = media.open_clip(str(path), "white")
-    clip.per_part = per_part
+    clip.per_segment = per_segment
     return clip
 
 
@@ -98,7 +99,7 @@ def test_a_video_keeps_its_frames_times_and_rate(tmp_path: Path) -> None:
     path, target = tmp_path / "film.mp4", tmp_path / "painted.mp4"
     frames = film(path)
     clip = video(path)
-    read = painted_in_parts(clip, tmp_path, target)
+    read = painted_in_segments(clip, tmp_path, target)
     assert clip.frames == 12
     again, times = decoded(target)
     assert times == decoded(path)[1]
@@ -120,20 +121,20 @@ def test_a_video_keeps_its_frames_times_and_rate(tmp_path: Path) -> None:
 def test_a_varying_rate_is_kept(tmp_path: Path) -> None:
     path, target = tmp_path / "film.mp4", tmp_path / "painted.mp4"
     film(path, 6, rate=Fraction(25), times=[0, 1, 5, 6, 20, 21])
-    painted_in_parts(video(path, 4), tmp_path, target)
+    painted_in_segments(video(path, 4), tmp_path, target)
     expected = [Fraction(time, 25) for time in (0, 1, 5, 6, 20, 21)]
     assert decoded(path)[1] == expected
     assert decoded(target)[1] == expected
 
 
-def test_parts_can_be_of_any_length_and_are_joined_to_the_same_bytes_again(tmp_path: Path) -> None:
+def test_segments_can_be_of_any_length_and_are_joined_to_the_same_bytes_again(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     film(path)
     written = []
-    for number, per_part in enumerate((4, 4, 30)):
+    for number, per_segment in enumerate((4, 4, 30)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        painted_in_parts(video(path, per_part), folder, folder / "painted.mp4")
+        painted_in_segments(video(path, per_segment), folder, folder / "painted.mp4")
         written.append(folder / "painted.mp4")
     assert written[0].read_bytes() == written[1].read_bytes()
     assert decoded(written[0])[1] == decoded(written[2])[1]
@@ -144,7 +145,7 @@ def test_the_sound_is_copied(tmp_path: Path, suffix: str, codec: str) -> None:
     path, target = tmp_path / f"film{suffix}", tmp_path / "painted.mp4"
     film(path, 20, rate=Fraction(25), sound=codec)
     clip = video(path)
-    painted_in_parts(clip, tmp_path, target)
+    painted_in_segments(clip, tmp_path, target)
     before, after = packets(path), packets(target)
     end = decoded(target)[1][-1] + Fraction(1, 25)
     kept = [packet for packet in before if packet[1] < end]
@@ -162,15 +163,15 @@ def test_sound_ends_with_the_pictures_where_these_were_cut_short(tmp_path: Path)
     path, target = tmp_path / "film.mp4", tmp_path / "painted.mp4"
     film(path, 50, rate=Fraction(25), sound="aac")
     clip = video(path, 5)
-    frames = [np.asarray(frame.picture) for frame, _ in zip(clip.read(), range(10), strict=False)]
-    parts = []
+    frames = [np.asarray(frame) for frame, _ in zip(clip.read(), range(10), strict=False)]
+    segments = []
     for begin in (0, 5):
-        part = clip.part(tmp_path)
+        segment = clip.segment(tmp_path)
         for frame in frames[begin : begin + 5]:
-            part.add(frame)
-        parts.append(tmp_path / f"{begin}.mp4")
-        part.keep(parts[-1])
-    clip.join(parts, target)
+            segment.add(frame)
+        segments.append(tmp_path / f"{begin}.mp4")
+        segment.finish(segments[-1])
+    clip.join(segments, target)
     assert len(decoded(target)[0]) == 10
     assert 0.3 < packets(target)[-1][1] < 0.45 < 1.9 < packets(path)[-1][1]
 
@@ -179,7 +180,7 @@ def test_sound_that_an_mp4_cannot_hold_is_left_out_and_told(tmp_path: Path) -> N
     path, target = tmp_path / "film.mov", tmp_path / "painted.mp4"
     film(path, sound="pcm_mulaw")
     clip = video(path)
-    painted_in_parts(clip, tmp_path, target)
+    painted_in_segments(clip, tmp_path, target)
     with av.open(str(target)) as container:
         assert not container.streams.audio
         assert len(decoded(target)[0]) == 12
@@ -202,7 +203,7 @@ def test_a_video_is_turned_upright(tmp_path: Path, degrees: int) -> None:
     frames = film(path, 3)
     turned(path, degrees)
     expected = [np.rot90(frame, -degrees // 90) for frame in frames]
-    read = painted_in_parts(video(path), tmp_path, target)
+    read = painted_in_segments(video(path), tmp_path, target)
     for one, upright in zip(read, expected, strict=True):
         assert one.shape == upright.shape
         assert far(one, upright) < 4
@@ -215,7 +216,7 @@ def test_a_video_is_turned_upright(tmp_path: Path, degrees: int) -> None:
 def test_an_odd_size_is_made_even(tmp_path: Path) -> None:
     path, target = tmp_path / "film.mp4", tmp_path / "painted.mp4"
     frames = film(path, 2, size=(65, 47))
-    read = painted_in_parts(video(path), tmp_path, target)
+    read = painted_in_segments(video(path), tmp_path, target)
     assert read[0].shape == (47, 65, 3)
     again, _ = decoded(target)
     assert again[0].shape == (46, 64, 3)
@@ -225,7 +226,7 @@ def test_an_odd_size_is_made_even(tmp_path: Path) -> None:
 def test_pixels_that_are_no_squares_stay_so(tmp_path: Path) -> None:
     path, target = tmp_path / "film.mp4", tmp_path / "painted.mp4"
     film(path, 2, sample_aspect_ratio=Fraction(4, 3), colorspace=6)
-    painted_in_parts(video(path), tmp_path, target)
+    painted_in_segments(video(path), tmp_path, target)
     with av.open(str(target)) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
 
@@ -234,7 +235,7 @@ def test_pixels_that_are_no_squares_stay_so(tmp_path: Path) -> None:
 def test_colours_are_those_that_the_file_says(tmp_path: Path, matrix: int) -> None:
     path, target = tmp_path / "film.mp4", tmp_path / "painted.mp4"
     frames = film(path, 2, colorspace=matrix, color_range=1)
-    read = painted_in_parts(video(path), tmp_path, target)
+    read = painted_in_segments(video(path), tmp_path, target)
     assert far(read[0], frames[0]) < 4
     with av.open(str(target)) as container:
         frame = next(container.decode(video=0))
@@ -246,7 +247,7 @@ def test_without_h264_there_is_mpeg4(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path, target = tmp_path / "film.mp4", tmp_path / "painted.mp4"
     frames = film(path)
     monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
-    painted_in_parts(video(path), tmp_path, target)
+    painted_in_segments(video(path), tmp_path, target)
     again, times = decoded(target)
     assert times == decoded(path)[1]
     assert far(again[5], frames[5]) < 5
@@ -328,11 +329,11 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     folder = tmp_path / "parts"
     folder.mkdir()
     (folder / f".part.{os.getpid()}.tmp").symlink_to("/dev/full")
-    part = clip.part(folder)
+    segment = clip.segment(folder)
     with pytest.raises(UserError, match="Cannot write"):
         for frame in clip.read():
-            part.add(np.asarray(frame.picture))
-        part.keep(folder / "000000.mp4")
+            segment.add(np.asarray(frame))
+        segment.finish(folder / "000000.mp4")
     assert not (folder / "000000.mp4").exists()
 
 
@@ -356,7 +357,7 @@ def test_what_is_transparent_in_a_video_shows_the_background(tmp_path: Path) -> 
         container.mux(stream.encode(av.VideoFrame.from_ndarray(layers, format="rgba")))
         container.mux(stream.encode())
     (frame,) = media.open_clip(str(path), "blue").read()
-    pixels = np.asarray(frame.picture)
+    pixels = np.asarray(frame)
     assert np.abs(pixels[:, :31].astype(int) - [200, 30, 30]).max() <= 3
     assert np.abs(pixels[:, 33:].astype(int) - [0, 0, 255]).max() <= 3
 
@@ -373,6 +374,6 @@ def test_a_change_of_size_within_a_stream_is_told(tmp_path: Path) -> None:
     path = tmp_path / "both.ts"
     path.write_bytes((tmp_path / "wide.ts").read_bytes() + (tmp_path / "small.ts").read_bytes())
     clip = video(path)
-    painted_in_parts(clip, tmp_path, target := tmp_path / "painted.mp4")
+    painted_in_segments(clip, tmp_path, target := tmp_path / "painted.mp4")
     assert {frame.shape for frame in decoded(target)[0]} == {(48, 64, 3)}
     assert len([note for note in clip.notes if "size" in note]) == 1

@@ -17,11 +17,11 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from nst import configuration, runtime
-from nst.applying import media, model, sheet
-from nst.applying.ledger import FILE as LEDGER_FILE
-from nst.applying.ledger import Ledger, Line
-from nst.applying.progress import Progress
-from nst.applying.tiles import Painter, Painting
+from nst.applying import contact_sheet, media, model, video
+from nst.applying.clips import Clip, Segment
+from nst.applying.painter import Painter, Painting
+from nst.applying.pictures import FILE as PICTURES_FILE
+from nst.applying.pictures import PictureRow, PicturesFile
 from nst.errors import ConfigError, UserError
 from nst.evaluation.evaluator import Evaluator, Scores, recorded_styles
 from nst.files import sha256, typed_path, writing
@@ -30,6 +30,7 @@ from nst.runs import launchers, provenance, resume
 from nst.runs.session import Session
 from nst.runtime import memory
 from nst.setup.check import check
+from nst.tracking.progress import ProgressBar, ProgressLines, progress
 
 log = logging.getLogger(__name__)
 RESULTS = "results"  # where the paintings of a folder go
@@ -79,9 +80,9 @@ class Work:
         """The configuration."""
         return self.session.config
 
-    def progress(self, total: int | None, done: int, unit: str) -> Progress:
+    def progress(self, total: int | None, done: int, unit: str) -> ProgressBar | ProgressLines:
         """Return what tells how far the painting is."""
-        return Progress(total, done, unit, alone=not launchers.in_worker())
+        return progress(total, done, not launchers.in_worker(), unit)
 
     def paint(self, picture: torch.Tensor) -> Painting:
         """Paint ``(1, 3, H, W)``; between two tiles a signal is answered."""
@@ -116,10 +117,8 @@ def problems(config: DictConfig) -> list[str]:
 
 
 def _missing_library() -> list[str]:
-    from nst.applying.video import library
-
     try:
-        library()
+        video.library()
     except UserError as error:
         return [str(error)]
     return []
@@ -150,7 +149,7 @@ def apply(session: Session) -> None:
         work = Work(session, painter, sizing, evaluator)
         kind = media.kind_of(str(config.content))
         name, told = Path(str(config.content)).name, "%s in the manner of %s, with %s on %s in %s"
-        log.info(told, name, network.manner(), network.path.name, device, precision)
+        log.info(told, name, network.styles_in_words(), network.path.name, device, precision)
         runtime.keep_freed_memory()
         with session.optimising():
             painted = {"picture": _picture, "folder": _folder}.get(kind, _clip)(work)
@@ -194,10 +193,10 @@ def _folder(work: Work) -> Painted:
     names = {path: path.relative_to(folder).as_posix() for path in found}
     for leftover in (root / RESULTS).rglob(".*.tmp"):
         leftover.unlink(missing_ok=True)
-    ledger = Ledger(root)
+    table = PicturesFile(root)
     if work.session.saved:
-        ledger.lines = {line.picture: line for line in ledger.lines.values() if _is_painted(line, folder, root)}
-    left = [path for path in found if names[path] not in ledger.lines]
+        table.rows = {row.picture: row for row in table.rows.values() if _is_painted(row, folder, root)}
+    left = [path for path in found if names[path] not in table.rows]
     log.info(
         "%d pictures%s", len(found), f", {len(found) - len(left)} of them painted already" if work.session.saved else ""
     )
@@ -206,43 +205,43 @@ def _folder(work: Work) -> Painted:
     try:
         for path in left:
             work.session.stop.poll()
-            line, told = _of_folder(work, path, names[path], f"{RESULTS}/{found[path]}")
-            ledger.add(line)
+            row, told = _of_folder(work, path, names[path], f"{RESULTS}/{found[path]}")
+            table.add(row)
             facts |= told
-            if line.problem:
+            if row.problem:
                 failed += 1
                 if failed <= MOST_TOLD:
-                    log.warning("Left out: %s", line.problem)
+                    log.warning("Left out: %s", row.problem)
                 elif failed == MOST_TOLD + 1:
-                    log.warning("Further pictures that are left out are listed in %s", LEDGER_FILE)
-            bar.step()
+                    log.warning("Further pictures that are left out are listed in %s", PICTURES_FILE)
+            bar.advance()
     finally:
         bar.close()
-    ledger.in_order([names[path] for path in found])
-    painted = [line for line in ledger.lines.values() if line.painting]
+    table.in_order([names[path] for path in found])
+    painted = [row for row in table.rows.values() if row.painting]
     if not painted:
-        first = next(iter(ledger.lines.values())).problem
+        first = next(iter(table.rows.values())).problem
         raise UserError(f"None of the {len(found)} pictures in {folder} can be painted. {first}")
-    shown = [painted[place] for place in sheet.chosen(len(painted))]
-    pairs = [_pair(line, folder, root, work.sizing.background) for line in shown]
-    drawn = sheet.draw(pairs)
+    shown = [painted[place] for place in contact_sheet.chosen(len(painted))]
+    pairs = [_pair(row, folder, root, work.sizing.background) for row in shown]
+    drawn = contact_sheet.draw(pairs)
     rgb.save(work.session.job.picture("result"), work.encoded(drawn, None))
-    problems_ = [line for line in ledger.lines.values() if line.problem]
+    problems_ = [row for row in table.rows.values() if row.problem]
     facts |= {
         "shown": len(shown),
-        "failures": [{"picture": line.picture, "problem": line.problem} for line in problems_[:MOST_RECORDED]],
+        "failures": [{"picture": row.picture, "problem": row.problem} for row in problems_[:MOST_RECORDED]],
     }
-    seconds = [line.seconds for line in painted]
+    seconds = [row.seconds for row in painted]
     scores: list[Scores | None] = []
-    for line in shown if work.evaluator else ():
+    for row in shown if work.evaluator else ():
         work.session.stop.poll()
-        scores.append(_score(work, root / line.painting, folder / line.picture))
+        scores.append(_score(work, root / row.painting, folder / row.picture))
     scored = sum(one is not None for one in scores)
     return Painted(len(painted), len(problems_), seconds, _average(scores), facts | {"scored": scored})
 
 
-def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[Line, dict[str, Any]]:
-    """Paint a picture of a folder; return its line, and how it was painted."""
+def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[PictureRow, dict[str, Any]]:
+    """Paint a picture of a folder; return its row, and how it was painted."""
     target = work.session.folder / f"{painting_name}{rgb.SUFFIXES[work.config.output_format]}"
     try:
         picture = rgb.opened(str(path), work.sizing.background)
@@ -250,7 +249,7 @@ def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[L
         shape = work.sizing.kept(*picture.size, path)
         digest = sha256(path)
     except (UserError, OSError) as error:
-        return Line(name, problem=str(error)), {}
+        return PictureRow(name, problem=str(error)), {}
     painting = work.paint(seen)
     data = work.encoded(painting.pixels, shape)
     with writing(target):
@@ -258,25 +257,25 @@ def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[L
     rgb.save(target, data)
     width, height = shape or (painting.pixels.shape[1], painting.pixels.shape[0])
     where = target.relative_to(work.session.folder).as_posix()
-    return Line(name, where, width, height, painting.seconds, digest), _in_words(painting) if painting.tile else {}
+    return PictureRow(name, where, width, height, painting.seconds, digest), _in_words(
+        painting
+    ) if painting.tile else {}
 
 
-def _is_painted(line: Line, folder: Path, root: Path) -> bool:
+def _is_painted(row: PictureRow, folder: Path, root: Path) -> bool:
     """Tell whether a picture has been painted, and has not changed since."""
-    picture = folder / line.picture
+    picture = folder / row.picture
     return (
-        bool(line.painting)
-        and (root / line.painting).is_file()
-        and (picture.is_file() and sha256(picture) == line.sha256)
+        bool(row.painting) and (root / row.painting).is_file() and (picture.is_file() and sha256(picture) == row.sha256)
     )
 
 
-def _pair(line: Line, folder: Path, root: Path, background: str) -> tuple[Image.Image, Image.Image, str]:
+def _pair(row: PictureRow, folder: Path, root: Path, background: str) -> tuple[Image.Image, Image.Image, str]:
     """Return a photograph and its painting, small, and its name."""
-    pair = [rgb.opened(str(path), background) for path in (folder / line.picture, root / line.painting)]
+    pair = [rgb.opened(str(path), background) for path in (folder / row.picture, root / row.painting)]
     for picture in pair:
-        picture.thumbnail((2 * sheet.SIDE, 2 * sheet.SIDE), reducing_gap=3)
-    return pair[0], pair[1], Path(line.picture).name
+        picture.thumbnail((2 * contact_sheet.SIDE, 2 * contact_sheet.SIDE), reducing_gap=3)
+    return pair[0], pair[1], Path(row.picture).name
 
 
 def _clip(work: Work) -> Painted:
@@ -285,8 +284,8 @@ def _clip(work: Work) -> Painted:
     clip = media.open_clip(str(work.config.content), work.sizing.background)
     with writing(parts_folder):
         parts_folder.mkdir(exist_ok=True)
-    parts = _whole_parts(parts_folder, clip.part_suffix)
-    begin = len(parts) * clip.per_part
+    parts = _whole_parts(parts_folder, clip.segment_suffix)
+    begin = len(parts) * clip.per_segment
     if begin:
         log.info("%d frames are painted already", begin)
     middle = (clip.frames or 1) // 2
@@ -295,21 +294,21 @@ def _clip(work: Work) -> Painted:
     bar = work.progress(clip.frames, min(begin, clip.frames or begin), "frame")
     part, count, last = None, 0, None
     try:
-        for frame in clip.read():
-            count, last = frame.number + 1, frame
-            if frame.number < begin:
+        for number, frame in enumerate(clip.read()):
+            count, last = number + 1, frame
+            if number < begin:
                 continue
             work.session.stop.poll()
             pixels, painting = _frame(work, clip, frame)
             seconds.append(painting.seconds)
             facts |= _in_words(painting)
-            if frame.number == middle:
+            if number == middle:
                 _show(work, clip, frame, pixels)
-            part = part or clip.part(parts_folder)
+            part = part or clip.segment(parts_folder)
             part.add(pixels)
-            if count % clip.per_part == 0:
+            if count % clip.per_segment == 0:
                 parts, part = [*parts, _keep(part, parts_folder, len(parts), clip)], None
-            bar.step()
+            bar.advance()
         if part is not None:
             parts, part = [*parts, _keep(part, parts_folder, len(parts), clip)], None
     except runtime.Interrupted:
@@ -336,15 +335,15 @@ def _clip(work: Work) -> Painted:
     return Painted(count, 0, seconds, _score(work, _result(work), original), facts)
 
 
-def _frame(work: Work, clip: media.Clip, frame: media.Frame) -> tuple[np.ndarray, Painting]:
+def _frame(work: Work, clip: Clip, picture: Image.Image) -> tuple[np.ndarray, Painting]:
     """Return the pixels of a painted frame, with the proportions of the clip."""
-    painting = work.paint(work.sizing.seen(frame.picture, clip.path))
-    return rgb.stretched(painting.pixels, work.sizing.kept(*frame.picture.size, clip.path)), painting
+    painting = work.paint(work.sizing.seen(picture, clip.path))
+    return rgb.stretched(painting.pixels, work.sizing.kept(*picture.size, clip.path)), painting
 
 
-def _show(work: Work, clip: media.Clip, frame: media.Frame, pixels: np.ndarray) -> None:
+def _show(work: Work, clip: Clip, picture: Image.Image, pixels: np.ndarray) -> None:
     """Save a painted frame as the result to be shown, beside the frame that it was painted from."""
-    rgb.save(work.session.folder / f"{ORIGINAL}.png", rgb.encode_bytes(np.asarray(frame.picture)))
+    rgb.save(work.session.folder / f"{ORIGINAL}.png", rgb.encode_bytes(np.asarray(picture)))
     rgb.save(_result(work), work.encoded(pixels, None))
 
 
@@ -352,10 +351,10 @@ def _result(work: Work) -> Path:
     return work.session.job.picture("result")
 
 
-def _keep(part: media.Part, folder: Path, number: int, clip: media.Clip) -> Path:
+def _keep(part: Segment, folder: Path, number: int, clip: Clip) -> Path:
     """Write a part under its number."""
-    path = folder / f"{number:06d}{clip.part_suffix}"
-    part.keep(path)
+    path = folder / f"{number:06d}{clip.segment_suffix}"
+    part.finish(path)
     return path
 
 
@@ -372,13 +371,13 @@ def _while_there(paths: Iterator[Path]) -> Iterator[Path]:
         yield path
 
 
-def _join_what_there_is(work: Work, clip: media.Clip, parts: list[Path], part: media.Part | None, folder: Path) -> None:
+def _join_what_there_is(work: Work, clip: Clip, parts: list[Path], part: Segment | None, folder: Path) -> None:
     """Leave what has been painted of a clip as ``interrupted``; a part that is not full is painted again later."""
     target = work.session.folder / f"interrupted{clip.suffix}"
-    extra = folder / f"interrupted{clip.part_suffix}"
+    extra = folder / f"interrupted{clip.segment_suffix}"
     with contextlib.suppress(UserError):  # the disk may be full, and the run is to end
         if part is not None:
-            part.keep(extra)
+            part.finish(extra)
             parts = [*parts, extra]
         if parts:
             clip.join(parts, target)
@@ -468,7 +467,7 @@ def _clear(folder: Path) -> None:
         CannotWrite: a file cannot be removed.
     """
     left = [
-        LEDGER_FILE,
+        PICTURES_FILE,
         f"{ORIGINAL}.png",
         *(f"{name}{s}" for name in ("result", "interrupted") for s in (".gif", ".mp4")),
     ]
@@ -484,7 +483,7 @@ def _finish(work: Work, kind: str, painted: Painted, seconds: dict[str, float]) 
     session, result = work.session, _result(work)
     with decoding.opened(result) as picture:
         width, height = picture.size
-    left = [result, session.folder / LEDGER_FILE, session.folder / str(painted.facts.get("clip"))]
+    left = [result, session.folder / PICTURES_FILE, session.folder / str(painted.facts.get("clip"))]
     median = statistics.median(painted.seconds) if painted.seconds else None
     work.session.record.note(
         applied={"kind": kind, "count": painted.count, "failed": painted.failed, **painted.facts},

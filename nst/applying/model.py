@@ -19,7 +19,6 @@ from nst.images import rgb
 from nst.runs import provenance, resume
 from nst.samples import FOLDER, samples
 
-FILE = "network.safetensors"  # what task=train leaves in a run's folder
 LARGEST_STYLE = 512  # pixels of its long side at which a style that is not trained for is looked at
 HOW_TO_TRAIN = "Train one: python run.py task=train style=painting.jpg; it leaves network.safetensors in its folder."
 
@@ -54,12 +53,11 @@ class Model:
         """Return what a record says of it."""
         return {**provenance.file(self.path), "about": self.about}
 
-    def manner(self) -> str:
-        """Return its styles in words."""
-        labels = self.labels
-        if self.weights is None or len(labels) != len(self.weights):
-            return " and ".join(labels) or "its style"
-        return " + ".join(f"{w:.3g} {label}" for w, label in zip(self.weights, labels, strict=True) if w)
+    def styles_in_words(self) -> str:
+        """Return the names of its styles, with their weights if they are blended."""
+        if self.weights is None or len(self.labels) != len(self.weights):
+            return " and ".join(self.labels) or "its style"
+        return " + ".join(f"{w:.3g} {label}" for w, label in zip(self.weights, self.labels, strict=True) if w)
 
     def style_files(self) -> list[dict[str, Any]]:
         """Return each style image as a record has it; ``file`` is where the image is, if it is still there.
@@ -72,9 +70,9 @@ class Model:
         places += [FOLDER / about["file"] for about in samples().values()]
         found = []
         for style, label in zip(self.about.get("styles") or [], self.labels, strict=True):
-            digest = style.get("sha256")
-            file = next((p for p in [Path(str(style.get("file"))), *places] if _is(p, digest)), None)
-            facts = provenance.file(file) if file else {"file": str(style.get("file")), "sha256": digest}
+            digest, named = style.get("sha256"), str(style.get("file"))
+            file = next((path for path in [Path(named), *places] if _has_sha256(path, digest)), None)
+            facts = provenance.file(file) if file else {"file": named, "sha256": digest}
             found.append({**facts, "name": label, "found": file is not None})
         return found
 
@@ -87,7 +85,7 @@ def find(name: str) -> Path:
     """
     path = typed_path(name)
     if path.is_dir():
-        path = path / FILE
+        path = path / resume.NETWORK_FILE
     found = existing_file(str(path))
     if found is None:
         raise UserError(f"model={name}: there is no such file (looked in {Path.cwd()}). {HOW_TO_TRAIN}")
@@ -155,15 +153,15 @@ def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:
         raise ConfigError([f"style_weights={given} must have {styles} numbers: {path} paints in {styles} styles."])
     for weight in weights:
         is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not is_number or not (math.isfinite(weight) and weight >= 0):
+        if not (is_number and math.isfinite(weight) and weight >= 0):
             raise ConfigError([f"style_weights: {weight} is no number from 0 up."])
     if not any(weights):
         raise ConfigError(["style_weights are all 0. Give at least one style a weight above 0."])
     return [float(weight) / float(sum(weights)) for weight in weights]
 
 
-def _is(path: Path, digest: Any) -> bool:
-    """Tell whether there is a file of these bytes."""
+def _has_sha256(path: Path, digest: Any) -> bool:
+    """Tell whether there is a file with these bytes."""
     try:
         return path.is_file() and sha256(path) == digest
     except (OSError, ValueError):

@@ -1,38 +1,45 @@
-"""How far a run is: a bar in a terminal, now and then a line elsewhere."""
+"""How far a run is: a bar in a terminal, now and then a line in the log elsewhere."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 
 from tqdm import tqdm
 
 from nst.tracking import Snapshot
 
 log = logging.getLogger(__name__)
+PAUSE = 2.0  # seconds at least between two lines that count
 
 
 class ProgressBar:
-    """A tqdm bar with the loss, the rate and the time left.
+    """A tqdm bar with the rate, the time left and, of steps, the loss.
 
     Args:
-        steps: how many there will be.
+        total: how many there will be; None if that is not known.
         begin: how many are done already.
+        unit: what they are.
     """
 
-    def __init__(self, steps: int, begin: int = 0) -> None:
-        self.bar = tqdm(total=steps, initial=begin, unit="step", file=sys.stderr, dynamic_ncols=True, leave=True)
+    def __init__(self, total: int | None, begin: int = 0, unit: str = "step") -> None:
+        self.bar = tqdm(total=total, initial=begin, unit=unit, file=sys.stderr, dynamic_ncols=True)
 
     def step(self, snapshot: Snapshot) -> None:
         """Move the bar on; the loss is renewed at logged steps."""
-        self.bar.update(snapshot.step.index - self.bar.n)
+        self.advance(snapshot.step.index)
         if snapshot.logged:
             self.bar.set_postfix(loss=f"{snapshot.values['loss/total']:.4g}")
+
+    def advance(self, done: int | None = None) -> None:
+        """Move the bar on by one, or to how many are done."""
+        self.bar.update(1 if done is None else done - self.bar.n)
 
     def position(self) -> None:
         """Return nothing: what is shown is not kept."""
 
-    def close(self, status: str) -> None:
+    def close(self, status: str = "done") -> None:
         """Leave the bar as it stands."""
         self.bar.close()
 
@@ -41,38 +48,51 @@ class ProgressLines:
     """A line in the log at about every tenth of the run, for output that is no terminal.
 
     Args:
-        steps: how many there will be.
+        total: how many there will be; None if that is not known.
         begin: how many are done already.
+        unit: what they are.
     """
 
-    def __init__(self, steps: int, begin: int = 0) -> None:
-        self.steps = steps
+    def __init__(self, total: int | None, begin: int = 0, unit: str = "step") -> None:
+        self.total, self.begin, self.done, self.unit = total, begin, begin, unit
         self.next = float(begin)
+        self.began = self.told = time.perf_counter()
 
     def step(self, snapshot: Snapshot) -> None:
         """Write a line if a tenth of the run has gone by."""
-        step = snapshot.step
-        if not (snapshot.logged and (step.index >= self.next or step.last)):
-            return
-        self.next = step.index + self.steps / 10
-        pace = step.seconds / max(step.index, 1)
-        left = f", about {pace * (self.steps - step.index):.0f} s left" if step.index and not step.last else ""
-        loss = snapshot.values["loss/total"]
-        log.info("step %d/%d  loss %.4g  %.3f s a step%s", step.index, self.steps, loss, pace, left)
+        step, self.done = snapshot.step, snapshot.step.index
+        if snapshot.logged and (self.done >= self.next or step.last):
+            loss = f"  loss {snapshot.values['loss/total']:.4g}"
+            self._write(step.seconds / max(step.index, 1), "a step", loss, step.last)
+
+    def advance(self, done: int | None = None) -> None:
+        """Count one more, or up to how many are done; write a line if a tenth of all has gone by, and two seconds."""
+        self.done = self.done + 1 if done is None else done
+        now, last = time.perf_counter(), self.done == self.total
+        if self.total != 1 and self.done >= self.next and (last or now - self.told >= PAUSE):
+            self.told = now
+            self._write((now - self.began) / max(self.done - self.begin, 1), "each")
+
+    def _write(self, pace: float, each: str, loss: str = "", last: bool = False) -> None:
+        self.next = self.done + (self.total / 10 if self.total else 100)
+        of, left = f"/{self.total}" if self.total else "", (self.total or 0) - self.done
+        time_left = f", about {pace * left:.0f} s left" if left > 0 and self.done and not last else ""
+        log.info("%s %d%s%s  %.3f s %s%s", self.unit, self.done, of, loss, pace, each, time_left)
 
     def position(self) -> None:
         """Return nothing: what is shown is not kept."""
 
-    def close(self, status: str) -> None:
+    def close(self, status: str = "done") -> None:
         """Do nothing: every line is written."""
 
 
-def progress(steps: int, begin: int = 0, alone: bool = True) -> ProgressBar | ProgressLines:
+def progress(total: int | None, begin: int = 0, alone: bool = True, unit: str = "step") -> ProgressBar | ProgressLines:
     """Return what suits standard error: a bar for a terminal, lines for a file, a pipe, or among parallel workers.
 
     Args:
-        steps: how many there will be.
+        total: how many there will be; None if that is not known.
         begin: how many are done already.
         alone: no other run writes to the same terminal.
+        unit: what they are.
     """
-    return ProgressBar(steps, begin) if alone and sys.stderr.isatty() else ProgressLines(steps, begin)
+    return (ProgressBar if alone and sys.stderr.isatty() else ProgressLines)(total, begin, unit)

@@ -14,7 +14,7 @@ from nst.losses import TotalVariation
 from nst.losses.objective import Losses, Objective, Shift
 from nst.losses.protocols import DrawingLoss
 from nst.setup.objective import term
-from nst.training import Context
+from nst.training.method import TrainingContext
 
 JITTER = 2  # what is drawn, beside the seed; see nst.training.photos
 
@@ -27,7 +27,7 @@ class Features:
         side: pixels of the pictures' sides.
     """
 
-    def __init__(self, context: Context, side: int) -> None:
+    def __init__(self, context: TrainingContext, side: int) -> None:
         config, self.backbone = context.config, context.backbone
         dtype = runtime.network_dtype(config.precision, context.device)
         self.engine = engines.make(config.engine, self.backbone, dtype, None, config.compile)

@@ -6,34 +6,24 @@ import hashlib
 import json
 import logging
 import shutil
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from nst.errors import UserError
 from nst.files import remove_leftovers, write_json, writing
 from nst.images import decoding, rgb
 from nst.runs import resume
 from nst.setup import fitting
-from nst.training import Context, reference
-from nst.training.photos import (
-    CACHE_BYTES,
-    Deck,
-    Photos,
-    Pictures,
-    about_files,
-    check_crop,
-    digest,
-    listed,
-    random_crops,
-    refuse_changes,
-)
+from nst.tracking.progress import progress
+from nst.training import reference
+from nst.training.method import TrainingContext
+from nst.training.photos import ImageDataset, Photos, Pictures, digest, find_images
 
 log = logging.getLogger(__name__)
 NAMED = 3  # files that a message names
@@ -42,59 +32,57 @@ FOLDER, ORIGINALS, STYLISED, ABOUT = "pairs", "originals", "stylised", "about.js
 WAIT = 0.5  # seconds between two looks at whether the first process has painted a pair
 
 
-class Pairs:
+@dataclass
+class Pairs(ImageDataset):
     """Pairs of files with the same name in two folders, but for the suffix, in random crops that are the same for both.
 
     The picture of a pair is as large as the stylised one: an original of another size is scaled to it. A square of
     ``crop`` pixels is cut out and not scaled, since strokes have a size; only pictures smaller than that are enlarged.
-    In which order, and what becomes of broken files: see ``Deck``; a pair is broken if one of its files is.
+    A pair is broken if one of its files is.
 
     Args:
-        originals: folder of the photographs, searched through with the folders below it; None: the bundled ones.
-        stylised: folder of what they are to become.
-        crop: pixels of a side of what comes out.
-        seed: of all that is drawn.
-        flip: whether to flip half of the pairs left to right.
-        background: what shows through transparent pixels: a colour name or ``#rrggbb``.
-        cache_bytes: of decoded pairs to keep.
+        stylised: folder of what the photographs are to become. The others: see ``ImageDataset``.
 
     Attributes:
-        names: of the original and the stylised file of each pair, by the name they share.
-        alone: files that have no counterpart.
+        files: the original and the stylised one of each pair, by the name they share.
+        unmatched: files that have no counterpart.
 
     Raises:
         UserError: a folder cannot be read, no names match, some match several files, or the shapes of a pair differ.
     """
 
-    def __init__(
-        self,
-        originals: str | None,
-        stylised: str,
-        crop: int,
-        seed: int,
-        flip: bool = True,
-        background: str = "white",
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        check_crop(crop)
-        self.crop, self.seed, self.flip = crop, seed, flip
-        self.background = decoding.parse_color(background)
-        self.originals, photographs = listed(originals)
-        self.stylised, paintings = listed(stylised)
-        first, second = (_by_name(*one) for one in ((self.originals, photographs), (self.stylised, paintings)))
-        self.names = {name: (first[name], second[name]) for name in sorted(first.keys() & second.keys())}
-        self.alone = [str(self.originals / first[name]) for name in sorted(first.keys() - second.keys())]
-        self.alone += [str(self.stylised / second[name]) for name in sorted(second.keys() - first.keys())]
+    stylised: str = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        paintings, sizes = find_images(self.stylised)
+        first, second = _by_stem(self.root, self.sizes), _by_stem(paintings, sizes)
+        self.names = sorted(first.keys() & second.keys())
+        self.files = {name: (self.root / first[name], paintings / second[name]) for name in self.names}
+        self.unmatched = [str(self.root / first[name]) for name in sorted(first.keys() - second.keys())]
+        self.unmatched += [str(paintings / second[name]) for name in sorted(second.keys() - first.keys())]
         if not self.names:
             raise UserError(
-                f"No file in {self.originals} has the name of one in {self.stylised}, suffix aside, so that there are "
-                f"no pairs; for example {_some(self.alone)}."
+                f"No file in {self.root} has the name of one in {paintings}, suffix aside, so that there are no pairs; "
+                f"for example {_some(self.unmatched)}."
             )
-        sizes = [{f"0/{a}": photographs[a], f"1/{b}": paintings[b]} for a, b in self.names.values()]
-        self.digest = digest({name: size for pair in sizes for name, size in pair.items()})
         self._refuse_shapes()
-        what = f"pairs of pictures in {self.stylised}"
-        self.deck = Deck(list(self.names), seed, self._read, what, cache_bytes)
+        self.what, self.where = f"pairs of pictures in {paintings}", f"{self.root} and {paintings}"
+        halves = (
+            (f"{half}/{of[name]}", of_size[of[name]])
+            for name in self.names
+            for half, of, of_size in ((0, first, self.sizes), (1, second, sizes))
+        )
+        self.digest = digest(dict(halves))
+
+    def read(self, name: str) -> Pictures:
+        """Return original and stylised picture of a pair, of one size."""
+        first, second = self.files[name]
+        stylised = decoding.read(second, self.color)
+        original = decoding.read(first, self.color, min(stylised.size))
+        if original.size != stylised.size:
+            original = original.resize(stylised.size, Image.Resampling.LANCZOS)
+        return original, stylised
 
     def item(self, index: int) -> tuple[Tensor, Tensor]:
         """Return crop and stylised crop of a number, ``(3, crop, crop)`` float32 RGB in [0, 1] each.
@@ -102,62 +90,41 @@ class Pairs:
         Raises:
             UserError: none of the pairs can be read.
         """
-        pair, skipped = self.deck.draw(index)
-        self.deck.tell(skipped)
-        cuts = random_crops(pair, self.crop, self.crop, self.flip, self.seed, index, self.crop)
-        original, stylised = (cut.float() / 255 for cut in cuts)
+        original, stylised = self.crops(self.draw(index), index, self.crop, self.crop)
         return original, stylised
 
     def about(self) -> dict[str, Any]:
-        """Return what to record: where the pairs are, how many, their digest, and what could not be used so far."""
-        where = about_files(f"{self.originals} and {self.stylised}", list(self.names), self.digest)
-        return where | {"unmatched": len(self.alone)} | self.deck.about_broken()
+        """Return what to record; see ``ImageDataset``."""
+        return super().about() | {"unmatched": len(self.unmatched)}
 
-    def tell_unmatched(self) -> None:
+    def warn_of_unmatched(self) -> None:
         """Warn of the files that have no counterpart."""
-        if self.alone:
-            count = len(self.alone)
+        if count := len(self.unmatched):
             files = "file has" if count == 1 else "files have"
-            log.warning("%d %s no counterpart and are left out: %s", count, files, _some(self.alone))
-
-    def refuse_changes(self, recorded: Mapping[str, Any]) -> None:
-        """Refuse to go on where the files are not those recorded by ``about``.
-
-        Raises:
-            UserError: they are others.
-        """
-        refuse_changes(recorded, self.about())
-
-    def _read(self, name: str) -> Pictures:
-        first, second = self.names[name]
-        stylised = decoding.read(self.stylised / second, self.background)
-        original = decoding.read(self.originals / first, self.background, min(stylised.size))
-        if original.size != stylised.size:
-            original = original.resize(stylised.size, Image.Resampling.LANCZOS)
-        return original, stylised
+            log.warning("%d %s no counterpart and are left out: %s", count, files, _some(self.unmatched))
 
     def _refuse_shapes(self) -> None:
         """Refuse pairs whose shapes are not alike, by what the files say; what cannot be read is skipped later."""
         wrong = []
-        for name, (first, second) in self.names.items():
-            one, other = decoding.upright_size(self.originals / first), decoding.upright_size(self.stylised / second)
+        for name, files in self.files.items():
+            one, other = map(decoding.upright_size, files)
             if one is not None and other is not None and not _are_alike(one, other):
                 wrong.append(f"{name} ({one[0]} x {one[1]} and {other[0]} x {other[1]} pixels)")
         if wrong:
             raise UserError(
-                f"The pictures of {len(wrong)} of {len(self.names)} pairs differ in shape, not only in size: "
-                f"{_some(wrong)}. Crop them alike, or take them out of {self.originals}."
+                f"The pictures of {len(wrong)} of {len(self.files)} pairs differ in shape, not only in size: "
+                f"{_some(wrong)}. Crop them alike, or take them out of {self.root}."
             )
 
 
-def _by_name(folder: Path, sizes: Mapping[str, int]) -> dict[str, str]:
+def _by_stem(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the files by their names without suffix.
 
     Raises:
         UserError: two have the same.
     """
     found: dict[str, str] = {}
-    for name in sizes:
+    for name in names:
         stem = str(PurePosixPath(name).with_suffix(""))
         if stem in found:
             raise UserError(
@@ -180,7 +147,7 @@ def _some(names: list[str]) -> str:
     return f"{', '.join(names[:NAMED])}{rest}"
 
 
-def generate(context: Context, photos: Photos, count: int) -> tuple[Path, Path, float]:
+def generate(context: TrainingContext, photos: Photos, count: int) -> tuple[Path, Path, float]:
     """Have the optimiser paint the first items of photographs, into ``pairs/`` of the run's folder.
 
     What an earlier attempt has painted is kept, if it was of the same settings, style and photographs. Pictures are
@@ -200,95 +167,66 @@ def generate(context: Context, photos: Photos, count: int) -> tuple[Path, Path, 
         UserError: a photograph cannot be had, or painted.
         Interrupted: a signal came.
     """
-    folder = context.folder / FOLDER
-    originals, stylised, about = folder / ORIGINALS, folder / STYLISED, folder / ABOUT
-    files = {f"{number:05d}.png": number for number in range(count)}
+    folder, names = context.folder / FOLDER, [f"{number:05d}.png" for number in range(count)]
     identity = _identity(context, photos)
+    if context.writes:
+        _paint_missing(context, photos, folder, names, identity)
+    while resume.read(folder / ABOUT).get("identity") != identity or _missing(folder, names):
+        context.stop.poll()
+        time.sleep(WAIT)
+    return folder / ORIGINALS, folder / STYLISED, float(resume.read(folder / ABOUT).get("seconds", 0))
 
-    def is_ours() -> bool:
-        return resume.read(about).get("identity") == identity
 
-    def missing() -> list[str]:
-        return [name for name in files if not (stylised / name).exists() or not (originals / name).exists()]
-
-    if not context.writes:
-        while not is_ours() or missing():
-            context.stop.poll()
-            time.sleep(WAIT)
-        return originals, stylised, float(resume.read(about).get("seconds", 0))
-    if not is_ours():
+def _paint_missing(context: TrainingContext, photos: Photos, folder: Path, names: list[str], identity: str) -> None:
+    """Have the optimiser paint the pairs that are not there, with those that they are painted in one batch with."""
+    if resume.read(folder / ABOUT).get("identity") != identity:
         with writing(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            originals.mkdir(parents=True, exist_ok=True)
-            stylised.mkdir(exist_ok=True)
-        write_json(about, {"identity": identity, "seconds": 0.0})
+            (folder / ORIGINALS).mkdir(parents=True, exist_ok=True)
+            (folder / STYLISED).mkdir(exist_ok=True)
+        write_json(folder / ABOUT, {"identity": identity, "seconds": 0.0})
     remove_leftovers(folder)
-    seconds = float(resume.read(about).get("seconds", 0))
-    size = reference.at_once(context.config)
-    todo = missing()
-    if not todo:
-        return originals, stylised, seconds
-    names = list(files)
-    batches = [names[begin : begin + size] for begin in range(0, count, size)]
-    batches = [batch for batch in batches if any(name in todo for name in batch)]
-    steps = int(context.config.training.painter.steps)
+    missing, size = _missing(folder, names), reference.at_once(context.config)
+    batches = [range(begin, min(begin + size, len(names))) for begin in range(0, len(names), size)]
+    batches = [batch for batch in batches if missing & {names[number] for number in batch}]
+    if not batches:
+        return
+    seconds = float(resume.read(folder / ABOUT).get("seconds", 0))
+    steps, crop = int(context.config.training.painter.steps), photos.crop
     log.info(
         "The optimiser paints %d pairs of %d x %d pixels first, in %d steps each: %s",
-        *(sum(map(len, batches)), photos.crop, photos.crop, steps, folder),
+        *(sum(map(len, batches)), crop, crop, steps, folder),
     )
-    progress = _Progress(len(batches), steps)
+    bar = progress(len(batches) * steps, unit="step of the pairs")
     try:
-        for batch in batches:
-            contents = {name: photos.item(files[name])[None] for name in batch}
+        for place, batch in enumerate(batches):
+            contents = {names[number]: photos.item(number)[None] for number in batch}
             for name, content in contents.items():
-                rgb.save(originals / name, rgb.encode(content))
-            ready = {name: content.to(context.device, context.dtype) for name, content in contents.items()}
+                rgb.save(folder / ORIGINALS / name, rgb.encode(content))
             painted = reference.paint(
-                context.config, context.inputs, ready, context.backbone, context.stop, progress.step
+                context.config,
+                context.inputs,
+                {name: content.to(context.device, context.dtype) for name, content in contents.items()},
+                context.backbone,
+                stop=context.stop,
+                watch=lambda step, before=place * steps: bar.advance(before + step),  # type: ignore[misc]
             )
             for name, picture in painted.pictures.items():
-                rgb.save(stylised / name, rgb.encode(picture))
+                rgb.save(folder / STYLISED / name, rgb.encode(picture))
             seconds += painted.seconds
-            write_json(about, {"identity": identity, "seconds": seconds})
-            progress.next_batch(painted.seconds)
+            write_json(folder / ABOUT, {"identity": identity, "seconds": seconds})
             context.stop.poll()
     finally:
-        progress.close()
+        bar.close()
     fitting.forget()  # targets of pictures that are painted
-    return originals, stylised, seconds
 
 
-class _Progress:
-    """How far the painting of pairs is: a bar in a terminal, else a line after each batch.
-
-    Args:
-        batches: how many are to be painted.
-        steps: of the optimiser for each.
-    """
-
-    def __init__(self, batches: int, steps: int) -> None:
-        self.batches, self.steps, self.done, self.seconds = batches, steps, 0, 0.0
-        is_terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=batches * steps, unit="step", desc="pairs", file=sys.stderr, disable=not is_terminal)
-
-    def step(self, step: int) -> None:
-        """See how many steps of the batch are done."""
-        self.bar.update(self.done * self.steps + step - self.bar.n)
-
-    def next_batch(self, seconds: float) -> None:
-        """See a batch painted in so many seconds."""
-        self.done += 1
-        self.seconds += seconds
-        left = self.seconds / self.done * (self.batches - self.done)
-        if self.bar.disable:
-            log.info("painted batch %d/%d of pairs, about %.0f s left", self.done, self.batches, left)
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self.bar.close()
+def _missing(folder: Path, names: list[str]) -> set[str]:
+    """Return the names of the pairs that are not there."""
+    return {name for name in names if not all((folder / half / name).exists() for half in (ORIGINALS, STYLISED))}
 
 
-def _identity(context: Context, photos: Photos) -> str:
+def _identity(context: TrainingContext, photos: Photos) -> str:
     """Return what tells pairs from those of other settings, photographs, weights or style pictures, as a digest."""
     source = getattr(context.backbone, "source", None)
     settings = {k: v for k, v in resume.settings(context.config).items() if k not in resume.HOUSEKEEPING}

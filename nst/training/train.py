@@ -35,9 +35,11 @@ from nst.setup.check import check
 from nst.setup.inputs import Inputs, load
 from nst.setup.network import load_network
 from nst.tracking import Snapshot, watchers
-from nst.training import Context, Lesson, parallel, reference
-from nst.training.photos import stream
-from nst.training.strips import Strips, Validation
+from nst.training import reference
+from nst.training.distributed import ProcessGroup, process_group
+from nst.training.method import TrainingContext, TrainingMethod
+from nst.training.photos import load_batches
+from nst.training.validation import ValidationPhoto, ValidationPictures
 
 log = logging.getLogger(__name__)
 TIMED = 5  # pictures, after one to warm up, whose median is the time per picture
@@ -72,18 +74,18 @@ class Training:
 
     Attributes:
         session: of the run.
-        crew: the processes that do it.
+        group: the processes that do it.
         inputs: content and styles at the size of the result.
-        lesson: what is taught.
+        method: what it is trained by.
         network: that is trained.
         blend: ``(1, S)`` weights of its styles where the content is painted; None: there is one.
         evaluator: what scores the result, or None.
     """
 
     session: Session
-    crew: parallel.Crew
+    group: ProcessGroup
     inputs: Inputs
-    lesson: Lesson
+    method: TrainingMethod
     network: nn.Module
     blend: Tensor | None
     evaluator: Evaluator | None
@@ -119,23 +121,23 @@ def train(session: Session) -> None:
         Interrupted: a signal came; the current picture has been saved as ``interrupted.png``.
     """
     check(session.config)
-    with parallel.joined(session.device_name) as crew:
-        session.job, session.device_name = replace(session.job, folder=crew.shared(session.folder)), crew.device
-        if crew.writes:
+    with process_group(session.device_name) as group:
+        session.job, session.device_name = replace(session.job, folder=group.broadcast(session.folder)), group.device
+        if group.writes:
             session.carry_on()
-        if crew.shared(session.saved is not None) and session.saved is None:
+        if group.broadcast(session.saved is not None) and session.saved is None:
             session.saved = checkpoint.load(session.folder)
         with session.computing(), _memory_explained():
-            training = _prepare(session, crew)
+            training = _prepare(session, group)
             outcome = _optimise(training)
-            if crew.writes:
+            if group.writes:
                 _finish(training, outcome)
 
 
-def _prepare(session: Session, crew: parallel.Crew) -> Training:
-    """Load images and networks, and let the lesson prepare itself."""
+def _prepare(session: Session, group: ProcessGroup) -> Training:
+    """Load images and networks, and let the training method prepare itself."""
     config, device, evaluator = session.config, session.device, None
-    if crew.writes:
+    if group.writes:
         session.begin_record()
         evaluator = configuration.build(config.evaluator)
     inputs = load(config, device)
@@ -149,14 +151,14 @@ def _prepare(session: Session, crew: parallel.Crew) -> Training:
     network = transformers.build(config.transformer, len(styles), config.seed).to(device, dtype)
     if (take := getattr(network, "take_styles", None)) is not None:
         take(inputs.styles)
-    lesson: Lesson = configuration.build(config.training)
-    if lesson.batch % crew.world:
-        raise UserError(f"training.batch={lesson.batch} cannot be divided among {crew.world} processes.")
-    if crew.writes:
+    method: TrainingMethod = configuration.build(config.training)
+    if method.batch % group.world_size:
+        raise UserError(f"training.batch={method.batch} cannot be divided among {group.world_size} processes.")
+    if group.writes:
         session.record.note_weights(getattr(backbone, "source", None))
         session.record.note(evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None)
-    note: Callable[..., None] = session.record.note if crew.writes else lambda **facts: None
-    context = Context(
+    note: Callable[..., None] = session.record.note if group.writes else lambda **facts: None
+    context = TrainingContext(
         config=config,
         folder=session.folder,
         inputs=inputs,
@@ -165,24 +167,24 @@ def _prepare(session: Session, crew: parallel.Crew) -> Training:
         dtype=dtype,
         stop=session.stop,
         note=note,
-        writes=crew.writes,
+        writes=group.writes,
     )
-    lesson.prepare(context)
+    method.prepare(context)
     training = Training(
         session=session,
-        crew=crew,
+        group=group,
         inputs=inputs,
-        lesson=lesson,
+        method=method,
         network=network,
         blend=blend,
         evaluator=evaluator,
     )
-    if lesson.reference and crew.writes:
+    if method.reference and group.writes:
         _paint_reference(training, context)
     return training
 
 
-def _paint_reference(training: Training, context: Context) -> None:
+def _paint_reference(training: Training, context: TrainingContext) -> None:
     """Let the optimiser paint the content, to compare with, unless an earlier attempt has; score and record it."""
     record, path, config = training.session.record, training.session.folder / REFERENCE, training.config
     before = record.facts.get("reference") or {}
@@ -241,14 +243,14 @@ class _Descent:
         """
         training, started = self.training, time.perf_counter()
         device = training.session.device
-        if hasattr(training.lesson, "begin_step"):
-            training.lesson.begin_step(step)
-        losses = training.lesson.losses(network, _on(items, device, training.inputs.content.dtype))
+        if hasattr(training.method, "begin_step"):
+            training.method.begin_step(step)
+        losses = training.method.losses(network, _on(items, device, training.inputs.content.dtype))
         total = losses.total.mean()
         wants = logged or device.type == "cpu"  # a GPU is waited for only where numbers are wanted
         bad = int(wants and not math.isfinite(total.detach().item()))
         # what the network was before its last update is known to be good, if this loss is
-        asked, bad = training.crew.most(training.session.stop.asked or 0, bad)
+        asked, bad = training.group.max(training.session.stop.asked or 0, bad)
         if bad:
             raise Diverged(
                 f"The loss became NaN or infinite at step {step}. Lower the learning rate (optimizer.lr) or "
@@ -274,15 +276,20 @@ class _Descent:
 
 def _optimise(training: Training) -> Outcome:
     """Make the steps, watched by the trackers."""
-    session, config, crew, lesson = training.session, training.config, training.crew, training.lesson
+    session, config, group, method = training.session, training.config, training.group, training.method
     steps, descent = int(config.steps), _Descent(training)
-    trainee = crew.together(training.network, session.device)
-    if crew.writes:
+    trainee = group.data_parallel(training.network, session.device)
+    if group.writes:
         _begin(training, descent)
     with session.optimising(forget=Diverged), _keeping_what_there_is(training, descent):
         session.restore_random_state()
-        items = stream(
-            lesson.item, descent.begin, lesson.batch, rank=crew.rank, world=crew.world, workers=lesson.workers
+        items = load_batches(
+            method.item,
+            descent.begin,
+            method.batch,
+            rank=group.rank,
+            world_size=group.world_size,
+            workers=method.workers,
         )
         with contextlib.closing(items):  # type: ignore[type-var]
             for step in range(descent.begin, steps + 1):
@@ -290,9 +297,9 @@ def _optimise(training: Training) -> Outcome:
                 logged = step % config.log_every == 0 or last
                 network = trainee if not last else training.network
                 losses, asked = descent.compute(network, next(items), step, last, logged)
-                if logged or crew.writes:
+                if logged or group.writes:
                     rate = descent.optimizer.param_groups[0]["lr"] if descent.rates is not None else None
-                    mean = _mean(losses, crew if logged else None)
+                    mean = _mean(losses, group if logged else None)
                     nothing = training.inputs.content.new_empty(0)
                     now = Step(step, step + 1, mean, nothing, descent.seconds, last=last, rate=rate, logged=logged)
                     session.see(TrainingSnapshot(now, training.paint_content))
@@ -300,7 +307,7 @@ def _optimise(training: Training) -> Outcome:
                     break
                 descent.update()
                 session.stop.asked = asked or None
-                if crew.writes:
+                if group.writes:
                     session.between(descent.state)
                 session.stop.poll()
     return Outcome(now, f"all {steps} steps done")
@@ -312,9 +319,9 @@ def _begin(training: Training, descent: _Descent) -> None:
     count = sum(parameter.numel() for parameter in descent.trained)
     log.info("%s", _headline(training, count, descent.begin))
     height, width = training.inputs.content.shape[2:]
-    record.note(size={"width": width, "height": height}, parameters=count, processes=training.crew.world)
+    record.note(size={"width": width, "height": height}, parameters=count, processes=training.group.world_size)
     precision = runtime.choose_precision(training.config.precision, session.device)
-    features = getattr(training.lesson, "features", None)
+    features = getattr(training.method, "features", None)
     record.note_computation(precision=precision, engine=features.describe() if features else "none")
     session.trackers = _trackers(training)
 
@@ -326,12 +333,12 @@ def _keeping_what_there_is(training: Training, descent: _Descent) -> Iterator[No
     try:
         yield
     except runtime.Interrupted:
-        if training.crew.writes:
+        if training.group.writes:
             path = training.keep("interrupted")
             log.warning("Interrupted at step %d of %d; the picture is in %s", session.done, training.config.steps, path)
         raise
     except Diverged:
-        if training.crew.writes and descent.best is not None:
+        if training.group.writes and descent.best is not None:
             with contextlib.suppress(UserError):  # the disk may be full, and the run ends anyway
                 training.network.load_state_dict(descent.best)
                 transformers.save(session.folder / "best.safetensors", training.network, _about(training))
@@ -348,11 +355,11 @@ def _trackers(training: Training) -> dict[str, Any]:
         watchers.show_inputs(trackers["tensorboard"], content, training.inputs.styles, training.paint_content())
     path = session.folder / REFERENCE
     optimised = rgb.load(str(path), max(content.shape[2:])) if path.is_file() else None
-    shown = [Validation(Path(str(config.content)).stem, content, optimised)]
-    for name in training.lesson.validation:
+    shown = [ValidationPhoto(Path(str(config.content)).stem, content, optimised)]
+    for name in training.method.validation:
         picture = rgb.load(name, config.size, config.fit, config.resample, config.background)
-        shown.append(Validation(Path(name).stem, picture.to(content)))
-    return trackers | {"validation": Strips(shown, training.paint, trackers["tensorboard"].show, steps)}
+        shown.append(ValidationPhoto(Path(name).stem, picture.to(content)))
+    return trackers | {"validation": ValidationPictures(shown, training.paint, trackers["tensorboard"].show, steps)}
 
 
 def _finish(training: Training, outcome: Outcome) -> None:
@@ -365,7 +372,7 @@ def _finish(training: Training, outcome: Outcome) -> None:
     scores = watchers.scores(training.evaluator, result, record.facts) if training.evaluator else None
     if scores:
         session.trackers["tensorboard"].scores(scores, outcome.last.index)
-    about = training.lesson.about()
+    about = training.method.about()
     seconds = outcome.last.seconds + float((about.get("pairs") or {}).get("seconds", 0))
     record.note(**about, scores=scores, seconds_per_picture=per_picture, training_seconds=round(seconds, 3))
     record.note(break_even=break_even(seconds, per_picture, (record.facts.get("reference") or {}).get("seconds")))
@@ -415,13 +422,13 @@ def _about(training: Training) -> dict[str, Any]:
 
 
 def _headline(training: Training, count: int, begin: int) -> str:
-    job, config, lesson = training.session.job, training.config, training.lesson
+    job, config, method = training.session.job, training.config, training.method
     styles = ", ".join(Path(style.image).name for style in configuration.styles(config))
     chosen = " ".join(job.choices[group] for group in ("transformer", "training") if group in job.choices)
-    processes = f" in {training.crew.world} processes" if training.crew.world > 1 else ""
+    processes = f" in {training.group.world_size} processes" if training.group.world_size > 1 else ""
     carried = f", carried on from step {begin}" if begin else ""
     return (
-        f"A network for {styles}: {chosen}, {count:,} weights, {config.steps} steps of {lesson.batch} pictures on "
+        f"A network for {styles}: {chosen}, {count:,} weights, {config.steps} steps of {method.batch} pictures on "
         f"{training.session.device}{processes}{carried}"
     )
 
@@ -437,11 +444,11 @@ def _on(items: list[Any], device: torch.device, dtype: torch.dtype) -> Any:
     return moved(default_collate(items))
 
 
-def _mean(losses: Losses, crew: parallel.Crew | None) -> Losses:
-    """Return losses averaged over the batch, ``(1,)`` each; with a crew over all processes' shares of it."""
+def _mean(losses: Losses, group: ProcessGroup | None) -> Losses:
+    """Return losses averaged over the batch, ``(1,)`` each; with a group over all processes' shares of it."""
     names = losses.named()
     values = torch.stack([value.mean() for value in names.values()])
-    values = crew.mean(values) if crew else values
+    values = group.mean(values) if group else values
     mean = dict(zip(names, values.split(1), strict=True))
     total, content, style, tv = (mean.pop(f"loss/{name}") for name in ("total", *TERMS))
     return Losses(total, content, style, tv, mean)

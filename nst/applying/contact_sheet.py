@@ -17,9 +17,7 @@ PAPER, INK = (255, 255, 255), (64, 64, 64)
 
 def chosen(count: int, most: int = MOST) -> list[int]:
     """Return which of so many pictures are shown: all, or as many as there is room for, evenly spread."""
-    if count <= most:
-        return list(range(count))
-    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
+    return [round(place * (count - 1) / (most - 1)) for place in range(most)] if count > most else list(range(count))
 
 
 def draw(pairs: Sequence[tuple[Image.Image, Image.Image, str]]) -> np.ndarray:
@@ -32,19 +30,16 @@ def draw(pairs: Sequence[tuple[Image.Image, Image.Image, str]]) -> np.ndarray:
         ``(H, W, 3)`` uint8.
     """
     columns = min(len(pairs), MOST_COLUMNS, max(math.ceil(math.sqrt(2 * len(pairs))), 1))
-    rows = [pairs[begin : begin + columns] for begin in range(0, len(pairs), columns)]
-    font = ImageFont.load_default(TEXT)
-    drawn: list[list[tuple[Image.Image, Image.Image, str]]] = [
-        [(_small(photograph), _small(painting), name) for photograph, painting, name in row] for row in rows
-    ]
-    heights = [(max(cell[0].height for cell in row), max(cell[1].height for cell in row)) for row in drawn]
-    line = TEXT + 2 * GAP
+    small = [(_small(photograph), _small(painting), name) for photograph, painting, name in pairs]
+    rows = [small[begin : begin + columns] for begin in range(0, len(small), columns)]
+    heights = [(max(cell[0].height for cell in row), max(cell[1].height for cell in row)) for row in rows]
+    font, line = ImageFont.load_default(TEXT), TEXT + 2 * GAP
     width = 2 * MARGIN + columns * SIDE + (columns - 1) * MARGIN
     height = 2 * MARGIN + sum(top + GAP + bottom + line for top, bottom in heights) + (len(rows) - 1) * GAP
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     y = MARGIN
-    for row, (top, bottom) in zip(drawn, heights, strict=True):
+    for row, (top, bottom) in zip(rows, heights, strict=True):
         for column, (photograph, painting, name) in enumerate(row):
             x = MARGIN + column * (SIDE + MARGIN)
             sheet.paste(photograph, (x + (SIDE - photograph.width) // 2, y + top - photograph.height))

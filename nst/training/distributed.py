@@ -1,6 +1,6 @@
 """Several processes that train one network, each on its share of a batch: torch's own DDP under ``torchrun``.
 
-The first process does all that leaves a trace: it claims the folder, logs, writes. The others help, and Hydra makes
+The process of rank 0 does all that leaves a trace: it claims the folder, logs, writes. The others help, and Hydra makes
 folders for them that are thrown away.
 """
 
@@ -24,21 +24,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nst.errors import UserError
 
-PATIENCE = datetime.timedelta(hours=12)  # until the first process has painted pairs, or scored
+TIMEOUT = datetime.timedelta(hours=12)  # until rank 0 has painted pairs, or scored
 
 
 def rank() -> int:
     """Return which of the processes that ``torchrun`` has begun this one is; 0 without it."""
-    return int(os.environ.get("RANK", "0")) if world() > 1 else 0
+    return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """Return how many processes ``torchrun`` has begun; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_PORT" in os.environ else 1
 
 
-def arguments_of_helper(arguments: list[str]) -> list[str]:
-    """Return the command line of a process that helps: Hydra's folder is a temporary one.
+def arguments_of_rank(arguments: list[str]) -> list[str]:
+    """Return the command line of this process: beyond rank 0 Hydra's folder is a temporary one.
 
     Raises:
         UserError: it asks for a sweep.
@@ -49,62 +49,60 @@ def arguments_of_helper(arguments: list[str]) -> list[str]:
         return arguments
     folder = tempfile.mkdtemp(prefix="nst-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    logging.disable(logging.WARNING)  # the first process tells
+    logging.disable(logging.WARNING)  # rank 0 tells
     return [*arguments, f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
 
 
 @dataclass(frozen=True)
-class Crew:
+class ProcessGroup:
     """The processes that train one network, seen from one of them.
 
     Attributes:
+        device: this one computes on, as the configuration names devices.
         rank: which one it is.
-        world: how many there are.
-        device: it computes on, as the configuration names devices.
+        world_size: how many there are.
     """
 
-    rank: int
-    world: int
     device: str
+    rank: int = 0
+    world_size: int = 1
 
     @property
     def writes(self) -> bool:
         """Whether it is the first, which writes."""
         return self.rank == 0
 
-    def shared(self, value: Any) -> Any:
-        """Return the first process' value."""
-        if self.world == 1:
-            return value
+    def broadcast(self, value: Any) -> Any:
+        """Return the value of rank 0."""
         box = [value]
-        dist.broadcast_object_list(box, 0)
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, 0)
         return box[0]
 
-    def most(self, *numbers: int) -> list[int]:
+    def max(self, *numbers: int) -> list[int]:
         """Return the largest of each number over the processes."""
-        if self.world == 1:
-            return list(numbers)
         found = torch.tensor(numbers)
-        dist.all_reduce(found, dist.ReduceOp.MAX)
+        if self.world_size > 1:
+            dist.all_reduce(found, dist.ReduceOp.MAX)
         return [int(number) for number in found.tolist()]
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the mean of values over the processes, on the CPU."""
-        if self.world == 1:
+        """Return the mean of values over the processes, on the CPU if there are several."""
+        if self.world_size == 1:
             return values
         values = values.cpu()
         dist.all_reduce(values)
-        return values / self.world
+        return values / self.world_size
 
-    def together(self, network: nn.Module, device: torch.device) -> nn.Module:
+    def data_parallel(self, network: nn.Module, device: torch.device) -> nn.Module:
         """Return the network as one whose gradients are the mean over the processes."""
-        if self.world == 1:
+        if self.world_size == 1:
             return network
         return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Crew]:
+def process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the processes that ``torchrun`` has begun, if it has; each takes a GPU of its own where there are any.
 
     Args:
@@ -113,8 +111,8 @@ def joined(device: str) -> Iterator[Crew]:
     Raises:
         UserError: there are more processes than GPUs.
     """
-    if world() == 1:
-        yield Crew(0, 1, device)
+    if world_size() == 1:
+        yield ProcessGroup(device)
         return
     if device in ("auto", "cuda") and torch.cuda.is_available():
         number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -125,8 +123,8 @@ def joined(device: str) -> Iterator[Crew]:
         device = f"cuda:{number}"
     elif device.startswith("cuda:"):
         raise UserError(f"device={device}: all processes would share one GPU. Use device=cuda, and each takes its own.")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
     try:
-        yield Crew(dist.get_rank(), dist.get_world_size(), device)
+        yield ProcessGroup(device, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()

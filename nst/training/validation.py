@@ -17,11 +17,11 @@ GAP = 6  # pixels between two pictures
 
 
 @dataclass
-class Validation:
-    """A picture that a network is tried on.
+class ValidationPhoto:
+    """A photograph that a network is tried on.
 
     Attributes:
-        name: of the picture.
+        name: of the photograph.
         photo: ``(1, 3, H, W)`` RGB in [0, 1], on the device.
         optimised: what the optimiser makes of it, ``(1, 3, H', W')``, or None if that is not known.
     """
@@ -31,11 +31,11 @@ class Validation:
     optimised: Tensor | None = None
 
 
-class Strips:
+class ValidationPictures:
     """Shows ``validation/<name>``: the photograph, what the network makes of it and, if known, the optimiser's picture.
 
     Args:
-        shown: the pictures.
+        photos: to be shown; the first is the content.
         paint: what the network makes of a photograph ``(1, 3, H, W)``: as large, RGB in [0, 1].
         show: is given a tag, a picture and its step.
         steps: how many there will be, to spread the pictures over.
@@ -43,20 +43,20 @@ class Strips:
 
     def __init__(
         self,
-        shown: Sequence[Validation],
+        photos: Sequence[ValidationPhoto],
         paint: Callable[[Tensor], Tensor],
         show: Callable[[str, Image.Image, int], None],
         steps: int,
     ) -> None:
-        self.shown, self.paint, self.show = shown, paint, show
+        self.photos, self.paint, self.show = photos, paint, show
         self.turns = picture_steps(steps, PICTURES)
 
     def step(self, snapshot: Snapshot) -> None:
-        """Show the strips if their turn has come, or if it is the last."""
+        """Show the pictures if their turn has come, or if it is the last."""
         step = snapshot.step
         if step.index not in self.turns and not step.last:
             return
-        for place, one in enumerate(self.shown):
+        for place, one in enumerate(self.photos):
             painted = snapshot.image if place == 0 else self.paint(one.photo)
             self.show(f"validation/{place + 1}_{one.name}", side_by_side(one.photo, painted, one.optimised), step.index)
 

@@ -2,7 +2,7 @@
 
 Instance normalisation takes the statistics of the whole picture, so that tiles painted by themselves would differ in
 colour and contrast. The statistics are therefore measured first, on the whole picture, and given to every tile; each
-tile is painted with a halo as wide as the network reaches, which is cut away. So
+tile is painted with a halo as wide as the network's receptive field, which is cut away. So
 
 - where the statistics were measured at full size, the tiles make the very picture that the whole would, but for
   rounding;
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from nst.applying.media import SMALLEST_SIDE
 from nst.errors import UserError
+from nst.images import rgb
 from nst.runtime import memory
 from nst.setup import estimate
-from nst.transformers.layers import Statistics, given, measured
+from nst.transformers.layers import SMALLEST, Statistics, given, measured
 
 SIDES = (4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 128)  # pixels of a tile that tile=auto tries
 SHARE = 0.8  # of the free memory that one pass may take
@@ -37,7 +38,7 @@ TOLERANCE = 1e-3  # of a colour in [0, 1]: whether tiles are painted as the whol
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReceptiveField:
     """How far a network sees.
 
     Attributes:
@@ -52,34 +53,31 @@ class Reach:
     @property
     def halo(self) -> int:
         """The radius, as a multiple of the stride, and enough for the smallest picture that a network takes."""
-        return math.ceil(max(self.radius, SMALLEST_SIDE) / self.stride) * self.stride
+        return math.ceil(max(self.radius, SMALLEST) / self.stride) * self.stride
 
 
-def reach(network: nn.Module) -> Reach:
+def receptive_field(network: nn.Module) -> ReceptiveField:
     """Follow the shapes of a picture through a network, and add up how far its convolutions and poolings see.
 
     A filter of k positions, d apart, sees d (k - 1) / 2 positions to each side, each as many pixels wide as the picture
     has for one of the map. Doubling the size of maps moves what is seen by less than one position of the smallest
     ones, or by two at most where neighbours are interpolated.
     """
+    passed: list[tuple[nn.Module, Sequence[int], Sequence[int]]] = []
     followed = estimate.shapes_only(network)
-    widest, stride = [0.0, 0.0], 1
-
-    def follow(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal stride
-        pixels = [math.ceil(PROBE / side) for side in (inputs[0].shape[2], inputs[0].shape[3])]
-        for axis, scale in enumerate(pixels):
-            kernel, apart = _along(module, "kernel_size", axis), _along(module, "dilation", axis)
-            seen = apart * (kernel - 1) * scale
-            widest[axis] += seen / (2 if isinstance(module, nn.Conv2d) else 1)
-        stride = max(stride, *pixels, *(math.ceil(PROBE / side) for side in output.shape[2:]))
-
     for module in followed.modules():
         if isinstance(module, WINDOWS):
-            module.register_forward_hook(follow)
+            module.register_forward_hook(lambda layer, ins, out: passed.append((layer, ins[0].shape, out.shape)))
     with torch.no_grad():
         followed(torch.empty(1, 3, PROBE, PROBE, device="meta"))
-    return Reach(math.ceil(max(widest)) + 2 * stride, stride)
+    widest, stride = [0.0, 0.0], 1
+    for layer, before, after in passed:
+        pixels = [math.ceil(PROBE / side) for side in (*before[2:], *after[2:])]
+        stride = max(stride, *pixels)
+        for axis in (0, 1):
+            seen = _along(layer, "dilation", axis) * (_along(layer, "kernel_size", axis) - 1) * pixels[axis]
+            widest[axis] += seen / (2 if isinstance(layer, nn.Conv2d) else 1)
+    return ReceptiveField(math.ceil(max(widest)) + 2 * stride, stride)
 
 
 def _along(module: nn.Module, name: str, axis: int) -> int:
@@ -123,15 +121,13 @@ class Painter:
     dtype: torch.dtype
     tile: str = "auto"
     _needs: dict[tuple[int, int], int | None] = field(default_factory=dict)
-    _reach: Reach | None = None
-    _is_cuttable: bool | None = None
 
-    def paint(self, image: Tensor, between: Callable[[], None] = lambda: None) -> Painting:
+    def paint(self, image: Tensor, before_tile: Callable[[], None] = lambda: None) -> Painting:
         """Paint a picture.
 
         Args:
             image: ``(1, 3, H, W)`` float32 RGB in [0, 1], on the CPU.
-            between: is called before each tile.
+            before_tile: is called before each tile.
 
         Raises:
             UserError: the picture is to be painted in tiles, and the network is none that can be cut so.
@@ -141,11 +137,11 @@ class Painter:
         began = time.perf_counter()
         with torch.inference_mode():
             if side is None:
-                return Painting(_bytes(self.whole(image)), time.perf_counter() - began)
+                return Painting(rgb.to_bytes(self.whole(image).float()), time.perf_counter() - began)
+            self.check_tileable()
             pixels, at = np.empty((height, width, 3), np.uint8), self.measurable(shape)
-            statistics = self.measure(image, at)
-            for rows, columns, painted in self.tiles(image, side, statistics, between):
-                pixels[rows, columns] = _bytes(painted)
+            for rows, columns, painted in self.tiles(image, side, self.measure(image, at), before_tile):
+                pixels[rows, columns] = rgb.to_bytes(painted.float())
         return Painting(pixels, time.perf_counter() - began, side, at)
 
     def whole(self, image: Tensor) -> Tensor:
@@ -163,40 +159,23 @@ class Painter:
         return found
 
     def tiles(
-        self,
-        image: Tensor,
-        side: int,
-        statistics: list[Statistics],
-        between: Callable[[], None] = lambda: None,
+        self, image: Tensor, side: int, statistics: list[Statistics], before_tile: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Paint a picture tile by tile: yield rows, columns, and what is painted there, on the device, not clamped.
-
-        Raises:
-            UserError: the network is none that can be cut into tiles.
-        """
-        self.refuse_what_is_no_sum_of_tiles()
-        yield from self._tiles(image, side, statistics, between)
-
-    def _tiles(
-        self, image: Tensor, side: int, statistics: list[Statistics], between: Callable[[], None] = lambda: None
-    ) -> Iterator[tuple[slice, slice, Tensor]]:
-        reaches = self.reach
-        step = max(side // reaches.stride, 1) * reaches.stride
-        down, across = (_spans(full, step, reaches.halo) for full in image.shape[2:])
+        """Paint a picture tile by tile: yield rows, columns, and what is painted there, on the device, not clamped."""
+        step = max(side // self.receptive_field.stride, 1) * self.receptive_field.stride
+        down, across = (_spans(full, step, self.receptive_field.halo) for full in image.shape[2:])
         with given(self.network, statistics):
             for (top, bottom), rows in down:
                 for (left, right), columns in across:
-                    between()
+                    before_tile()
                     painted = self.whole(image[:, :, top:bottom, left:right])
                     inner = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
                     yield rows, columns, painted[:, :, inner[0], inner[1]]
 
-    @property
-    def reach(self) -> Reach:
+    @cached_property
+    def receptive_field(self) -> ReceptiveField:
         """How far the network sees."""
-        if self._reach is None:
-            self._reach = reach(self.network)
-        return self._reach
+        return receptive_field(self.network)
 
     def choose(self, shape: tuple[int, int]) -> int | None:
         """Return the side of the tiles to paint a picture (height, width) in; None: it is painted as a whole."""
@@ -206,19 +185,18 @@ class Painter:
             return int(self.tile) if max(shape) > int(self.tile) else None
         if self._fits(shape):
             return None
-        halo = self.reach.halo
-        for side in (side for side in SIDES if side < max(shape)):
-            with_halo = min(side + 2 * halo, shape[0]), min(side + 2 * halo, shape[1])
-            if self._fits(with_halo):
+        sides, halo = [side for side in SIDES if side < max(shape)], self.receptive_field.halo
+        for side in sides:
+            if self._fits((min(side + 2 * halo, shape[0]), min(side + 2 * halo, shape[1]))):
                 return side
-        return SIDES[-1] if max(shape) > SIDES[-1] else None
+        return sides[-1] if sides else None
 
     def measurable(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Return the largest (height, width), in the proportions of a picture, at which one pass fits in memory."""
         factor, fitting = 1.0, shape
-        while not self._fits(fitting) and min(fitting) > SMALLEST_SIDE:
+        while not self._fits(fitting) and min(fitting) > SMALLEST:
             factor *= 0.9
-            fitting = max(round(shape[0] * factor), SMALLEST_SIDE), max(round(shape[1] * factor), SMALLEST_SIDE)
+            fitting = max(round(shape[0] * factor), SMALLEST), max(round(shape[1] * factor), SMALLEST)
         return fitting
 
     def _fits(self, shape: tuple[int, int]) -> bool:
@@ -229,26 +207,25 @@ class Painter:
         need, free = self._needs[shape], memory.free_bytes(self.device)
         return need is None or free is None or need <= SHARE * free
 
-    def refuse_what_is_no_sum_of_tiles(self) -> None:
-        """Paint a small picture of noise whole and in tiles, to see whether a network can be cut so.
+    @cached_property
+    def is_tileable(self) -> bool:
+        """Whether a small picture of noise is painted in tiles as it is painted whole."""
+        halo, stride = self.receptive_field.halo, self.receptive_field.stride
+        side = 2 * halo + 5 * stride + 3  # neither the picture nor its half is a multiple of anything
+        image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        whole = self.whole(image)
+        tiles = self.tiles(image, halo + stride, self.measure(image, (side, side)))
+        furthest = max(float((painted - whole[:, :, rows, columns]).abs().max()) for rows, columns, painted in tiles)
+        coarse = 100 if self.dtype == torch.bfloat16 else 1
+        return furthest <= TOLERANCE * coarse * max(float(whole.abs().max()), 1)
 
-        One that normalises in its own way cannot, nor one that scales its maps by what fits the whole picture.
+    def check_tileable(self) -> None:
+        """Refuse a network that normalises in its own way, or scales its maps by what fits the whole picture.
 
         Raises:
-            UserError: it cannot.
+            UserError: it cannot paint in tiles.
         """
-        if self._is_cuttable is None:
-            halo, stride = self.reach.halo, self.reach.stride
-            side = 2 * halo + 5 * stride + 3  # neither the picture nor its half is a multiple of anything
-            image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-            whole = self.whole(image)
-            tiles = self._tiles(image, halo + stride, self.measure(image, (side, side)))
-            furthest = max(
-                float((painted - whole[:, :, rows, columns]).abs().max()) for rows, columns, painted in tiles
-            )
-            coarse = 100 if self.dtype == torch.bfloat16 else 1
-            self._is_cuttable = furthest <= TOLERANCE * coarse * max(float(whole.abs().max()), 1)
-        if not self._is_cuttable:
+        if not self.is_tileable:
             raise UserError(
                 f"{type(self.network).__name__} cannot paint in tiles: what it paints depends on the size of the whole "
                 "picture, or it normalises in a way of its own. Use tile=none and, if memory is short, a smaller size."
@@ -261,9 +238,3 @@ def _spans(full: int, step: int, halo: int) -> list[tuple[tuple[int, int], slice
         ((max(begin - halo, 0), min(begin + step + halo, full)), slice(begin, min(begin + step, full)))
         for begin in range(0, full, step)
     ]
-
-
-def _bytes(painted: Tensor) -> np.ndarray:
-    """Return ``(1, 3, H, W)`` as ``(H, W, 3)`` uint8: clamped, rounded to nearest."""
-    pixels = painted[0].float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return pixels.permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,78 @@
+"""What animations and videos have in common for whoever paints them.
+
+A clip is read frame by frame and painted in segments: files in the run's folder that are whole or not there at all, so
+that a run that was killed goes on after the last of them. When all are there, they are joined to one file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+
+class Segment(Protocol):
+    """A segment of a painted clip that is being written."""
+
+    def add(self, painted: np.ndarray) -> None:
+        """Add a frame ``(H, W, 3)`` uint8."""
+
+    def finish(self, path: Path) -> None:
+        """Write the segment under its name, whole.
+
+        Raises:
+            CannotWrite: the disk is full, or the folder read-only.
+        """
+
+
+class Clip(ABC):
+    """An animation or a video.
+
+    Args:
+        path: its file.
+        background: what shows through transparent pixels: bytes of red, green and blue.
+
+    Attributes:
+        frames: how many there are, as far as the file tells; None if it does not.
+        per_segment: frames in each segment but the last.
+        suffix: of the painted file; ``segment_suffix`` of its segments.
+        facts: what the record tells of it.
+        notes: what of it could not be read or will not be kept, one sentence each.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+
+    per_segment: int
+    suffix: str
+    segment_suffix: str
+
+    def __init__(self, path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> None:
+        self.path, self.background = path, background
+        self.frames: int | None = None
+        self.facts: dict[str, Any] = {}
+        self.notes: list[str] = []
+
+    @abstractmethod
+    def read(self) -> Iterator[Image.Image]:
+        """Read the frames in order, upright RGB; what is broken at the end is left out and noted.
+
+        Raises:
+            UserError: there is not a single frame.
+        """
+
+    @abstractmethod
+    def segment(self, folder: Path) -> Segment:
+        """Begin a segment; ``folder`` is where it will be kept."""
+
+    @abstractmethod
+    def join(self, segments: Sequence[Path], path: Path) -> None:
+        """Write the segments, which begin with the clip's first frame, as one file; ``read`` has come as far.
+
+        Raises:
+            CannotWrite: the disk is full, or the folder read-only.
+        """

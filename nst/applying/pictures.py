@@ -1,0 +1,92 @@
+"""``pictures.csv``: what has become of each picture of a folder, a row for each as soon as it is known."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+from nst.files import write_atomic, writing
+
+FILE = "pictures.csv"
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """What has become of a picture.
+
+    Attributes:
+        picture: its path within the folder.
+        painting: its painting's, within the run's folder; empty if there is none.
+        width: of the painting, in pixels; likewise ``height``.
+        seconds: that the network took.
+        sha256: of the picture's file; empty if it could not be read.
+        problem: why it was not painted; empty if it was.
+    """
+
+    picture: str
+    painting: str = ""
+    width: int = 0
+    height: int = 0
+    seconds: float = 0.0
+    sha256: str = ""
+    problem: str = ""
+
+
+COLUMNS = get_type_hints(PictureRow)
+
+
+class PicturesFile:
+    """The rows of a run, in memory and on disk.
+
+    Args:
+        folder: of the run. Rows of an earlier attempt are read, but for one that was cut off.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self.rows = {row.picture: row for row in _read(self.path)}
+        self._rewrite()
+
+    def add(self, row: PictureRow) -> None:
+        """Add a row, or replace the one of the same picture."""
+        is_new = row.picture not in self.rows
+        self.rows[row.picture] = row
+        if not is_new:
+            self._rewrite()
+            return
+        with writing(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_text([row]))
+
+    def in_order(self, pictures: list[str]) -> None:
+        """Sort the rows, and leave out those of other pictures."""
+        self.rows = {name: self.rows[name] for name in pictures if name in self.rows}
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        data = (",".join(COLUMNS) + "\n" + _text(self.rows.values())).encode()
+        write_atomic(self.path, lambda file: file.write(data))
+
+
+def _text(rows: Iterable[PictureRow]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([_one_line(value) for value in astuple(row)] for row in rows)
+    return buffer.getvalue()
+
+
+def _one_line(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else " ".join(str(value).splitlines())
+
+
+def _read(path: Path) -> Iterator[PictureRow]:
+    """Yield the whole rows of a file; none if there is no file, or none of this kind."""
+    text = ""
+    with contextlib.suppress(OSError):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    for cells in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            yield PictureRow(**{name: kind(cells[name]) for name, kind in COLUMNS.items()})
