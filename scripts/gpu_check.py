@@ -2,7 +2,7 @@
 
     python scripts/gpu_check.py [--out docs/gpu.md]
 
-The tests of tests/test_cuda.py; the same run with and without CUDA graphs; bytes twice; what a batch gains; the speed
+The tests of tests/engines/test_cuda.py; the same run with and without CUDA graphs; bytes twice; what a batch gains; the speed
 of a step by engine and size. Each part is begun with what is left of the time, and one that fails is told and passed.
 """
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 def tests(left: float) -> str:
     """Run the tests that need a GPU."""
-    words = [sys.executable, "-m", "pytest", "-n", "0", "-rs", "tests/test_cuda.py"]
+    words = [sys.executable, "-m", "pytest", "-n", "0", "-rs", "tests/engines/test_cuda.py"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=min(left, 200), check=False)
     return "```\n" + "\n".join(done.stdout.splitlines()[-12:]) + "\n```"
 

@@ -26,7 +26,7 @@ INTRODUCTION = """\
 Each row is a preset, one file under [conf/experiment](../conf/experiment), which says what to expect, where it comes
 from, and in what it departs from its source. What is typed beside a preset wins: `experiment=keras steps=200`, or
 `experiment=jcjohnson optimizer=adam`. All but the founding notebook's, which has its own test, are [stated a second
-time](../tests/recipes_stated.py), plainly and in float64, and [compared](../tests/test_presets.py): every term, the
+time](../tests/recipes_stated.py), plainly and in float64, and [compared](../tests/stylization/test_presets.py): every term, the
 gradient, and the pixels after three steps.
 
 Losses are `alpha * content + beta * style + tv * variation`. F and P are the maps of the picture and of the content

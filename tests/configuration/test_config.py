@@ -16,7 +16,7 @@ from nst.runs import sweep
 from nst.setup.check import check
 from nst.setup.layers import layer_weights
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 RANDOM = "backbone.weights=random"
 
 

@@ -35,8 +35,8 @@ from nst.setup.check import check
 from nst.setup.layers import layer_weights
 from nst.stylization import stylize
 
-CONF = Path(__file__).parent.parent / "conf"
-TRAINED = {"johnson2016", "ulyanov2017"}  # of networks: tests/test_training_presets.py
+CONF = Path(__file__).parents[2] / "conf"
+TRAINED = {"johnson2016", "ulyanov2017"}  # of networks: tests/training/test_training_presets.py
 PRESETS = sorted(set(make_recipes_docs.published()) - TRAINED)
 DEEPEST = {"vgg16": "features.26", "vgg19": "features.30", "squeezenet1_1": "features.7"}
 SMALL = 24  # pixels of the photographs over which activations are rescaled

@@ -20,7 +20,7 @@ from nst.errors import ConfigError, UserError
 from nst.transformers import layers
 from nst.transformers.layers import ConditionalInstanceNorm, Convolution, given, measured, normalisations
 
-CONF = Path(__file__).parent.parent / "conf" / "transformer"
+CONF = Path(__file__).parents[2] / "conf" / "transformer"
 OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
 TINY: dict[str, Any] = {"_target_": "nst.transformers.ResidualTransformer", "width": 3, "blocks": 2, "kernel": 5}
 PYRAMID: dict[str, Any] = {"_target_": "nst.transformers.PyramidTransformer", "channels": 2, "levels": 3}

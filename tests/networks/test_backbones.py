@@ -21,7 +21,7 @@ from nst.errors import ConfigError, UserError
 from nst.images import rgb
 from nst.networks import backbones
 
-CAFFE_VGG16 = Path(__file__).parents[1] / ".." / "shared" / "weights" / "vgg16_caffe_features.safetensors"
+CAFFE_VGG16 = Path(__file__).parents[2] / ".." / "shared" / "weights" / "vgg16_caffe_features.safetensors"
 
 # Convolutions per block: Simonyan & Zisserman 2015, table 1, columns D and E.
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}

@@ -15,7 +15,7 @@ from nst import configuration
 from nst.configuration import recipes
 from nst.setup.check import check
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 # Of each group a common option that recipes seldom choose, and another for those that do.
 OTHERS = {
