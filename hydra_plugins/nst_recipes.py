@@ -70,7 +70,8 @@ class _Folders:
     def __init__(self, read: dict[str, dict[str, Any]]) -> None:
         hydra = GlobalHydra.instance()
         sources = hydra.config_loader().get_sources() if hydra.is_initialized() else []
-        self.sources = [source for source in sources if not isinstance(source, RecipeSource)]
+        # by the scheme, since Hydra may import this module a second time, in a worker, and with it another class
+        self.sources = [source for source in sources if source.scheme() != RecipeSource.scheme()]
         self.read = read
 
     def has(self, path: str) -> bool:
