@@ -9,40 +9,30 @@ from typing import Any
 from nst.report.axes import MISSING, canonical, value_of
 from nst.report.runs import Run, nested, number
 
-# Each by its name: label, which is better, and what it means.
+# Which is better, and what it means.
 SCORES = {
     "content_distance": (
-        "content distance",
         "lower",
         "Feature maps against the content image's: 0 is the content itself, 1 as far as the style image laid over it.",
     ),
     "style_distance": (
-        "style distance",
         "lower",
         "Gram matrices against the style image's: 0 is the style itself, 1 as far as the untouched content image.",
     ),
-    "ssim": ("SSIM", "higher", "Structural similarity of the luminance with the content image; 1 is the same."),
-    "edge_correlation": (
-        "edge correlation",
-        "higher",
-        "Correlation of edge strengths with the content image; 1 is the same.",
-    ),
+    "ssim": ("higher", "Structural similarity of the luminance with the content image; 1 is the same."),
+    "edge_correlation": ("higher", "Correlation of edge strengths with the content image; 1 is the same."),
     "color_histogram_distance": (
-        "colour distance",
         "lower",
         "Hellinger distance of the colour histogram from the style image's: 0 to 1, 0 is the same.",
     ),
-    "total_variation": ("total variation", None, "Mean difference of neighbouring pixels; there is no best value."),
-    "lpips": ("LPIPS", "lower", "Learned perceptual distance from the content image; 0 is the same."),
+    "total_variation": (None, "Mean difference of neighbouring pixels; there is no best value."),
+    "lpips": ("lower", "Learned perceptual distance from the content image; 0 is the same."),
 }
+LABELS = {"ssim": "SSIM", "lpips": "LPIPS", "color_histogram_distance": "colour distance"}  # others go by their name
 LOSSES = {
-    "unweighted/content": ("content loss", "lower", "The run's own content loss at the end, without its weight."),
-    "unweighted/style": ("style loss", "lower", "The run's own style loss at the end, without its weight."),
-    "loss/total": (
-        "total loss",
-        None,
-        "What was minimised; it compares only between runs with equal losses and weights.",
-    ),
+    "unweighted/content": ("lower", "The run's own content loss at the end, without its weight."),
+    "unweighted/style": ("lower", "The run's own style loss at the end, without its weight."),
+    "loss/total": (None, "What was minimised; it compares only between runs with equal losses and weights."),
 }
 COST = {  # label, unit, and what it means; lower is better
     "seconds": ("time", "s", "Wall-clock time of the whole run."),
@@ -72,12 +62,12 @@ def columns_of(runs: Sequence[Run], parameters: Sequence[str]) -> list[dict[str,
         names = {name for run in runs if evaluator_of(run) == evaluator for name in run.record["scores"]}
         known = [name for name in SCORES if name in names]
         for name in [*known, *sorted(names - {*SCORES, "evaluator"})]:
-            label, better, text = SCORES.get(name, (name.replace("_", " "), None, f"The score {name}."))
-            key = f"{evaluator}/{name}"
+            better, text = SCORES.get(name, (None, f"The score {name}."))
+            key, label = f"{evaluator}/{name}", LABELS.get(name, name.replace("_", " "))
             columns.append(_column(key, label, "score", text, better=better, evaluator=evaluator))
-    for key, (label, better, text) in LOSSES.items():
+    for key, (better, text) in LOSSES.items():
         if any(number(run.fact("final", key)) is not None for run in runs):
-            columns.append(_column(key, label, "loss", text, better=better))
+            columns.append(_column(key, f"{key.partition('/')[2]} loss", "loss", text, better=better))
     by_network = any(number(run.fact("seconds_per_picture")) for run in runs)
     for key, (label, unit, text) in COST.items():
         if (by_network or key not in OF_NETWORKS) and any(_cost(run, key) is not None for run in runs):
