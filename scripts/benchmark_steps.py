@@ -245,15 +245,15 @@ def engine_loss(
     def seen(pixels: Tensor) -> Tensor:
         return space.to_network(with_margin(pixels, recipe.margin))
 
-    readings: dict[str, engines.Reading] = {}
+    requests: dict[str, engines.LossRequest] = {}
     with torch.no_grad():
         for term, image in ((content_term, content), (style_term, style)):
-            readings |= term.readings(engine.targets(seen(image), term.wanted()))
+            requests |= term.loss_requests(engine.targets(seen(image), term.target_requests()))
     variation = TotalVariation(recipe.tv_kind, recipe.tv_reduction)
     objective = Objective(content_term, style_term, variation, recipe.alpha, recipe.beta, recipe.tv)
 
     def loss(pixels: Tensor) -> Tensor:
-        return objective(engine.values(seen(pixels), readings), pixels).total
+        return objective(engine.values(seen(pixels), requests), pixels).total
 
     if way != "graph":
         return loss

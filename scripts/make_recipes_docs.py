@@ -26,8 +26,8 @@ INTRODUCTION = """\
 Each row is a preset, one file under [conf/experiment](../conf/experiment), which says what to expect, where it comes
 from, and in what it departs from its source. What is typed beside a preset wins: `experiment=keras steps=200`, or
 `experiment=jcjohnson optimizer=adam`. All but the founding notebook's, which has its own test, are [stated a second
-time](../tests/recipes_stated.py), plainly and in float64, and [compared](../tests/stylization/test_presets.py): every term, the
-gradient, and the pixels after three steps.
+time](../tests/recipes_stated.py), plainly and in float64, and [compared](../tests/stylization/test_presets.py): every
+term, the gradient, and the pixels after three steps.
 
 Losses are `alpha * content + beta * style + tv * variation`. F and P are the maps of the picture and of the content
 image, with C channels and N = H W positions; G is the Gram matrix of F, and A is made alike of the style image's map;

@@ -502,14 +502,7 @@ def _finish(work: Work, kind: str, painted: Painted, seconds: dict[str, float]) 
     for suffix in (".gif", ".mp4"):
         (session.folder / f"interrupted{suffix}").unlink(missing_ok=True)
     what = {"picture": "picture", "folder": "pictures"}.get(kind, "frames")
-    log.info(
-        "%d %s painted%s, %s s each, in %.1f s: %s",
-        painted.count,
-        what,
-        f", {painted.failed} could not be read" if painted.failed else "",
-        "?" if median is None else f"{median:.3f}",
-        seconds["total"],
-        session.folder / RESULTS
-        if kind == "folder"
-        else session.folder / str(painted.facts.get("clip") or result.name),
-    )
+    broken = f", {painted.failed} could not be read" if painted.failed else ""
+    each = "?" if median is None else f"{median:.3f}"
+    where = session.folder / (RESULTS if kind == "folder" else str(painted.facts.get("clip") or result.name))
+    log.info("%s", f"{painted.count} {what} painted{broken}, {each} s each, in {seconds['total']:.1f} s: {where}")

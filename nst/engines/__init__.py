@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from nst.engines import tiles
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
-from nst.losses.objective import Reading, Wanted
+from nst.losses.objective import LossRequest, TargetRequest
 from nst.losses.protocols import is_summed, traits
 from nst.networks.backbones import Backbone
 
-__all__ = ["ENGINES", "Engine", "Reading", "Wanted", "make", "untileable"]
+__all__ = ["ENGINES", "Engine", "LossRequest", "TargetRequest", "make", "untileable"]
 log = logging.getLogger(__name__)
 ENGINES = ("auto", "plain", "fused")
 
@@ -30,10 +30,10 @@ class Engine(Protocol):
     def describe(self, losses: Iterable[object]) -> str:
         """Say what computes these losses, for the log and the record."""
 
-    def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
+    def targets(self, image: Tensor, wanted: dict[str, TargetRequest]) -> dict[str, Any]:
         """Return, by tag, what each loss keeps of an image; called without gradient."""
 
-    def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
+    def values(self, image: Tensor, requests: dict[str, LossRequest]) -> dict[str, Tensor]:
         """Return, by tag, the value ``(B,)`` of each loss, differentiable with respect to the image."""
 
 

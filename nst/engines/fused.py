@@ -24,7 +24,7 @@ from nst.engines.operators import Pooling
 from nst.engines.requests import Shapes, Sums, Window, each, given, only, target_of, value_of
 from nst.losses import functional
 from nst.losses.functional import at_least_float32
-from nst.losses.objective import Reading, Wanted
+from nst.losses.objective import LossRequest, TargetRequest
 from nst.losses.protocols import is_summed
 from nst.networks.backbones import Backbone, ExtendedConv2d, ScaledAvgPool2d, refuse_too_small
 
@@ -178,7 +178,7 @@ class Fused:
         left = self.under_autograd | {type(loss).__name__ for loss in losses if not _known(loss)}
         return f"fused, {', '.join(sorted(left))} under autograd" if left else "fused"
 
-    def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
+    def targets(self, image: Tensor, wanted: dict[str, TargetRequest]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
         maps = self._maps(image)
         return {
@@ -186,23 +186,23 @@ class Fused:
             for tag, one in wanted.items()
         }
 
-    def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
+    def values(self, image: Tensor, requests: dict[str, LossRequest]) -> dict[str, Tensor]:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
-        found, shapes = self._ask(image, readings, {})
+        found, shapes = self._ask(image, requests, {})
         return {
             tag: r.loss.value(found[tag], r.target, shapes[only(r.layer)])
             if _known(r.loss)
             else value_of(r, found[tag])
-            for tag, r in readings.items()
+            for tag, r in requests.items()
         }
 
-    def sums(self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]) -> Sums:
+    def sums(self, image: Tensor, requests: dict[str, LossRequest], windows: dict[str, Window]) -> Sums:
         """Return the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
-        found, shapes = self._ask(image, readings, windows)
-        sums = {tag: found[tag] if _known(r.loss) else r.loss.sums(found[tag], r.target) for tag, r in readings.items()}
+        found, shapes = self._ask(image, requests, windows)
+        sums = {tag: found[tag] if _known(r.loss) else r.loss.sums(found[tag], r.target) for tag, r in requests.items()}
         return sums, shapes
 
-    def pieces(self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]) -> Sums:
+    def pieces(self, image: Tensor, wanted: dict[str, TargetRequest], windows: dict[str, Window]) -> Sums:
         """Return what each target takes of its layer's window: a piece of a map, or sums."""
         maps, pieces = self._maps(image), {}
         for tag, (layer, loss) in wanted.items():
@@ -214,20 +214,20 @@ class Fused:
         return pieces, {name: tuple(activation.shape[1:]) for name, activation in maps.items()}
 
     def _ask(
-        self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]
+        self, image: Tensor, requests: dict[str, LossRequest], windows: dict[str, Window]
     ) -> tuple[dict[str, Any], Shapes]:
-        """Return the known sums of each reading, else its map; of a layer's window, if it has one; and whole shapes."""
+        """Return the known sums of each request, else its map; of a layer's window, if it has one; and whole shapes."""
         shapes: Shapes = {}
-        requests = [
-            Request(name, _known(r.loss), r.target, windows.get(name))
-            for r in readings.values()
+        of_maps = [
+            MapRequest(name, _known(r.loss), r.target, windows.get(name))
+            for r in requests.values()
             for name in each(r.layer)
         ]
-        results = iter(zip(requests, _Chain.apply(image, self, requests, shapes), strict=True))
+        results = iter(zip(of_maps, _Chain.apply(image, self, of_maps, shapes), strict=True))
         found = {}
-        for tag, reading in readings.items():
-            own = [next(results) for _ in each(reading.layer)]
-            found[tag] = given(reading.layer, (r if request.known else at_least_float32(r) for request, r in own))
+        for tag, request in requests.items():
+            own = [next(results) for _ in each(request.layer)]
+            found[tag] = given(request.layer, (r if of_map.known else at_least_float32(r) for of_map, r in own))
         return found, shapes
 
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
@@ -244,7 +244,7 @@ class Fused:
                 raise
             yield self.taps.get(place), link, maps, kept
 
-    def _target(self, maps: Any, wanted: Wanted) -> Any:
+    def _target(self, maps: Any, wanted: TargetRequest) -> Any:
         """Let a loss take its target; the map itself stays in the type and memory it has here."""
         loss = wanted.loss
         if isinstance(maps, tuple):
@@ -263,7 +263,7 @@ class Known(NamedTuple):
     backward: Callable[..., Tensor]
 
 
-class Request(NamedTuple):
+class MapRequest(NamedTuple):
     """What is asked of the chain at one layer."""
 
     layer: str
@@ -278,7 +278,9 @@ class _Chain(torch.autograd.Function):
     """The chain as one function of the image: the sums and maps asked for, and the way back from their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, engine: Fused, requests: list[Request], shapes: Shapes) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, image: Tensor, engine: Fused, requests: list[MapRequest], shapes: Shapes
+    ) -> tuple[Tensor, ...]:
         maps: dict[str, Tensor] = {}
         tensors: list[Tensor] = []  # what the way back needs, in one list, as autograd wants it
 
@@ -310,7 +312,7 @@ class _Chain(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        asked: dict[str, list[tuple[Request, Tensor]]] = {}
+        asked: dict[str, list[tuple[MapRequest, Tensor]]] = {}
         for request, gradient in zip(ctx.requests, gradients, strict=True):
             if gradient is not None:
                 asked.setdefault(request.layer, []).append((request, gradient))
@@ -324,7 +326,7 @@ class _Chain(torch.autograd.Function):
 
 
 def _add(
-    current: Tensor | None, request: Request, gradient: Tensor, kept: Sequence[Tensor], dtype: torch.dtype
+    current: Tensor | None, request: MapRequest, gradient: Tensor, kept: Sequence[Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Add a request's gradient to that of its map, which may be overwritten."""
     if request.window is None and request.known:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nst.engines.requests import Sums, Window, each, given, is_ours, only, target_of, value_of
 from nst.errors import UserError
 from nst.losses.functional import at_least_float32
-from nst.losses.objective import Reading, Wanted
+from nst.losses.objective import LossRequest, TargetRequest
 from nst.losses.protocols import Layer
 from nst.networks.backbones import Backbone
 
@@ -39,23 +39,23 @@ class Plain:
         """Say what computes; see ``nst.engines.Engine``."""
         return "plain, compiled" if self.compiled else "plain"
 
-    def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
+    def targets(self, image: Tensor, wanted: dict[str, TargetRequest]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
         maps = self._maps(image)
         return {tag: target_of(one, _given(maps, one.layer, one.loss)) for tag, one in wanted.items()}
 
-    def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
+    def values(self, image: Tensor, requests: dict[str, LossRequest]) -> dict[str, Tensor]:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
         maps = self._maps(image)
-        return {tag: value_of(one, _given(maps, one.layer, one.loss)) for tag, one in readings.items()}
+        return {tag: value_of(one, _given(maps, one.layer, one.loss)) for tag, one in requests.items()}
 
-    def sums(self, image: Tensor, readings: dict[str, Reading], windows: dict[str, Window]) -> Sums:
+    def sums(self, image: Tensor, requests: dict[str, LossRequest], windows: dict[str, Window]) -> Sums:
         """Return the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
         maps = self._maps(image)
-        sums = {tag: loss.sums(_cut(maps, layer, loss, windows), t) for tag, (layer, loss, t) in readings.items()}
+        sums = {tag: loss.sums(_cut(maps, layer, loss, windows), t) for tag, (layer, loss, t) in requests.items()}
         return sums, {layer: tuple(activation.shape[1:]) for layer, activation in maps.items()}
 
-    def pieces(self, image: Tensor, wanted: dict[str, Wanted], windows: dict[str, Window]) -> Sums:
+    def pieces(self, image: Tensor, wanted: dict[str, TargetRequest], windows: dict[str, Window]) -> Sums:
         """Return what each target takes of its layer's window: a piece of a map, or sums."""
         maps = self._maps(image)
         pieces = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nst.errors import UserError
-from nst.losses.objective import Reading, Wanted
+from nst.losses.objective import LossRequest, TargetRequest
 from nst.losses.protocols import Layer
 
 Window = tuple[slice, slice]  # rows and columns of a map
@@ -39,7 +39,7 @@ def is_ours(loss: object) -> bool:
     return type(loss).__module__.startswith("nst.")
 
 
-def target_of(wanted: Wanted, maps: Any) -> Any:
+def target_of(wanted: TargetRequest, maps: Any) -> Any:
     """Return what a loss keeps of a map, or pair of maps; raise UserError if a loss of one's own fails."""
     try:
         return wanted.loss.target(maps)
@@ -48,18 +48,18 @@ def target_of(wanted: Wanted, maps: Any) -> Any:
         raise
 
 
-def value_of(reading: Reading, maps: Any) -> Tensor:
+def value_of(request: LossRequest, maps: Any) -> Tensor:
     """Return what a loss gives for the picture's map, or pair of maps.
 
     Raises:
         UserError: a loss of one's own fails, or gives nothing that a descent could follow.
     """
     try:
-        value: Any = reading.loss(maps, reading.target)
+        value: Any = request.loss(maps, request.target)
     except Exception as error:
-        _explain(error, reading.loss, "__call__", reading.layer)
+        _explain(error, request.loss, "__call__", request.layer)
         raise
-    where = f"{type(reading.loss).__name__}.__call__ for {'-'.join(each(reading.layer))}"
+    where = f"{type(request.loss).__name__}.__call__ for {'-'.join(each(request.layer))}"
     if not isinstance(value, Tensor):
         raise UserError(
             f"{where} gave {type(value).__name__} {value!r:.40}: one value per image is needed, a tensor (B,)."

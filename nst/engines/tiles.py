@@ -21,7 +21,7 @@ from torchvision.models.squeezenet import Fire
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
 from nst.engines.requests import Shapes, Window, only
-from nst.losses.objective import Reading, Wanted
+from nst.losses.objective import LossRequest, TargetRequest
 from nst.networks.backbones import Backbone, ExtendedConv2d, L2Pool2d, ScaledAvgPool2d
 
 SMALLEST_TILE = 64
@@ -55,7 +55,7 @@ class Tiled:
         """Say what computes; see ``nst.engines.Engine``."""
         return f"{self.engine.describe(losses)}, in tiles of {self.tile} pixels"
 
-    def targets(self, image: Tensor, wanted: dict[str, Wanted]) -> dict[str, Any]:
+    def targets(self, image: Tensor, wanted: dict[str, TargetRequest]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""
         down, across = (self.spans(full) for full in image.shape[2:])
         lines: dict[str, list[Any]] = {tag: [] for tag in wanted}
@@ -75,30 +75,30 @@ class Tiled:
             for tag, (layer, loss) in wanted.items()
         }
 
-    def values(self, image: Tensor, readings: dict[str, Reading]) -> dict[str, Tensor]:
+    def values(self, image: Tensor, requests: dict[str, LossRequest]) -> dict[str, Tensor]:
         """Compare an image with its targets; see ``nst.engines.Engine``."""
         shapes: Shapes = {}
-        sums = _Sums.apply(image, self, readings, shapes)
+        sums = _Sums.apply(image, self, requests, shapes)
         return {
             tag: r.loss.value(total, r.target, shapes[only(r.layer)])
-            for (tag, r), total in zip(readings.items(), sums, strict=True)
+            for (tag, r), total in zip(requests.items(), sums, strict=True)
         }
 
     def share(
-        self, image: Tensor, rows: Span, columns: Span, readings: dict[str, Reading]
+        self, image: Tensor, rows: Span, columns: Span, requests: dict[str, LossRequest]
     ) -> tuple[list[Tensor], Shapes]:
-        """Return a tile's share of each reading's sums, and the shapes of whole maps; ``image`` is its crop."""
+        """Return a tile's share of each request's sums, and the shapes of whole maps; ``image`` is its crop."""
         windows = _windows(rows, columns)
         own = {}
-        for tag, reading in readings.items():
-            if reading.loss.target_is_map:
-                layer = only(reading.layer)
+        for tag, request in requests.items():
+            if request.loss.target_is_map:
+                layer = only(request.layer)
                 stride, (down, across) = self.fields[layer].stride, windows[layer]
                 place = _moved(down, rows.begin // stride), _moved(across, columns.begin // stride)
-                reading = reading._replace(target=reading.target[:, :, place[0], place[1]])
-            own[tag] = reading
+                request = request._replace(target=request.target[:, :, place[0], place[1]])
+            own[tag] = request
         sums, seen = self.engine.sums(image, own, windows)
-        return [sums[tag] for tag in readings], self._whole_shapes(seen, rows, columns)
+        return [sums[tag] for tag in requests], self._whole_shapes(seen, rows, columns)
 
     def spans(self, full: int) -> list[Span]:
         """Cut an axis of so many pixels evenly into tiles that begin on the grid of the deepest layer."""
@@ -129,14 +129,14 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, tiled: Tiled, readings: dict[str, Reading], shapes: Shapes
+        ctx: Any, image: Tensor, tiled: Tiled, requests: dict[str, LossRequest], shapes: Shapes
     ) -> tuple[Tensor, ...]:
         totals: list[Tensor] = []
         for rows, columns in itertools.product(*(tiled.spans(full) for full in image.shape[2:])):
-            shares, seen = tiled.share(_crop(image, rows, columns), rows, columns, readings)
+            shares, seen = tiled.share(_crop(image, rows, columns), rows, columns, requests)
             totals = [a + b for a, b in zip(totals, shares, strict=True)] if totals else shares
             shapes |= seen
-        ctx.tiled, ctx.readings = tiled, readings
+        ctx.tiled, ctx.requests = tiled, requests
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(image)
         return tuple(totals)
@@ -145,9 +145,9 @@ class _Sums(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         (image,) = ctx.saved_tensors
-        readings = {
-            tag: reading
-            for (tag, reading), gradient in zip(ctx.readings.items(), gradients, strict=True)
+        requests = {
+            tag: request
+            for (tag, request), gradient in zip(ctx.requests.items(), gradients, strict=True)
             if gradient is not None
         }
         asked = [gradient for gradient in gradients if gradient is not None]
@@ -155,7 +155,7 @@ class _Sums(torch.autograd.Function):
         for rows, columns in itertools.product(*(ctx.tiled.spans(full) for full in image.shape[2:])):
             with torch.enable_grad():
                 crop = _crop(image, rows, columns).detach().requires_grad_(True)
-                shares, _ = ctx.tiled.share(crop, rows, columns, readings)
+                shares, _ = ctx.tiled.share(crop, rows, columns, requests)
             (part,) = torch.autograd.grad(shares, crop, asked)
             _crop(total, rows, columns).add_(part)
         return total, None, None, None

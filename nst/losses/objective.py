@@ -21,14 +21,14 @@ COMBINATIONS = ("mean", "sum")
 TERMS = ("content", "style", "tv")
 
 
-class Wanted(NamedTuple):
+class TargetRequest(NamedTuple):
     """A target to take of the map of a layer; of two layers the loss is given a pair of maps."""
 
     layer: Layer
     loss: Any  # a LayerLoss
 
 
-class Reading(NamedTuple):
+class LossRequest(NamedTuple):
     """A loss to compute, likewise."""
 
     layer: Layer
@@ -114,16 +114,18 @@ class LayerTerm:
         term.weights = {layer: together([float(one.weights[layer]) for one in alone], like) for layer in term.weights}
         return term
 
-    def wanted(self) -> dict[str, Wanted]:
+    def target_requests(self) -> dict[str, TargetRequest]:
         """Return what to ask an engine for, by tag, to take the targets of an image."""
-        return {self._tag(name): Wanted(layer, self.loss) for name, layer in self.layers.items()}
+        return {self._tag(name): TargetRequest(layer, self.loss) for name, layer in self.layers.items()}
 
-    def readings(self, targets: dict[str, Any], loss: LayerLoss | None = None) -> dict[str, Reading]:
+    def loss_requests(self, targets: dict[str, Any], loss: LayerLoss | None = None) -> dict[str, LossRequest]:
         """Return what to ask an engine for, by tag, to compare a picture with the targets, which are by tag, too.
 
         A ``loss`` takes the place of the term's own, such as one that looks at a region only.
         """
-        return {tag: Reading(layer, loss or own, targets[tag]) for tag, (layer, own) in self.wanted().items()}
+        return {
+            tag: LossRequest(layer, loss or own, targets[tag]) for tag, (layer, own) in self.target_requests().items()
+        }
 
     def __call__(self, values: dict[str, Tensor], like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the combined term ``(B,)`` and each layer's value ``(B,)`` by tag; ``like`` gives B without layers."""

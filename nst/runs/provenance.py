@@ -229,7 +229,7 @@ def read_source(root: Path) -> Source:
         NoGit: there is no git, no repository, no commit, or the repository does not track this package.
     """
     git = _Git(root)
-    where = git("rev-parse", "--show-toplevel", "--git-path", "index", "--git-path", "objects")
+    where = git(*["rev-parse", "--show-toplevel", "--git-path", "index", "--git-path", "objects"])
     top, index, objects = where.decode(errors="surrogateescape").splitlines()
     if not git("ls-files", "--", "nst/__init__.py"):
         raise NoGit(f"the repository {top} does not track this package")

@@ -85,10 +85,10 @@ def load(config: DictConfig, device: torch.device) -> Inputs:
     return Inputs(
         seen.to(device, dtype),
         [style.to(device, dtype) for style in styles],
-        natural,
-        [mask if mask is None else mask.to(device, dtype) for mask in masks],
-        None if protected is None else protected.to(device, dtype),
-        content.to(device, dtype) if config.color == "luminance" else None,
+        shape=natural,
+        masks=[mask if mask is None else mask.to(device, dtype) for mask in masks],
+        protected=None if protected is None else protected.to(device, dtype),
+        colors=content.to(device, dtype) if config.color == "luminance" else None,
     )
 
 

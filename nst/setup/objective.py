@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from nst import configuration, engines, runtime
-from nst.engines import Reading, replay
+from nst.engines import LossRequest, replay
 from nst.images.pixels import PixelSpace, with_margin
 from nst.losses import Guided, TotalVariation, is_summed
 from nst.losses.objective import Blend, LayerTerm, Losses, Objective, Roll, Shift, together
@@ -88,13 +88,13 @@ class PictureLoss:
         self._identity = functools.lru_cache(maxsize=None)(_identity)  # once for each image, not for each shift of it
         self._first_contents = _first_of_each([config.content for config in configs])
         self._style_targets = [self._targets_of_style(place, term) for place, term in enumerate(self.style_terms)]
-        self._content_readings = functools.lru_cache(1)(self._read_content)
-        self._style_readings = functools.lru_cache(64)(self._read_styles)
+        self._content_requests = functools.lru_cache(1)(self._request_content)
+        self._style_requests = functools.lru_cache(64)(self._request_styles)
         alpha, beta, tv = (together([c[name] for c in configs], content) for name in ("alpha", "beta", "tv"))
         weights = blend_weights(listed, self.regions)
         style = self.style_terms[0] if len(self.style_terms) == 1 else Blend(self.style_terms, weights)
         variation = TotalVariation(config.tv_kind, config.tv_reduction)
-        self.objective = Objective(self.content_term, style, variation, alpha, beta, tv)
+        self.objective = Objective(self.content_term, style, variation, alpha=alpha, beta=beta, tv=tv)
         losses = [one.loss for one in (self.content_term, *self.style_terms)]
         self.drawing = [loss for loss in losses if isinstance(loss, DrawingLoss)]
         self._step = -1
@@ -102,10 +102,10 @@ class PictureLoss:
         self._replay: replay.Replay | None = None
         is_replayed = bool(config.cuda_graph) and self.device.type == "cuda" and tile is None
         if is_replayed and not (self.drawing or waits or (self.has_regions and config.jitter)):
-            still = self._style_readings((0, 0))
+            still = self._style_requests((0, 0))
             self._replay = replay.Replay(
                 lambda pixels, roll, content: self._compare(pixels, roll, content | still),
-                self._content_readings,
+                self._content_requests,
                 config.margin,
             )
 
@@ -122,16 +122,16 @@ class PictureLoss:
                 loss.begin_step(step, self.configs[0].seed)
         if self._replay is not None:
             return self._replay(pixels, shift)
-        style = self._style_readings(shift if self.has_regions else (0, 0))
-        return self._compare(pixels, lambda framed: _rolled(framed, shift), self._content_readings(shift) | style)
+        style = self._style_requests(shift if self.has_regions else (0, 0))
+        return self._compare(pixels, lambda framed: _rolled(framed, shift), self._content_requests(shift) | style)
 
     def describe(self) -> str:
         """Say what computes losses and gradient, for the log and the record."""
         return self.engine.describe(losses_of(self.configs[0], self.inputs[0]))
 
-    def _compare(self, pixels: Tensor, roll: Roller, readings: dict[str, Reading]) -> Losses:
+    def _compare(self, pixels: Tensor, roll: Roller, requests: dict[str, LossRequest]) -> Losses:
         painted = self.canvas.paint(pixels)
-        return self.objective(self.engine.values(self._seen(painted, roll), readings), painted)
+        return self.objective(self.engine.values(self._seen(painted, roll), requests), painted)
 
     def _seen(self, pixels: Tensor, roll: Roller) -> Tensor:
         return self.space.to_network(roll(with_margin(pixels, self.configs[0].margin)))
@@ -141,23 +141,23 @@ class PictureLoss:
         """Take targets in a batch as large as the pictures', or kernels might round otherwise and 0 would not be 0."""
         copies = self.space.encode(image).expand(len(self.configs), -1, -1, -1).contiguous()
         shifted = self._seen(copies, lambda framed: _rolled(framed, shift))
-        return _of_one(self.engine.targets(shifted, term.wanted()), len(self.configs))
+        return _of_one(self.engine.targets(shifted, term.target_requests()), len(self.configs))
 
     def _targets(self, term: LayerTerm, picture: int, image: Tensor, shift: Shift = (0, 0)) -> dict[str, Any]:
         config, is_shared = self.configs[0], self.device.type != "meta" and is_summed(term.loss)
         settings = json.dumps([OmegaConf.to_container(config[f"{term.name}_loss"], resolve=True), config.pixel_space])
-        about = term.name, settings, tuple(term.wanted()), config.margin, len(self.configs), torch.get_num_threads()
+        about = term.name, settings, *term.target_requests(), config.margin, len(self.configs), torch.get_num_threads()
         # others are for this run only: a rehearsal, or losses that may draw numbers or remember
         store, which = (_targets, self._identity(image)) if is_shared else (self._own, picture)
         key = self.engine, *about, which, shift
         return cast(dict[str, Any], kept(store, key, lambda: self._take(image, term, shift)))
 
-    def _read_content(self, shift: Roll) -> dict[str, Reading]:
+    def _request_content(self, shift: Roll) -> dict[str, LossRequest]:
         shifts, found = _of_each(shift, len(self.configs)), []
         for picture, own in zip(self._first_contents, shifts, strict=True):
             with runtime.seeded(self.configs[picture].seed):  # when it happens makes no difference to a loss that draws
                 found.append(self._targets(self.content_term, picture, self.inputs[picture].content, own))
-        return self.content_term.readings(_joined(found))
+        return self.content_term.loss_requests(_joined(found))
 
     def _targets_of_style(self, place: int, term: LayerTerm) -> dict[str, Any]:
         names = [configuration.styles(config)[place].image for config in self.configs]
@@ -167,12 +167,12 @@ class PictureLoss:
         own = {picture: self._targets(term, picture, self.inputs[picture].styles[place]) for picture in first}
         return _joined([own[picture] for picture in first])
 
-    def _read_styles(self, shift: Roll) -> dict[str, Reading]:
-        readings: dict[str, Reading] = {}
+    def _request_styles(self, shift: Roll) -> dict[str, LossRequest]:
+        requests: dict[str, LossRequest] = {}
         for term, found, region in zip(self.style_terms, self._style_targets, self.regions, strict=True):
             moved = None if region is None else _rolled(with_margin(region, self.configs[0].margin), shift)
-            readings |= term.readings(found, None if moved is None else Guided(term.loss, moved))
-        return readings
+            requests |= term.loss_requests(found, None if moved is None else Guided(term.loss, moved))
+        return requests
 
 
 def _engine(config: DictConfig, backbone: Backbone, dtype: torch.dtype, tile: int | None) -> engines.Engine:

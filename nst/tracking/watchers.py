@@ -93,10 +93,10 @@ def scores(evaluator: Evaluator, result: Path, facts: dict[str, Any]) -> dict[st
                 result,
                 content,
                 recorded_styles(facts),
-                config["background"],
-                config.get("color", "style"),
-                masks,
-                None if protected is None else Path(protected["file"]),
+                background=config["background"],
+                color=config.get("color", "style"),
+                masks=masks,
+                protected=None if protected is None else Path(protected["file"]),
             )
         )
     except UserError as error:

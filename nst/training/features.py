@@ -36,7 +36,8 @@ class Features:
         like = context.inputs.content.new_empty(1, 3, side, side)
         self.content, self.style = (term([config], kind, like) for kind in ("content", "style"))
         variation = TotalVariation(config.tv_kind, config.tv_reduction)
-        self.objective = Objective(self.content, self.style, variation, config.alpha, config.beta, config.tv)
+        weights = {name: config[name] for name in ("alpha", "beta", "tv")}
+        self.objective = Objective(self.content, self.style, variation, **weights)
 
     def describe(self) -> str:
         """Say what computes the losses, for the log and the record."""
@@ -45,7 +46,7 @@ class Features:
     @torch.no_grad()
     def targets(self, pictures: Tensor, content: bool = False, style: bool = False) -> dict[str, Any]:
         """Return, by tag, what the content terms, the style terms or both keep of pictures ``(B, 3, H, W)``."""
-        wanted = (self.content.wanted() if content else {}) | (self.style.wanted() if style else {})
+        wanted = (self.content.target_requests() if content else {}) | (self.style.target_requests() if style else {})
         shift = self.shift if content else (0, 0)
         return self.engine.targets(self._seen(pictures, shift), wanted) if wanted else {}
 
@@ -56,8 +57,8 @@ class Features:
             painted: the pictures.
             targets: of both terms, for each picture or one for all.
         """
-        readings = self.content.readings(targets) | self.style.readings(targets)
-        return self.objective(self.engine.values(self._seen(painted, self.shift), readings), painted)
+        requests = self.content.loss_requests(targets) | self.style.loss_requests(targets)
+        return self.objective(self.engine.values(self._seen(painted, self.shift), requests), painted)
 
     def begin_step(self, step: int) -> None:
         """Draw the jitter of a step, and tell losses that draw random numbers which step begins."""

@@ -16,7 +16,7 @@ from nst.engines.tiles import Tiled
 from nst.errors import UserError
 from nst.images.pixels import PREPROCESSINGS
 from nst.losses import GramLoss, MSELoss, functional
-from nst.losses.objective import Reading, Wanted
+from nst.losses.objective import LossRequest, TargetRequest
 from nst.networks import backbones
 from nst.networks.backbones import Backbone
 from nst.networks.weights import Source
@@ -57,13 +57,13 @@ def picture(batch, height, width, seed=0, dtype=torch.float64):
     return torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def readings(engine, layers, content, style, losses=None):
+def loss_requests(engine, layers, content, style, losses=None):
     content_loss, style_loss = losses or (MSELoss(), GramLoss())
     with torch.no_grad():
         found = {}
         for kind, loss, image in (("content", content_loss, content), ("style", style_loss, style)):
-            targets = engine.targets(image, {name: Wanted(name, loss) for name in layers})
-            found |= {f"{kind} {name}": Reading(name, loss, targets[name]) for name in layers}
+            targets = engine.targets(image, {name: TargetRequest(name, loss) for name in layers})
+            found |= {f"{kind} {name}": LossRequest(name, loss, targets[name]) for name in layers}
     return found
 
 
@@ -90,7 +90,7 @@ def test_fused_is_plain_in_float64(kind, size):
     results = []
     for make in (Plain, Fused):
         engine = make(backbone, torch.float64)
-        asked = readings(engine, layers, content, style)
+        asked = loss_requests(engine, layers, content, style)
         weights = [torch.tensor([0.3 + 0.1 * i, 1.7 - 0.1 * i], dtype=torch.float64) for i in range(len(asked))]
         results.append(values_and_gradient(engine, image, asked, weights))
     (plain, gradient), (fused, other) = results
@@ -109,7 +109,7 @@ def test_fused_is_plain_to_the_rounding_of_float32(kind):
         results = []
         for make in (Plain, Fused):
             engine = make(backbone, torch.float32)
-            results.append(values_and_gradient(engine, image, readings(engine, layers, content, style)))
+            results.append(values_and_gradient(engine, image, loss_requests(engine, layers, content, style)))
         (plain, gradient), (fused, other) = results
         for tag in plain:
             torch.testing.assert_close(fused[tag], plain[tag], rtol=2e-5, atol=0)
@@ -124,7 +124,7 @@ def test_bfloat16_is_float32_to_few_digits(kind, make):
     content, style, image = (picture(1, 64, 51, seed, torch.float32) for seed in (1, 2, 3))
     results = []
     for engine in (Plain(backbone, torch.float32), make(backbone, torch.bfloat16)):
-        results.append(values_and_gradient(engine, image, readings(engine, layers, content, style)))
+        results.append(values_and_gradient(engine, image, loss_requests(engine, layers, content, style)))
     (exact, gradient), (rounded, other) = results
     for tag in exact:
         assert rounded[tag].dtype == torch.float32
@@ -136,7 +136,7 @@ def test_bfloat16_is_float32_to_few_digits(kind, make):
 def test_a_batch_is_its_images_one_by_one():
     backbone = network("squeezenet avg")
     engine = Fused(backbone, torch.float64)
-    asked = readings(engine, SQUEEZE, picture(3, 40, 40, 1), picture(3, 40, 40, 2))
+    asked = loss_requests(engine, SQUEEZE, picture(3, 40, 40, 1), picture(3, 40, 40, 2))
     image = picture(3, 40, 40)
     values, gradient = values_and_gradient(engine, image, asked)
     for i in range(3):
@@ -188,7 +188,7 @@ def test_a_loss_of_ones_own_has_its_exact_gradient_and_is_named(loss, told):
     results = []
     for make in (Plain, Fused):
         engine = make(backbone, torch.float64)
-        asked = readings(engine, VGG, picture(1, 40, 33, 1), picture(1, 35, 40, 2), (MSELoss(), loss))
+        asked = loss_requests(engine, VGG, picture(1, 40, 33, 1), picture(1, 35, 40, 2), (MSELoss(), loss))
         results.append(values_and_gradient(engine, picture(2, 40, 33), asked))
     (plain, gradient), (fused, other) = results
     for tag in plain:
@@ -203,7 +203,7 @@ def test_a_known_loss_with_a_target_of_its_own_keeps_it():
     results = []
     for make in (Plain, Fused):
         engine = make(backbone, torch.float64)
-        asked = readings(engine, VGG, picture(1, 40, 33, 1), picture(1, 35, 40, 2), (Weighted(), GramLoss()))
+        asked = loss_requests(engine, VGG, picture(1, 40, 33, 1), picture(1, 35, 40, 2), (Weighted(), GramLoss()))
         results.append(values_and_gradient(engine, picture(1, 40, 33), asked))
     assert off(results[1][1], results[0][1]) < 1e-10
 
@@ -226,7 +226,7 @@ def test_a_layer_of_ones_own_runs_under_autograd_and_is_named(place):
     results = []
     for make in (Plain, Fused):
         engine = make(backbone, torch.float64)
-        asked = readings(engine, ("early", "late"), picture(1, 40, 33, 1), picture(1, 35, 40, 2))
+        asked = loss_requests(engine, ("early", "late"), picture(1, 40, 33, 1), picture(1, 35, 40, 2))
         results.append(values_and_gradient(engine, picture(2, 40, 33), asked))
     (plain, gradient), (fused, other) = results
     for tag in plain:
@@ -238,7 +238,7 @@ def test_a_layer_of_ones_own_runs_under_autograd_and_is_named(place):
 def test_values_without_weight_cost_nothing_and_a_graph_can_be_kept():
     backbone = network("squeezenet avg")
     engine = Fused(backbone, torch.float64)
-    asked = readings(engine, SQUEEZE, picture(1, 40, 40, 1), picture(1, 40, 40, 2))
+    asked = loss_requests(engine, SQUEEZE, picture(1, 40, 40, 1), picture(1, 40, 40, 2))
     image = picture(1, 40, 40).requires_grad_(True)
     values = engine.values(image, asked)
     each = [torch.autograd.grad(value.sum(), image, retain_graph=True)[0] for value in values.values()]
@@ -255,7 +255,7 @@ def test_a_picture_that_is_too_small_is_refused_with_one_sentence():
     for make in (Plain, Fused):
         with pytest.raises(UserError, match="An image of 4 x 4 pixels is too small"):
             make(backbone, torch.float32).targets(
-                picture(1, 4, 4, dtype=torch.float32), {"x": Wanted("relu4_2", MSELoss())}
+                picture(1, 4, 4, dtype=torch.float32), {"x": TargetRequest("relu4_2", MSELoss())}
             )
 
 
@@ -279,7 +279,7 @@ def test_a_compiler_that_is_missing_is_one_sentence(monkeypatch):
     engine = engines.make("auto", network("squeezenet avg", torch.float32), torch.float32, compiled=True)
     assert engine.describe([MSELoss()]) == "plain, compiled"
     with pytest.raises(UserError, match=r"compile=true: torch.compile cannot work .* Use compile=false"):
-        engine.targets(picture(1, 40, 40, dtype=torch.float32), {"x": Wanted("fire4", MSELoss())})
+        engine.targets(picture(1, 40, 40, dtype=torch.float32), {"x": TargetRequest("fire4", MSELoss())})
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -360,14 +360,14 @@ def test_tiles_give_the_losses_and_the_gradient_of_the_whole(kind, inner, size):
     layers = NETWORKS[kind][1]
     content, style, image = picture(2, *size, seed=1), picture(1, 150, 83, seed=2), picture(2, *size)
     whole = inner(backbone, torch.float64)
-    asked = readings(whole, layers, content, style)
+    asked = loss_requests(whole, layers, content, style)
     weights = [torch.tensor([0.3 + 0.1 * i, 1.7 - 0.1 * i], dtype=torch.float64) for i in range(len(asked))]
     expected, gradient = values_and_gradient(whole, image, asked, weights)
     tiled = Tiled(inner(backbone, torch.float64), tiles.receptive_fields(backbone), 64)
     assert len(tiled.spans(size[1])) > 1
-    own = readings(tiled, layers, content, style)
-    for tag, reading in asked.items():
-        torch.testing.assert_close(own[tag].target, reading.target, rtol=1e-11, atol=1e-13)
+    own = loss_requests(tiled, layers, content, style)
+    for tag, request in asked.items():
+        torch.testing.assert_close(own[tag].target, request.target, rtol=1e-11, atol=1e-13)
     found, other = values_and_gradient(tiled, image, own, weights)
     for tag in expected:
         torch.testing.assert_close(found[tag], expected[tag], rtol=1e-10, atol=0)
@@ -464,7 +464,7 @@ def test_a_summed_loss_of_ones_own_is_tiled_and_another_is_refused(inner):
         Plain(backbone, torch.float64),
         Tiled(inner(backbone, torch.float64), tiles.receptive_fields(backbone), 64),
     ):
-        results.append(values_and_gradient(engine, image, readings(engine, SQUEEZE, content, style, losses)))
+        results.append(values_and_gradient(engine, image, loss_requests(engine, SQUEEZE, content, style, losses)))
     assert off(results[1][1], results[0][1]) < 1e-10
 
 
@@ -477,10 +477,10 @@ def test_a_loss_of_two_layers_is_given_both_by_either_engine(kind, shift):
     for make in (Plain, Fused):
         engine = make(backbone, torch.float64)
         with torch.no_grad():
-            pairs = {f"{a}-{b}": Wanted((a, b), loss) for a, b in itertools.pairwise(layers)}
+            pairs = {f"{a}-{b}": TargetRequest((a, b), loss) for a, b in itertools.pairwise(layers)}
             targets = engine.targets(picture(1, 35, 46, 2), pairs)
-        asked = {tag: Reading(layer, loss, targets[tag]) for tag, (layer, loss) in pairs.items()}
-        asked |= readings(engine, layers, picture(1, 48, 51, 1), picture(1, 45, 52, 2))
+        asked = {tag: LossRequest(layer, loss, targets[tag]) for tag, (layer, loss) in pairs.items()}
+        asked |= loss_requests(engine, layers, picture(1, 48, 51, 1), picture(1, 45, 52, 2))
         results.append(values_and_gradient(engine, picture(2, 48, 51), asked))
         assert engines.untileable(backbone, [loss]) == "GramLoss compares layers with each other"
     (plain, gradient), (fused, other) = results

@@ -1,4 +1,4 @@
-"""Recording the step as a CUDA graph: what can be tested without a GPU. tests/engines/test_cuda.py runs the rest on one."""
+"""Recording the step as a CUDA graph: what can be tested without a GPU. test_cuda.py runs the rest on one."""
 
 import logging
 

@@ -39,17 +39,17 @@ def objective(content_weights, style_weights, combine="mean", alpha=1.0, beta=1.
     """The real losses, not normalised, against the targets ``maps(1, seed=1)`` and ``maps(1, seed=2)``."""
     content = LayerTerm("content", MSELoss("none", scale=scales[0]), content_weights, combine)
     style = LayerTerm("style", GramLoss(term_norm="none", scale=scales[1]), style_weights, combine)
-    readings = content.readings(targets(content, maps(1, 1))) | style.readings(targets(style, maps(1, 2)))
+    requests = content.loss_requests(targets(content, maps(1, 1))) | style.loss_requests(targets(style, maps(1, 2)))
     whole = Objective(content, style, TotalVariation(), alpha, beta, tv)
-    return lambda features, pixels: whole(values(readings, features), pixels)
+    return lambda features, pixels: whole(values(requests, features), pixels)
 
 
 def targets(term, features):
-    return {tag: loss.target(features[layer]) for tag, (layer, loss) in term.wanted().items()}
+    return {tag: loss.target(features[layer]) for tag, (layer, loss) in term.target_requests().items()}
 
 
-def values(readings, features):
-    return {tag: loss(features[layer], target) for tag, (layer, loss, target) in readings.items()}
+def values(requests, features):
+    return {tag: loss(features[layer], target) for tag, (layer, loss, target) in requests.items()}
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -165,7 +165,7 @@ class Returns:
 def test_a_loss_that_returns_a_wrong_shape_is_named(name, shape):
     term = LayerTerm(name, Returns(torch.ones(shape)), {"relu1_1": 1.0}, "mean")
     with pytest.raises(UserError, match=rf"{name}_loss Returns .*relu1_1.*\(3,\)"):
-        term(values(term.readings({f"{name}_layers/relu1_1": None}), {"relu1_1": None}), torch.ones(3, 3, 4, 4))
+        term(values(term.loss_requests({f"{name}_layers/relu1_1": None}), {"relu1_1": None}), torch.ones(3, 3, 4, 4))
 
 
 def test_a_loss_without_a_scale_counts_once():

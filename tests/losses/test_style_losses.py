@@ -24,7 +24,7 @@ from nst.losses import (
     is_summed,
 )
 from nst.losses import functional as F
-from nst.losses.objective import LayerTerm, Reading, Wanted
+from nst.losses.objective import LayerTerm, LossRequest, TargetRequest
 from nst.networks import backbones
 
 PRECISIONS = [(torch.float64, 1e-9), (torch.float32, 1e-4)]
@@ -523,7 +523,7 @@ def test_the_gradient_across_layers_is_that_of_the_formula():
 def test_a_term_across_layers_has_each_layer_with_the_next():
     loss = GramLoss(cross_layers="adjacent", scale=10.0)
     term = LayerTerm("style", loss, {"a": 1.0, "b": 3.0, "c": 5.0}, "sum")
-    wanted = {tag: layer for tag, (layer, _) in term.wanted().items()}
+    wanted = {tag: layer for tag, (layer, _) in term.target_requests().items()}
     assert wanted == {"style_layers/a-b": ("a", "b"), "style_layers/b-c": ("b", "c")}
     assert term.weights == {"a-b": 20.0, "b-c": 40.0}
     assert LayerTerm("style", loss, {"a": 1.0, "b": 3.0, "c": 5.0}, "mean").weights["b-c"] == 10 * 4 / 6
@@ -557,11 +557,11 @@ def picture(number, height, width, seed=0, dtype=torch.float64):
 
 def compared(engine, losses, layers, style, image):
     with torch.no_grad():
-        wanted = {f"{layer} {i}": Wanted(layer, loss) for layer in layers for i, loss in enumerate(losses)}
+        wanted = {f"{layer} {i}": TargetRequest(layer, loss) for layer in layers for i, loss in enumerate(losses)}
         targets = engine.targets(style, wanted)
     image = image.clone().requires_grad_(True)
-    readings = {tag: Reading(layer, loss, targets[tag]) for tag, (layer, loss) in wanted.items()}
-    values = engine.values(image, readings)
+    requests = {tag: LossRequest(layer, loss, targets[tag]) for tag, (layer, loss) in wanted.items()}
+    values = engine.values(image, requests)
     gradients = {tag: torch.autograd.grad(v.sum(), image, retain_graph=True)[0] for tag, v in values.items()}
     return {tag: value.detach() for tag, value in values.items()}, gradients
 

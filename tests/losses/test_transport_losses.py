@@ -11,7 +11,7 @@ from problems import CONF, composed, posed
 from scipy.spatial.distance import cdist
 from skimage.exposure import match_histograms
 
-from nst.engines import Reading, Wanted, make
+from nst.engines import LossRequest, TargetRequest, make
 from nst.losses import (
     GramLoss,
     HistogramLoss,
@@ -465,13 +465,13 @@ def test_every_loss_works_on_every_network_and_engine(network: str) -> None:
     gradients = {}
     for engine in ("plain", "fused"):
         made = make(engine, backbone, torch.float64)
-        wanted = {f"{name}/{layer}": Wanted(layer, LOSSES[name]) for name in names for layer in layers}
+        wanted = {f"{name}/{layer}": TargetRequest(layer, LOSSES[name]) for name in names for layer in layers}
         of_content = {tag: one for tag, one in wanted.items() if tag.startswith("self")}
         with torch.no_grad():
             targets = made.targets(other, wanted) | made.targets(same, of_content)
         pixels = image.clone().requires_grad_()
-        readings = {tag: Reading(one.layer, one.loss, targets[tag]) for tag, one in wanted.items()}
-        values[engine] = made.values(pixels, readings)
+        requests = {tag: LossRequest(one.layer, one.loss, targets[tag]) for tag, one in wanted.items()}
+        values[engine] = made.values(pixels, requests)
         total = torch.stack(list(values[engine].values())).sum()
         (gradients[engine],) = torch.autograd.grad(total, pixels)
     for tag, value in values["plain"].items():
