@@ -105,9 +105,6 @@ class ProcessGroup:
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the processes that ``torchrun`` has begun, if it has; each takes a GPU of its own where there are any.
 
-    Args:
-        device: as configured.
-
     Raises:
         UserError: there are more processes than GPUs.
     """
