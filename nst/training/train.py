@@ -167,13 +167,7 @@ def _prepared(
         if record:
             record.note(**facts)
 
-    context = TrainingContext(
-        *(config, job.folder, inputs, backbone, device),
-        dtype=dtype,
-        stop=stop,
-        note=note,
-        writes=group.writes,
-    )
+    context = TrainingContext(config, job.folder, inputs, backbone, stop=stop, note=note, writes=group.writes)
     method.prepare(context)
     work = Work(job, group, stop, device, inputs, method, network, blend, saved, record, evaluator)
     if method.reference and group.writes:
