@@ -71,7 +71,7 @@ class ProgressLines:
         self.next = self.done + (self.total / 10 if self.total else 100)
         of, left = f"/{self.total}" if self.total else "", (self.total or 0) - self.done
         time_left = f", about {pace * left:.0f} s left" if left > 0 and self.done and not last else ""
-        log.info("%s %d%s%s  %.3f s %s%s", self.unit, self.done, of, loss, pace, each, time_left)
+        log.info("%s", f"{self.unit} {self.done}{of}{loss}  {pace:.3f} s {each}{time_left}")
 
     def position(self) -> None:
         """Return nothing: what is shown is not kept."""

@@ -35,7 +35,8 @@ class Features:
         like = context.inputs.content.new_empty(1, 3, side, side)
         self.content, self.style = (term([config], kind, like) for kind in ("content", "style"))
         variation = TotalVariation(config.tv_kind, config.tv_reduction)
-        self.objective = Objective(self.content, self.style, variation, config.alpha, config.beta, config.tv)
+        weights = {name: config[name] for name in ("alpha", "beta", "tv")}
+        self.objective = Objective(self.content, self.style, variation, **weights)
 
     def describe(self) -> str:
         """Say what computes the losses, for the log and the record."""
