@@ -72,7 +72,7 @@ def launch(
     try:
         for arguments in complete(sys.argv[1:]):
             if "TORCHELASTIC_RUN_ID" in os.environ:  # begun by torchrun
-                from nst.training.distributed import arguments_of_rank
+                from nst.runtime.torchrun import arguments_of_rank  # here, since its package needs torch
 
                 arguments = arguments_of_rank(arguments)
             sys.argv[1:] = _flags_first([as_typed(argument) for argument in _known_flags(arguments)])
