@@ -67,10 +67,6 @@ class Perceptual(TrainingMethod):
             targets = tree_map(lambda *rows: torch.cat(rows), *(self.styles[style] for style in styles.tolist()))
         return self.features.compare(painted, self.features.targets(photos, content=True) | targets)
 
-    def begin_step(self, step: int) -> None:
-        """Tell losses that draw random numbers which step begins."""
-        self.features.begin_step(step)
-
     def about(self) -> dict[str, Any]:
         """Return what to record: the photographs, with those found broken so far."""
         return {"photos": self.photos.about()}

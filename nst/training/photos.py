@@ -248,10 +248,8 @@ def find_images(folder: str | None) -> tuple[Path, dict[str, int]]:
 
 def digest(sizes: Mapping[str, int]) -> str:
     """Return the SHA-256 of files' names and sizes, in their order."""
-    sha = hashlib.sha256()
-    for name, size in sizes.items():
-        sha.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
-    return sha.hexdigest()
+    text = "".join(f"{name}\0{size}\n" for name, size in sizes.items())
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def load_batches(
