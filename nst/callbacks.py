@@ -3,8 +3,6 @@
 It stands above the tasks, whose checks it calls, and needs no torch until there is something to check.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

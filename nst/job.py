@@ -1,7 +1,5 @@
 """One job under Hydra: claimed, run or carried on with, and its status on disk whatever happens."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gc

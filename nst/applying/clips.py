@@ -4,8 +4,6 @@ A clip is read frame by frame and painted in segments: files in the run's folder
 that a run that was killed goes on after the last of them. When all are there, they are joined to one file.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What can be painted: pictures, folders of them, and clips (animated GIFs and the like, videos)."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import Counter

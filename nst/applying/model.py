@@ -1,7 +1,5 @@
 """The network to paint with: its file, its styles and how they are blended."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Sequence

@@ -10,8 +10,6 @@ tile is painted with a halo as wide as the network's receptive field, which is c
   and colour can differ a little from what the whole would be.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence

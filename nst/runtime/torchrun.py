@@ -1,7 +1,5 @@
 """Which of the processes that ``torchrun`` has begun this one is, and how it is started."""
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os

@@ -3,8 +3,6 @@
 The process of rank 0 does all that leaves a trace: it claims the folder, logs, writes. The others help.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import os

@@ -1,7 +1,5 @@
 """The frozen network's view of pictures in a training: the optimiser's own terms, for a batch of pictures."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a training method is: it has data, and losses of what the network makes of them."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

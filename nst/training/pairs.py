@@ -1,7 +1,5 @@
 """Pairs for supervised training: a photograph and what is to become of it, from two folders or painted on the way."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Learning to make the losses of the optimiser small for any photograph."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The photographs that a network is trained on: a folder of any size, streamed, in seeded crops."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """Learning from pairs: a photograph, and what is to become of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

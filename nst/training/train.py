@@ -1,7 +1,5 @@
 """The story of a training, from top to bottom: load, prepare, descend on the weights, save, paint, score."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import logging

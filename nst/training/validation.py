@@ -1,7 +1,5 @@
 """Validation pictures in TensorBoard: photograph, what the network makes of it, what the optimiser does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
