@@ -214,6 +214,7 @@ def _take_targets_in_company(
 ) -> tuple[together.Share, Fit]:
     """Take the targets of a picture of a batch, and note in its run's record with whom it is computed."""
     share, fit = together.take_targets(config, network, images, session.folder.name)
+    session.leads = share.place == 0
     if session.latest is None:  # not yet on its way: some that began may have failed
         names = share.batch.names
         session.record.note(batch={"images": len(names), "index": share.place, "jobs": names})

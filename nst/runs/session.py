@@ -138,8 +138,9 @@ class Session:
     def see(self, snapshot: Any) -> None:
         """Hand a step to the trackers."""
         self.latest, self.done = snapshot, snapshot.step.index + 1
-        for tracker in self.trackers.values():
-            tracker.step(snapshot)
+        with logs.speaking_for(self.folder, self.leads):
+            for tracker in self.trackers.values():
+                tracker.step(snapshot)
 
     def between(self, take_content: Callable[[], dict[str, Any]] | None) -> None:
         """Save a checkpoint if it is due, and answer a signal.
