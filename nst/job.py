@@ -20,10 +20,13 @@ from nst.cli import describe
 from nst.configuration import recipes
 from nst.errors import UserError
 from nst.files import claim, remove_leftovers
+from nst.networks.backbones import Backbone
 from nst.runs import checkpoint, launchers, logs, resume, sweep
 from nst.runs.record import Job, write_status
 from nst.runs.session import Session, live
 from nst.runtime import memory, torchrun
+from nst.setup.fitting import Fit
+from nst.setup.inputs import Inputs
 from nst.stylization.stylize import stylize
 
 log = logging.getLogger(__name__)
@@ -186,21 +189,9 @@ def _guarded(jobs: Sequence[Job]) -> list[Job]:
 
 def _batch(jobs: Sequence[Job], stop: runtime.PoliteStop) -> list[Job]:
     """Optimise the pictures of several jobs as one batch; each leaves what it would leave alone."""
-    names = [job.folder.name for job in jobs]
-    story = functools.partial(stylize, take_targets=together.take_targets)
     with runtime.own_device(jobs[0].config.device) as device:
-        sessions = [
-            Session(
-                job,
-                stop,
-                device=device,
-                beside=len(jobs),
-                facts={"batch": {"images": len(jobs), "index": index, "jobs": names}},
-                leads=index == 0,
-            )
-            for index, job in enumerate(jobs)
-        ]
-        ended = together.tell_together([functools.partial(live, session, story) for session in sessions])
+        sessions = [Session(job, stop, device, beside=len(jobs), leads=job is jobs[0]) for job in jobs]
+        ended = together.tell_together([functools.partial(live, session, _in_company) for session in sessions])
     for signal in (end for end in ended if isinstance(end, KeyboardInterrupt)):
         raise signal
     failed = [job for job, end in zip(jobs, ended, strict=True) if end is False]
@@ -210,6 +201,23 @@ def _batch(jobs: Sequence[Job], stop: runtime.PoliteStop) -> list[Job]:
         log.warning("%s", _advice(error, size), exc_info=error)
         raise _Apart(left, size, failed)
     return failed
+
+
+def _in_company(session: Session) -> None:
+    """Optimise a picture of a batch."""
+    stylize(session, functools.partial(_take_targets_in_company, session))
+
+
+def _take_targets_in_company(
+    session: Session, config: DictConfig, network: Backbone, images: Inputs
+) -> tuple[together.Share, Fit]:
+    """Take the targets of a picture of a batch, and note in its run's record with whom it is computed."""
+    share, fit = together.take_targets(config, network, images, session.folder.name)
+    session.leads = share.place == 0
+    if session.latest is None:  # not yet on its way: some that began may have failed
+        names = share.batch.names
+        session.record.note(batch={"images": len(names), "index": share.place, "jobs": names})
+    return share, fit
 
 
 def story_of(job: Job) -> Callable[[Session], object]:

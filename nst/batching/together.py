@@ -32,6 +32,7 @@ class _Targets:
     config: DictConfig
     backbone: Backbone
     inputs: Inputs
+    name: str
 
 
 @dataclass
@@ -52,10 +53,12 @@ class _Batch:
     Attributes:
         loss: of all of them.
         pixels: of each, as it was seen last.
+        names: of their runs.
     """
 
     loss: PictureLoss
     pixels: list[Tensor]
+    names: list[str]
 
 
 class Share:
@@ -102,9 +105,9 @@ def _wait(request: _Targets | _Evaluation) -> Any:
         torch.set_grad_enabled(had_gradient)  # which another story has changed meanwhile
 
 
-def take_targets(config: DictConfig, network: Backbone, images: Inputs) -> tuple[Share, Fit]:
+def take_targets(config: DictConfig, network: Backbone, images: Inputs, name: str = "") -> tuple[Share, Fit]:
     """Take the targets of a picture together with those of the other stories; see ``nst.stylization.stylize``."""
-    found: tuple[Share, Fit] = _wait(_Targets(config, network, images))
+    found: tuple[Share, Fit] = _wait(_Targets(config, network, images, name))
     return found
 
 
@@ -196,7 +199,7 @@ def _shares(requests: Sequence[_Targets]) -> list[tuple[Share, Fit]]:
     if len({one.content.shape for one in inputs}) > 1:
         raise Retry("The pictures have different sizes.")
     loss, fit = fitting.take_targets([request.config for request in requests], requests[0].backbone, inputs)
-    batch = _Batch(loss, [torch.zeros_like(one.content) for one in inputs])
+    batch = _Batch(loss, [torch.zeros_like(one.content) for one in inputs], [request.name for request in requests])
     return [(Share(batch, place), fit) for place in range(len(inputs))]
 
 

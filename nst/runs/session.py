@@ -35,7 +35,6 @@ class Session:
         stop: answers signals between two steps.
         device: name of the device, if it is not for the run to choose.
         beside: how many runs go on beside each other in this process, this one included.
-        facts: what the record is to hold beside what every run's does.
         leads: it shows its progress on the console.
 
     Attributes:
@@ -55,10 +54,9 @@ class Session:
         stop: runtime.PoliteStop,
         device: str | None = None,
         beside: int = 1,
-        facts: Mapping[str, Any] | None = None,
         leads: bool = True,
     ) -> None:
-        self.job, self.stop, self.beside, self.facts, self.leads = job, stop, beside, dict(facts or {}), leads
+        self.job, self.stop, self.beside, self.leads = job, stop, beside, leads
         self.device_name = device or str(job.config.device)
         self.saved: dict[str, Any] | None = None
         self.trackers: Mapping[str, Any] = {}
@@ -113,8 +111,6 @@ class Session:
             self.done = self.saved["step"]
         else:
             self.record = Record.begin(self.job, self.device)
-        if self.facts:
-            self.record.note(**self.facts)
 
     @contextlib.contextmanager
     def optimising(self, forget: type[Exception] = Exception) -> Iterator[None]:
@@ -140,8 +136,9 @@ class Session:
     def see(self, snapshot: Any) -> None:
         """Hand a step to the trackers."""
         self.latest, self.done = snapshot, snapshot.step.index + 1
-        for tracker in self.trackers.values():
-            tracker.step(snapshot)
+        with logs.speaking_for(self.folder, self.leads):
+            for tracker in self.trackers.values():
+                tracker.step(snapshot)
 
     def between(self, take_content: Callable[[], dict[str, Any]] | None) -> None:
         """Save a checkpoint if it is due, and answer a signal.
