@@ -38,7 +38,6 @@ from nst.setup import estimate
 from nst.setup.check import check
 from nst.transformers.layers import given
 
-CONF = Path(__file__).parents[2] / "conf"
 RESIDUAL = "nst.transformers.ResidualTransformer"
 CPU = torch.device("cpu")
 NETWORKS = [

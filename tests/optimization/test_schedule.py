@@ -11,12 +11,12 @@ from typing import Any
 import kill_and_resume
 import pytest
 import torch
+from batches import done_together
 from command_line import refused, run
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
 from problems import composed, job, posed, run_here, stylized
 
-from nst import job as jobs_of_hydra
 from nst import runtime
 from nst.batching import grouping
 from nst.batching.grouping import Candidate
@@ -359,8 +359,8 @@ JOBS = (("seed=0",), ("seed=1", "style=mosaic", "init=noise"), ("seed=2", "beta=
 @pytest.mark.parametrize("name", ["adam, carried", "adam, anew"])
 def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, name: str) -> None:
     common = [one for one in (*TINY, *RUNS[name], LAYERS, "precision=float64", "save_every=1") if "init" not in one]
-    jobs = [job(tmp_path / str(number), *common, *own) for number, own in enumerate(JOBS)]
-    assert jobs_of_hydra._guarded(jobs) == []
+    ends = done_together(tmp_path, *((*common, *own) for own in JOBS))
+    assert [end["status"] for end in ends] == ["done"] * len(JOBS)
     for number, own in enumerate(JOBS):
         alone = tmp_path / f"alone{number}"
         stylized(alone, *common, *own)
@@ -373,9 +373,9 @@ def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, name: str) ->
 def test_a_job_that_is_lost_at_the_first_scale_leaves_its_neighbours_to_the_next(tmp_path: Path) -> None:
     common = (*TINY, LAYERS, "optimizer=sgd", "optimizer.lr=0.02", "clamp=never", "precision=float64")
     own = [("beta=0.01",), ("beta=1e300",), ("beta=0.1", "seed=1")]
-    jobs = [job(tmp_path / str(number), *common, *one) for number, one in enumerate(own)]
-    assert jobs_of_hydra._guarded(jobs) == [jobs[1]]
-    assert "NaN or infinite" in json.loads((tmp_path / "1" / "status.json").read_text())["reason"]
+    ends = done_together(tmp_path, *((*common, *one) for one in own))
+    assert [end["status"] for end in ends] == ["done", "failed", "done"]
+    assert "NaN or infinite" in ends[1]["reason"]
     for number in (0, 2):
         alone = tmp_path / f"alone{number}"
         stylized(alone, *common, *own[number])

@@ -14,12 +14,13 @@ import pytest
 import recipes_stated as stated
 import torch
 import torchvision
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from problems import CONF, job, run_here
+from problems import composed as composed_from_files
 from torch import Tensor
 
-from nst import configuration, runtime
+from nst import configuration
 from nst.errors import UserError
 from nst.losses import GaussianMMDLoss
 from nst.losses.transport import SlicedWassersteinLoss, unit_directions
@@ -27,15 +28,12 @@ from nst.networks import backbones, rescaling, weights
 from nst.optimization.loop import Outcome
 from nst.optimization.state import LossOfPicture
 from nst.runs import resume
-from nst.runs.record import Job
-from nst.runs.session import Session
 from nst.samples import FOLDER, samples
 from nst.setup import fitting
 from nst.setup.check import check
 from nst.setup.layers import layer_weights
 from nst.stylization import stylize
 
-CONF = Path(__file__).parents[2] / "conf"
 TRAINED = {"johnson2016", "ulyanov2017"}  # of networks: tests/training/test_training_presets.py
 PRESETS = sorted(set(make_recipes_docs.published()) - TRAINED)
 DEEPEST = {"vgg16": "features.26", "vgg19": "features.30", "squeezenet1_1": "features.7"}
@@ -61,9 +59,7 @@ SMALLER = {
 
 
 def composed(name: str, *overrides: str) -> DictConfig:
-    configuration.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", [f"experiment={name}", *overrides])
+    return composed_from_files(f"experiment={name}", *overrides)
 
 
 @functools.cache
@@ -182,11 +178,11 @@ def seen(monkeypatch) -> Seen:
 
 def run(name: str, files: Path, folder: Path, *overrides: str) -> DictConfig:
     """Run a preset to its end, small."""
-    job = composed(name, f"style={files / 'style.png'}", "evaluator=none", "device=cpu", *overrides)
-    check(job)
-    stylize.stylize(Session(Job(job, folder, {}, []), runtime.PoliteStop()))
+    style = f"style={files / 'style.png'}"
+    small = job(folder, f"experiment={name}", style, "evaluator=none", "device=cpu", *overrides)
+    run_here(small)
     assert (folder / "result.png").is_file()
-    return job
+    return small.config
 
 
 @functools.cache
