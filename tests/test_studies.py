@@ -184,7 +184,7 @@ def grids(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     code = (
         "import json, runpy, sys\n"
-        "from nst import sweep\n"
+        "from nst.runs import sweep\n"
         "for arguments in json.loads(sys.argv[1]):\n"
         "    sys.argv = ['run.py', *arguments]\n"
         "    try:\n"
