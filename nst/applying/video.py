@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,6 +62,7 @@ def holds_video(path: Path) -> bool:
     return False
 
 
+@dataclass
 class Video(Clip):
     """A video.
 
