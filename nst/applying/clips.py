@@ -57,6 +57,10 @@ class Clip(ABC):
     segment_suffix: ClassVar[str]
 
     @abstractmethod
+    def __post_init__(self) -> None:  # named here, else a dataclass would not call those of its subclasses
+        """Look at the file."""
+
+    @abstractmethod
     def read(self) -> Iterator[Image.Image]:
         """Read the frames in order, upright RGB; what is broken at the end is left out and noted.
 
