@@ -161,13 +161,7 @@ def _prepare(session: Session, group: ProcessGroup) -> Training:
     )
     method.prepare(context)
     training = Training(
-        session=session,
-        group=group,
-        inputs=inputs,
-        method=method,
-        network=network,
-        blend=blend,
-        evaluator=evaluator,
+        session=session, group=group, inputs=inputs, method=method, network=network, blend=blend, evaluator=evaluator
     )
     if method.reference and group.writes:
         _paint_reference(training, context)
