@@ -27,14 +27,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sizing:
-    """At which size the network sees a picture, and at which its painting is saved.
+    """At which size the network sees a picture, and at which its painting is saved; see ``nst.images.rgb.load``."""
 
-    Args:
-        size: pixels of the side that ``fit`` names; 0 keeps the picture's own size, whatever ``fit`` says.
-        fit: see ``nst.images.rgb.load``; likewise ``resample`` and ``background``.
-    """
-
-    size: int = 0
+    size: int = 0  # pixels of the side that ``fit`` names; 0 keeps the picture's own size, whatever ``fit`` says
     fit: str = "long"
     resample: str = "lanczos"
     background: str = "white"
