@@ -139,8 +139,8 @@ def apply(session: Session) -> None:
         sizing = media.Sizing(config.size, config.fit, config.resample, config.background)
         work = Work(session, painter, sizing, evaluator)
         kind = media.kind_of(str(config.content))
-        name, told = Path(str(config.content)).name, "%s in the manner of %s, with %s on %s in %s"
-        log.info(told, name, network.styles_in_words(), network.path.name, device, precision)
+        what = (Path(str(config.content)).name, network.styles_in_words(), network.path.name, device, precision)
+        log.info("%s in the manner of %s, with %s on %s in %s", *what)
         runtime.keep_freed_memory()
         with session.optimising():
             painted = {"picture": _picture, "folder": _folder}.get(kind, _clip)(work)
