@@ -48,6 +48,7 @@ class ImageDataset(ABC):
         folder: of photographs, searched through with the folders below it; hidden files and folders are left out.
             None: the bundled samples that are photographs.
         crop: pixels of a side of what comes out.
+        seed: of all that is drawn.
         flip: whether to flip half of them left to right.
         background: what shows through transparent pixels: a colour name or ``#rrggbb``.
         cache_bytes: of decoded pictures to keep; those met first are.

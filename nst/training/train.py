@@ -208,7 +208,8 @@ class _Descent:
         """Return the losses of a step and the signal asked for; their gradient is computed if an update follows."""
         training, started = self.training, time.perf_counter()
         device = training.session.device
-        training.method.begin_step(step)
+        if hasattr(training.method, "begin_step"):  # a method of one's own may have none
+            training.method.begin_step(step)
         losses = training.method.losses(network, _on(items, device, training.inputs.content.dtype))
         total = losses.total.mean()
         wants = logged or device.type == "cpu"  # a GPU is waited for only where numbers are wanted
@@ -288,7 +289,7 @@ def _begin(training: Training, descent: _Descent) -> None:
     height, width = training.inputs.content.shape[2:]
     record.note(size={"width": width, "height": height}, parameters=count, processes=training.group.world_size)
     precision = runtime.choose_precision(training.config.precision, session.device)
-    features = training.method.features
+    features = getattr(training.method, "features", None)
     record.note_computation(precision=precision, engine=features.describe() if features else "none")
     session.trackers = _trackers(training)
 
