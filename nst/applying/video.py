@@ -67,8 +67,7 @@ class Video(Clip):
     """A video.
 
     Attributes:
-        rate: frames a second, on average.
-        time_base: seconds of a tick; ``step`` is the ticks of a frame.
+        rate: frames a second, on average; ``time_base``: seconds of a tick; ``step``: ticks of a frame.
         times: of the frames that have been read, in ticks from the beginning of the file.
         matrix: by which its colours are coded.
         turn: quarters of a turn that it is shown turned by, counterclockwise.
