@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
-CONSOLE_ONLY = Path()  # the folder of no job
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 _aloud: ContextVar[bool] = ContextVar("aloud", default=True)
 
@@ -31,8 +30,7 @@ def own_files() -> list[logging.Handler]:
 def shared(files: Sequence[tuple[Path, logging.Handler]]) -> Iterator[None]:
     """Log to the files of several jobs at once, to each what concerns its job, and to the console once.
 
-    Args:
-        files: folder of a job, and what writes a log of it.
+    ``files`` are pairs of the folder of a job, and what writes a log of it.
     """
     root = logging.getLogger()
     before = root.handlers[:]

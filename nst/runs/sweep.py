@@ -30,10 +30,10 @@ from nst import cli
 from nst.configuration import recipes
 from nst.errors import UserError
 from nst.files import claim, write_json, writing
-from nst.runs import resume
+from nst.runs import folders, resume
 
 LONGEST_SLUG = 80
-PLAN = resume.SWEEP_FILE
+PLAN = folders.SWEEP_FILE
 STOPPED = "stopped.json"
 Jobs = Sequence[tuple[list[str], DictConfig]]  # overrides and configuration of each
 
@@ -76,7 +76,7 @@ def make_folder(config: DictConfig, kind: str) -> tuple[Path, FileLock]:
 
 def refuse_used(folder: Path, what: str, knob: str) -> None:
     """Raise a UserError if a folder holds results: Hydra would write over part of them before our code runs."""
-    traces = ("status.json", "metrics.csv", "run.json") if what == "a run" else (PLAN, "multirun.yaml")
+    traces = folders.RUN_FILES if what == "a run" else (PLAN, "multirun.yaml")
     if any((folder / name).exists() for name in traces):
         raise UserError(
             f"{folder} already holds {what}. Carry on with it: resume={folder}. Or choose another: {knob}=FOLDER."
