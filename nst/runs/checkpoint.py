@@ -173,8 +173,8 @@ def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
     lengths, sums = _lengths(saved), dict(saved.get("files", {}))
     for pictures in (saved["trackers"].get(name) for name in ("frames", "previews")):
         sums |= pictures or {}  # whole files
-        lengths |= {name: _size(folder / name) for name in pictures or {}}
-    short = [name for name, size in lengths.items() if not _is_as_long(folder / name, size)]
+        lengths |= {name: max(_size(folder / name), 0) for name in pictures or {}}
+    short = [name for name, size in lengths.items() if _size(folder / name) < size]
     changed = [
         n for n, size in lengths.items() if n in sums and n not in short and _sha256(folder / n, size) != sums[n]
     ]
@@ -186,8 +186,4 @@ def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
 
 def _size(path: Path) -> int:
     """Return how long a file is; one that is gone has at least a byte too few."""
-    return path.stat().st_size if path.is_file() else 1
-
-
-def _is_as_long(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size >= size
+    return path.stat().st_size if path.is_file() else -1

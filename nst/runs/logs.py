@@ -1,6 +1,7 @@
 """Whose log a message belongs to, while several jobs run as one batch: one job's, or everybody's."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -38,7 +39,7 @@ def shared(files: Sequence[tuple[Path, logging.Handler]]) -> Iterator[None]:
     for handler in console:
         handler.addFilter(_is_aloud)
     for folder, handler in files:
-        handler.addFilter(_Concerns(folder))
+        handler.addFilter(functools.partial(_concerns, folder))
     root.handlers[:] = [*console, *(handler for _, handler in files)]
     try:
         yield
@@ -54,13 +55,6 @@ def _is_aloud(record: logging.LogRecord) -> bool:
     return _aloud.get()
 
 
-class _Concerns(logging.Filter):
-    """Passes what concerns a job: messages for everybody, and its own."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the message is for this job."""
-        return _folder.get() in (None, self.folder)
+def _concerns(folder: Path, record: logging.LogRecord) -> bool:
+    """Tell whether a message is for everybody, or for this job."""
+    return _folder.get() in (None, folder)
