@@ -66,11 +66,7 @@ def this_job(config: DictConfig) -> Job:
 
 
 def _helps(job: Job) -> bool:
-    """Do the part of a process that helps another to train a network; return False in that other one.
-
-    Raises:
-        UserError: there is nothing to help with.
-    """
+    """Do the part of a process that helps another to train a network; return False in that other one."""
     from nst.training import train
 
     if job.config.task != "train" and torchrun.world_size() > 1:
@@ -137,11 +133,7 @@ def _is_to_run_in_sweep(job: Job, claims: contextlib.ExitStack) -> bool:
 
 
 def _is_to_run(job: Job, resumable: bool, claims: contextlib.ExitStack) -> bool:
-    """Claim a job's folder; return False if the job is done already.
-
-    Raises:
-        UserError: the folder cannot be used; nothing in it was changed.
-    """
+    """Claim a job's folder; return False if the job is done already. After a UserError nothing in it was changed."""
     claims.callback(claim(job.folder).release)
     remove_leftovers(job.folder)
     past = resume.past(job.folder)
@@ -158,13 +150,7 @@ def _is_to_run(job: Job, resumable: bool, claims: contextlib.ExitStack) -> bool:
 
 
 class _Apart(Exception):
-    """Jobs that did not run as one batch.
-
-    Attributes:
-        jobs: those that are to run in other company.
-        size: in batches of so many.
-        failed: those that failed on their own account.
-    """
+    """These jobs did not run as one batch and are to run in batches of a size; others failed on their own account."""
 
     def __init__(self, jobs: list[Job], size: int, failed: list[Job]) -> None:
         super().__init__()
@@ -172,17 +158,10 @@ class _Apart(Exception):
 
 
 def _guarded(jobs: Sequence[Job]) -> list[Job]:
-    """Run jobs with their status on disk from beginning to end; return those that failed.
-
-    Raises:
-        _Apart: they did not run as one batch.
-        Interrupted: a signal came.
-    """
+    """Run jobs with their status on disk from beginning to end; return those that failed. May raise _Apart."""
     with runtime.PoliteStop() as stop:
-        if len(jobs) == 1:
-            failed = [job for job in jobs if not live(Session(job, stop), story_of(job))]
-        else:
-            failed = _batch(jobs, stop)
+        alone = len(jobs) == 1
+        failed = [job for job in jobs if not live(Session(job, stop), story_of(job))] if alone else _batch(jobs, stop)
         stop.poll()  # a signal that came while a result was being saved still ends the sweep
     return failed
 

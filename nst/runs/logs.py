@@ -1,12 +1,12 @@
 """Whose log a message belongs to, while several jobs run as one batch: one job's, or everybody's."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
-CONSOLE_ONLY = Path()  # the folder of no job
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 _aloud: ContextVar[bool] = ContextVar("aloud", default=True)
 
@@ -31,8 +31,7 @@ def own_files() -> list[logging.Handler]:
 def shared(files: Sequence[tuple[Path, logging.Handler]]) -> Iterator[None]:
     """Log to the files of several jobs at once, to each what concerns its job, and to the console once.
 
-    Args:
-        files: folder of a job, and what writes a log of it.
+    ``files`` are pairs of the folder of a job, and what writes a log of it.
     """
     root = logging.getLogger()
     before = root.handlers[:]
@@ -40,7 +39,7 @@ def shared(files: Sequence[tuple[Path, logging.Handler]]) -> Iterator[None]:
     for handler in console:
         handler.addFilter(_is_aloud)
     for folder, handler in files:
-        handler.addFilter(_Concerns(folder))
+        handler.addFilter(functools.partial(_concerns, folder))
     root.handlers[:] = [*console, *(handler for _, handler in files)]
     try:
         yield
@@ -56,13 +55,6 @@ def _is_aloud(record: logging.LogRecord) -> bool:
     return _aloud.get()
 
 
-class _Concerns(logging.Filter):
-    """Passes what concerns a job: messages for everybody, and its own."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the message is for this job."""
-        return _folder.get() in (None, self.folder)
+def _concerns(folder: Path, record: logging.LogRecord) -> bool:
+    """Tell whether a message is for everybody, or for this job."""
+    return _folder.get() in (None, folder)

@@ -36,16 +36,9 @@ class Session:
         device: name of the device, if it is not for the run to choose.
         beside: how many runs go on beside each other in this process, this one included.
         leads: it shows its progress on the console.
-
-    Attributes:
-        saved: the checkpoint that is carried on from, or None.
-        device: that is computed on.
-        record: its ``run.json``.
-        trackers: what watches the run, see ``nst.tracking``, by the names that a checkpoint knows.
-        latest: what they have seen last.
     """
 
-    device: torch.device
+    device: torch.device  # that is computed on
     record: Record
 
     def __init__(
@@ -58,9 +51,9 @@ class Session:
     ) -> None:
         self.job, self.stop, self.beside, self.leads = job, stop, beside, leads
         self.device_name = device or str(job.config.device)
-        self.saved: dict[str, Any] | None = None
-        self.trackers: Mapping[str, Any] = {}
-        self.latest: Any = None
+        self.saved: dict[str, Any] | None = None  # the checkpoint that is carried on from
+        self.trackers: Mapping[str, Any] = {}  # see nst.tracking, by the names that a checkpoint knows
+        self.latest: Any = None  # what they have seen last
         self.done = 0  # steps
         self.began = self.ready = time.perf_counter()
         every = job.config.checkpoint_steps, job.config.checkpoint_seconds
@@ -107,18 +100,14 @@ class Session:
     def begin_record(self) -> None:
         """Begin the record, or go on with it."""
         if self.saved is not None:
-            self.record = Record.carry_on(self.job, self.device, self.saved["step"])
             self.done = self.saved["step"]
+            self.record = Record.carry_on(self.job, self.device, self.done)
         else:
             self.record = Record.begin(self.job, self.device)
 
     @contextlib.contextmanager
     def optimising(self, forget: type[Exception] = Exception) -> Iterator[None]:
-        """Let signals wait for the next step; what goes wrong in the block, but for want of room, voids the checkpoint.
-
-        Args:
-            forget: errors after which another attempt starts from its beginning.
-        """
+        """Let signals wait for the next step; an error to ``forget``, but for want of room, voids the checkpoint."""
         if self.ready == self.began:
             self.ready = time.perf_counter()
         self.stop.hold()
@@ -141,11 +130,7 @@ class Session:
                 tracker.step(snapshot)
 
     def between(self, take_content: Callable[[], dict[str, Any]] | None) -> None:
-        """Save a checkpoint if it is due, and answer a signal.
-
-        Args:
-            take_content: returns what the task needs to carry on, or None where that cannot be had.
-        """
+        """Save a checkpoint of what the task needs to carry on, if it is due and can be had, and answer a signal."""
         if take_content is not None and (self.stop.asked is not None or self.checkpoints.is_due(self.done)):
             with self.checkpoints.saving(self.done):
                 self.save_checkpoint(take_content())
