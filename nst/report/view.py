@@ -75,11 +75,7 @@ class _Shared:
 
 
 def make_view(
-    collection: Collection,
-    pictures: Pictures,
-    place: Place,
-    title: str | None = None,
-    question: str | None = None,
+    collection: Collection, pictures: Pictures, place: Place, title: str | None = None, question: str | None = None
 ) -> dict[str, Any]:
     """Return the view, which the page, the tables and the bundle are made of.
 
