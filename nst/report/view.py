@@ -79,12 +79,7 @@ def make_view(
 ) -> dict[str, Any]:
     """Return the view, which the page, the tables and the bundle are made of.
 
-    Args:
-        collection: the runs.
-        pictures: theirs, from ``draw_pictures``.
-        place: where the report will lie.
-        title: in place of the sweep's own.
-        question: likewise.
+    The pictures are from ``draw_pictures``; a title or question takes the place of the sweep's own.
     """
     runs, sweep = collection.runs, collection.sweep
     axes, inputs = find_axes(collection), find_inputs(runs)
@@ -102,7 +97,16 @@ def make_view(
         "started": sweep.get("started") or min((t for run in runs if (t := run.times.get("started"))), default=None),
         "counts": {status: count for status, count in counts.items() if count},
         "total": len(runs),
-        "axes": [_axis_view(axis) for axis in axes],
+        "axes": [
+            {
+                "key": a.key,
+                "label": a.key,
+                "texts": list(a.texts),
+                "numbers": a.numbers and list(a.numbers),
+                "log": a.log,
+            }
+            for a in axes
+        ],
         "inputs": [image.view(number, thumb) for (number, image), thumb in thumbs],
         "columns": columns,
         "pareto": trade_offs(columns),
@@ -192,10 +196,7 @@ def _command(run: Run) -> str:
 
 
 def _again(collection: Collection) -> list[str]:
-    """Return the commands that run everything anew, in a new folder: one for each time that points were added.
-
-    A command is as it was typed, but for where it wrote.
-    """
+    """Return the commands, as typed, that run everything anew in a new folder: one for each time points were added."""
     grids = [grid for grid in collection.sweep.get("grids", []) if grid]
     if len(grids) > 1:
         return list(dict.fromkeys(map(_in_new_folder, grids)))
