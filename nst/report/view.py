@@ -97,16 +97,7 @@ def make_view(
         "started": sweep.get("started") or min((t for run in runs if (t := run.times.get("started"))), default=None),
         "counts": {status: count for status, count in counts.items() if count},
         "total": len(runs),
-        "axes": [
-            {
-                "key": a.key,
-                "label": a.key,
-                "texts": list(a.texts),
-                "numbers": a.numbers and list(a.numbers),
-                "log": a.log,
-            }
-            for a in axes
-        ],
+        "axes": [_axis_view(axis) for axis in axes],
         "inputs": [image.view(number, thumb) for (number, image), thumb in thumbs],
         "columns": columns,
         "pareto": trade_offs(columns),
