@@ -101,16 +101,10 @@ def without_downloads(config: dict[str, Any]) -> list[str]:
 
 
 def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
-    """Run a plan in a fresh process and wait for it.
+    """Run a plan in a fresh process and wait for it; if ``quiet``, show nothing of it.
 
-    Args:
-        plan: what to run.
-        variables: the recorded ones that change how torch computes; None if they were not recorded.
-        quiet: show nothing of it.
-
-    Raises:
-        ErrorShown: it failed, and said so on the console.
-        UserError: it failed.
+    ``variables`` are the recorded ones that change how torch computes, None if they were not recorded. Raises
+    ErrorShown if it failed, and said so on the console, else UserError.
     """
     environment = dict(os.environ)
     if variables is not None:
@@ -164,12 +158,7 @@ def run_plan(plan: Plan) -> int:
 
 
 def usable_device(name: str, recorded: str) -> str:
-    """Return the device to run on: of the kind that the run was made on, if this machine has one.
-
-    Args:
-        name: that was configured, maybe ``auto``.
-        recorded: that the run was made on.
-    """
+    """Return the device to run on: the configured one, or for ``auto`` one of the recorded kind, if there is any."""
     if name != "auto":
         return name if runtime.device_problem(name) is None else "auto"
     kind = torch.device(recorded).type
