@@ -126,7 +126,7 @@ class _Member:
     ended: Any = None
 
 
-def _go_on(member: _Member, *reply: Any, error: BaseException | None = None) -> None:
+def _resume(member: _Member, *reply: Any, error: BaseException | None = None) -> None:
     """Let a story go on with what it asked for, or with an exception, until it asks again or ends."""
     member.request = None
     try:
@@ -139,7 +139,7 @@ def _go_on(member: _Member, *reply: Any, error: BaseException | None = None) -> 
         member.request = got
 
 
-def tell_together(stories: Sequence[Callable[[], Any]]) -> list[Any]:
+def run_together(stories: Sequence[Callable[[], Any]]) -> list[Any]:
     """Tell stories of pictures that share their configuration, but for what may differ inside a batch.
 
     Args:
@@ -151,18 +151,18 @@ def tell_together(stories: Sequence[Callable[[], Any]]) -> list[Any]:
     members = [_Member(greenlet(story)) for story in stories]
     with runtime.seeded(0), runtime.threads(0):  # put back in the end: the stories end in any order
         for member in members:
-            _go_on(member)
+            _resume(member)
         threads = torch.get_num_threads()
         while waiting := [member for member in members if member.request is not None]:
             try:
                 replies = _answers(waiting)
             except BaseException as error:  # a signal, too, ends them all, each in its own way
                 for member in waiting:
-                    _go_on(member, error=_as_retry(error))
+                    _resume(member, error=_as_retry(error))
                 continue
             for member, reply in zip(waiting, replies, strict=True):
                 if reply is not None:
-                    _go_on(member, reply)
+                    _resume(member, reply)
                     torch.set_num_threads(threads)  # which a story that has ended put back
     return [member.ended for member in members]
 

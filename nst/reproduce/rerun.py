@@ -24,7 +24,7 @@ from nst.errors import UserError
 from nst.runs import resume
 from nst.runs.provenance import VARIABLES
 from nst.runs.record import Job
-from nst.runs.session import Session, live
+from nst.runs.session import Session, run_session
 
 log = logging.getLogger(__name__)
 ROOT = Path(nst.__file__).resolve().parent.parent
@@ -139,7 +139,7 @@ def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
 
 def run_plan(plan: Plan) -> int:
     """Run a plan in this process, with its status on disk from beginning to end; return the exit code."""
-    from nst.job import story_of
+    from nst.job import task_of
 
     _log_to(Path(plan.folder) / "run.log")
     sys.argv[:] = [str(ROOT / "scripts" / "reproduce.py"), *plan.words]
@@ -152,7 +152,7 @@ def run_plan(plan: Plan) -> int:
     job = Job(config, Path(plan.folder), plan.choices, plan.overrides)
     try:
         with runtime.PoliteStop() as stop:
-            return 0 if live(Session(job, stop), story_of(job)) else FAILED
+            return 0 if run_session(Session(job, stop), task_of(job)) else FAILED
     except KeyboardInterrupt:
         return 130
 

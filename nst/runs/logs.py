@@ -8,21 +8,21 @@ from contextvars import ContextVar
 from pathlib import Path
 
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
-_aloud: ContextVar[bool] = ContextVar("aloud", default=True)
+_on_console: ContextVar[bool] = ContextVar("on_console", default=True)
 
 
 @contextlib.contextmanager
-def speaking_for(folder: Path, aloud: bool = True) -> Iterator[None]:
-    """Write the messages of the block to the log of one job only, and if ``aloud`` to the console."""
-    spoke_for, was_aloud = _folder.set(folder), _aloud.set(aloud)
+def logging_for(folder: Path, on_console: bool = True) -> Iterator[None]:
+    """Write the messages of the block to the log of one job only, and if ``on_console`` to the console."""
+    was_for, was_on_console = _folder.set(folder), _on_console.set(on_console)
     try:
         yield
     finally:
-        _folder.reset(spoke_for)
-        _aloud.reset(was_aloud)
+        _folder.reset(was_for)
+        _on_console.reset(was_on_console)
 
 
-def own_files() -> list[logging.Handler]:
+def file_handlers() -> list[logging.Handler]:
     """Return what of the logging that Hydra has just set up for a job writes to files."""
     return [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
 
@@ -37,7 +37,7 @@ def shared(files: Sequence[tuple[Path, logging.Handler]]) -> Iterator[None]:
     before = root.handlers[:]
     console = [handler for handler in before if not isinstance(handler, logging.FileHandler)]
     for handler in console:
-        handler.addFilter(_is_aloud)
+        handler.addFilter(_is_for_console)
     for folder, handler in files:
         handler.addFilter(functools.partial(_concerns, folder))
     root.handlers[:] = [*console, *(handler for _, handler in files)]
@@ -46,13 +46,13 @@ def shared(files: Sequence[tuple[Path, logging.Handler]]) -> Iterator[None]:
     finally:
         root.handlers[:] = before
         for handler in console:
-            handler.removeFilter(_is_aloud)
+            handler.removeFilter(_is_for_console)
         for _, handler in files:
             handler.close()
 
 
-def _is_aloud(record: logging.LogRecord) -> bool:
-    return _aloud.get()
+def _is_for_console(record: logging.LogRecord) -> bool:
+    return _on_console.get()
 
 
 def _concerns(folder: Path, record: logging.LogRecord) -> bool:

@@ -35,7 +35,7 @@ class Session:
         stop: answers signals between two steps.
         device: name of the device, if it is not for the run to choose.
         beside: how many runs go on beside each other in this process, this one included.
-        leads: it shows its progress on the console.
+        shows_progress: it shows its progress on the console.
     """
 
     device: torch.device  # that is computed on
@@ -47,9 +47,9 @@ class Session:
         stop: runtime.PoliteStop,
         device: str | None = None,
         beside: int = 1,
-        leads: bool = True,
+        shows_progress: bool = True,
     ) -> None:
-        self.job, self.stop, self.beside, self.leads = job, stop, beside, leads
+        self.job, self.stop, self.beside, self.shows_progress = job, stop, beside, shows_progress
         self.device_name = device or str(job.config.device)
         self.saved: dict[str, Any] | None = None  # the checkpoint that is carried on from
         self.trackers: Mapping[str, Any] = {}  # see nst.tracking, by the names that a checkpoint knows
@@ -93,9 +93,9 @@ class Session:
         if self.saved is not None:
             checkpoint.restore_random_state(self.saved["random"])
 
-    def aloud(self) -> contextlib.AbstractContextManager[None]:
-        """Let the messages of a block reach the console, whichever run leads."""
-        return logs.speaking_for(self.folder)
+    def on_console(self) -> contextlib.AbstractContextManager[None]:
+        """Let the messages of a block reach the console, whichever run shows_progress."""
+        return logs.logging_for(self.folder)
 
     def begin_record(self) -> None:
         """Begin the record, or go on with it."""
@@ -125,7 +125,7 @@ class Session:
     def see(self, snapshot: Any) -> None:
         """Hand a step to the trackers."""
         self.latest, self.done = snapshot, snapshot.step.index + 1
-        with logs.speaking_for(self.folder, self.leads):
+        with logs.logging_for(self.folder, self.shows_progress):
             for tracker in self.trackers.values():
                 tracker.step(snapshot)
 
@@ -170,7 +170,7 @@ class Session:
         self.close("done")
 
 
-def live(session: Session, story: Callable[[Session], object]) -> bool:
+def run_session(session: Session, story: Callable[[Session], object]) -> bool:
     """Tell a run's story, with its status on disk from beginning to end; return whether it ended well.
 
     Raises:
@@ -179,7 +179,7 @@ def live(session: Session, story: Callable[[Session], object]) -> bool:
     """
     job, started = session.job, timestamp()
     write_status(job.folder, "running", started)
-    with logs.speaking_for(job.folder, session.leads), runtime.seeded(job.config.seed):
+    with logs.logging_for(job.folder, session.shows_progress), runtime.seeded(job.config.seed):
         try:
             story(session)
         except KeyboardInterrupt as error:
@@ -197,7 +197,7 @@ def live(session: Session, story: Callable[[Session], object]) -> bool:
                 error = UserError(f"Code of your own has called sys.exit({error.code!r}). Raise an exception instead.")
             message = describe(error)
             name = f"{job.folder.name}: " if session.beside > 1 else ""
-            with logs.speaking_for(job.folder):
+            with logs.logging_for(job.folder):
                 log.error("%s%s", name, message, exc_info=error)
             ran_out = memory.is_out_of_memory(error)  # seen through what it was raised from
             write_status(job.folder, "out_of_memory" if ran_out else "failed", started, message)

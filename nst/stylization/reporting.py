@@ -61,7 +61,7 @@ class Reporter(Callback):
         precision = runtime.choose_precision(config.precision, session.device)
         engine = losses.describe()
         record.note_computation(precision=precision, engine=engine, tile=str(losses.tile or "none"))
-        with session.aloud():
+        with session.on_console():
             log.info("%s", self._headline(precision, engine))
             if session.saved is None and (warning := rate_too_low(config, space, start)):
                 log.warning("%s", warning)
@@ -96,13 +96,13 @@ class Reporter(Callback):
             if (latest := self.session.latest) is not None:
                 path = self.session.keep("interrupted", latest.image, self.images.shape)
                 at = latest.step.index
-                with self.session.aloud():
+                with self.session.on_console():
                     log.warning("Interrupted at step %d of %d; the picture is in %s", at, self.steps, path)
             raise
         except Diverged as error:
             if error.best is not None:
                 path = self.session.keep("best", self.canvas.decode(error.best).cpu(), self.images.shape)
-                with self.session.aloud():
+                with self.session.on_console():
                     log.warning("The best picture so far is in %s", path)
             raise
 
@@ -132,7 +132,7 @@ class Reporter(Callback):
         seconds = session.seconds(optimisation=outcome.last.seconds)
         session.record.note_result(outcome, latest.values, seconds, peak)
         session.finish()
-        with session.aloud():
+        with session.on_console():
             if warning := has_hardly_moved(session.folder / "metrics.csv"):
                 log.warning("%s", warning)
             log.info("%s in %.1f s: %s", outcome.reason, seconds["total"], result)

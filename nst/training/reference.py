@@ -104,7 +104,7 @@ def paint(
         for place, (name, content) in enumerate(contents.items())
     ]
     with runtime.seeded(config.seed):
-        ended = together.tell_together(stories) if several else [stories[0]()]
+        ended = together.run_together(stories) if several else [stories[0]()]
     for error in (end for end in ended if isinstance(end, BaseException)):
         raise error.__cause__ or error
     pictures = {name: picture for name, (picture, _) in zip(contents, ended, strict=True)}
