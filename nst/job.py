@@ -25,7 +25,7 @@ from nst.runs import checkpoint, launchers, logs, resume, sweep
 from nst.runs.record import Job, write_status
 from nst.runs.session import Session, run_session
 from nst.runtime import memory, torchrun
-from nst.setup.fitting import Fit
+from nst.setup.fitting import MemoryPlan
 from nst.setup.inputs import Inputs
 from nst.stylization.stylize import stylize
 
@@ -171,7 +171,7 @@ def _run(jobs: Sequence[Job]) -> list[Job]:
 def _batch(jobs: Sequence[Job], stop: runtime.PoliteStop) -> list[Job]:
     """Optimise the pictures of several jobs as one batch; each leaves what it would leave alone."""
     with runtime.own_device(jobs[0].config.device) as device:
-        sessions = [Session(job, stop, device, beside=len(jobs), shows_progress=job is jobs[0]) for job in jobs]
+        sessions = [Session(job, stop, device, batch_size=len(jobs), shows_progress=job is jobs[0]) for job in jobs]
         runs = [functools.partial(run_session, session, _stylize_in_batch) for session in sessions]
         ended = together.run_together(runs)
     for signal in (end for end in ended if isinstance(end, KeyboardInterrupt)):
@@ -192,7 +192,7 @@ def _stylize_in_batch(session: Session) -> None:
 
 def _take_targets_stylize_in_batch(
     session: Session, config: DictConfig, network: Backbone, images: Inputs
-) -> tuple[together.Share, Fit]:
+) -> tuple[together.BatchedLoss, MemoryPlan]:
     """Take the targets of a picture of a batch, and note in its run's record with whom it is computed."""
     share, fit = together.take_targets(config, network, images, session.folder.name)
     session.shows_progress = share.place == 0

@@ -36,7 +36,7 @@ multiplied as they stand for a sum, and divided by their sum for a mean. Rates, 
 the space that the pixels are optimised in: network space is the network's own input. Alpha and beta of different
 recipes cannot be compared.
 
-The pictures are chelsea in the manner of swirls (textures: swirls alone), small and cut short, so that a CPU makes them
+The pictures are chelsea in the style of swirls (textures: swirls alone), small and cut short, so that a CPU makes them
 in minutes: 160 to 256 pixels, at most 1000 steps, and **the bundled VGG-16 in place of VGG-19**, with the layers that
 it has ([exactly](images/README.md)). They show what a recipe is like, not how well it does at its own size. Where it
 says "none", the recipe's units belong to weights that were not at hand; the preset downloads them by itself.

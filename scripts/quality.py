@@ -156,7 +156,7 @@ def plot(rows: Sequence[Row], pairs: Sequence[str], path: Path) -> None:
             axes.scatter(row.content, row.style, s=170, facecolor=face, edgecolor=color, alpha=0.9)
             number = str(names.index(row.variant))
             axes.text(row.content, row.style, number, color=ink, fontsize=8, ha="center", va="center")
-        axes.set(title=" in the manner of ".join(Path(name).stem for name in pair.split(",")))
+        axes.set(title=" in the style of ".join(Path(name).stem for name in pair.split(",")))
         axes.set(xlabel="content distance", ylabel="style distance")
         axes.spines[["top", "right"]].set_visible(False)
     legend.axis("off")

@@ -23,7 +23,7 @@ from nst.optimization.state import Callback, Step
 from nst.runs.record import Job
 from nst.runs.session import Session
 from nst.setup import fitting
-from nst.setup.fitting import Fit
+from nst.setup.fitting import MemoryPlan
 from nst.setup.inputs import Inputs, load
 from nst.setup.network import load_network
 from nst.setup.objective import PictureLoss
@@ -51,7 +51,7 @@ class Problem:
     space: PixelSpace
     start: Tensor
     losses: PictureLoss
-    fit: Fit
+    fit: MemoryPlan
 
     @property
     def canvas(self) -> Canvas:

@@ -352,7 +352,7 @@ def _scores(beta: float, chance: random.Random) -> dict[str, float | None]:
 
 
 def _strength(beta: float) -> float:
-    """Share of the style in the picture, 0 to 1, from the weight of its loss."""
+    """BatchedLoss of the style in the picture, 0 to 1, from the weight of its loss."""
     return min(max((math.log10(max(beta, 1e-9)) + 4) / 4, 0.05), 0.95)
 
 

@@ -140,7 +140,7 @@ def apply(session: Session) -> None:
         work = Work(session, painter, sizing, evaluator)
         kind = media.kind_of(str(config.content))
         what = (Path(str(config.content)).name, network.styles_in_words(), network.path.name, device, precision)
-        log.info("%s in the manner of %s, with %s on %s in %s", *what)
+        log.info("%s in the style of %s, with %s on %s in %s", *what)
         runtime.keep_freed_memory()
         with session.optimising():
             painted = {"picture": _picture, "folder": _folder}.get(kind, _clip)(work)

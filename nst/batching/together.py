@@ -1,7 +1,7 @@
-"""Several runs as one batch: each is told as if it were alone, but their losses are computed together.
+"""Several runs as one batch: each goes as if it were alone, but their losses are computed together.
 
-Each run's story goes on in a greenlet until it needs the losses of its picture, and waits there. Once all of them wait,
-the network sees their pictures as one batch, and each story is handed its own losses with their gradient.
+Each run goes on in a greenlet until it needs the losses of its picture, and waits there. Once all of them wait, the
+network sees their pictures as one batch, and each run is handed its own losses with their gradient.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nst.losses.objective import Losses, Shift
 from nst.networks.backbones import Backbone
 from nst.runs.session import Retry
 from nst.setup import fitting
-from nst.setup.fitting import Fit
+from nst.setup.fitting import MemoryPlan
 from nst.setup.inputs import Inputs
 from nst.setup.objective import PictureLoss
 
 
 @dataclass
 class _Targets:
-    """What a story asks for: targets of its images."""
+    """What a run asks for: targets of its images."""
 
     config: DictConfig
     backbone: Backbone
@@ -37,9 +37,9 @@ class _Targets:
 
 @dataclass
 class _Evaluation:
-    """What a story asks for: the losses of its picture, with their gradient unless it follows none."""
+    """What a run asks for: the losses of its picture, with their gradient unless it follows none."""
 
-    share: Share
+    batched: BatchedLoss
     pixels: Tensor
     shift: Shift
     step: int
@@ -61,18 +61,18 @@ class _Batch:
     names: list[str]
 
 
-class Share:
-    """The loss of one picture of a batch, for its story; see ``nst.optimization.state.LossOfPicture``."""
+class BatchedLoss:
+    """The loss of one picture of a batch, for its run; see ``nst.optimization.state.LossOfPicture``."""
 
     def __init__(self, batch: _Batch, place: int) -> None:
         self.batch, self.place, self.tile = batch, place, batch.loss.tile
 
     def __call__(self, pixels: Tensor, shift: Shift, step: int) -> Losses:
-        """Wait until the other stories need their losses, too, and return those of this picture."""
+        """Wait until the other runs need their losses, too, and return those of this picture."""
         has_gradient = torch.is_grad_enabled()
         losses, gradient = _wait(_Evaluation(self, pixels.detach(), shift, step, has_gradient))
         if has_gradient:
-            losses.total = _Known.apply(pixels, losses.total, gradient)
+            losses.total = _PrecomputedGradient.apply(pixels, losses.total, gradient)
         found: Losses = losses
         return found
 
@@ -81,7 +81,7 @@ class Share:
         return self.batch.loss.describe()
 
 
-class _Known(torch.autograd.Function):
+class _PrecomputedGradient(torch.autograd.Function):
     """A total whose gradient is known already."""
 
     @staticmethod
@@ -96,24 +96,26 @@ class _Known(torch.autograd.Function):
 
 
 def _wait(request: _Targets | _Evaluation) -> Any:
-    """Leave a story until what it asks for is there."""
+    """Leave a run until what it asks for is there."""
     parent, had_gradient = getcurrent().parent, torch.is_grad_enabled()
     assert parent is not None
     try:
         return parent.switch(request)
     finally:
-        torch.set_grad_enabled(had_gradient)  # which another story has changed meanwhile
+        torch.set_grad_enabled(had_gradient)  # which another run has changed meanwhile
 
 
-def take_targets(config: DictConfig, network: Backbone, images: Inputs, name: str = "") -> tuple[Share, Fit]:
-    """Take the targets of a picture together with those of the other stories; see ``nst.stylization.stylize``."""
-    found: tuple[Share, Fit] = _wait(_Targets(config, network, images, name))
+def take_targets(
+    config: DictConfig, network: Backbone, images: Inputs, name: str = ""
+) -> tuple[BatchedLoss, MemoryPlan]:
+    """Take the targets of a picture together with those of the other runs; see ``nst.stylization.stylize``."""
+    found: tuple[BatchedLoss, MemoryPlan] = _wait(_Targets(config, network, images, name))
     return found
 
 
 @dataclass
 class _Member:
-    """A story that is being told.
+    """A run on its way.
 
     Attributes:
         greenlet: in which it is.
@@ -127,7 +129,7 @@ class _Member:
 
 
 def _resume(member: _Member, *reply: Any, error: BaseException | None = None) -> None:
-    """Let a story go on with what it asked for, or with an exception, until it asks again or ends."""
+    """Let a run go on with what it asked for, or with an exception, until it asks again or ends."""
     member.request = None
     try:
         got = member.greenlet.switch(*reply) if error is None else member.greenlet.throw(error)
@@ -139,17 +141,17 @@ def _resume(member: _Member, *reply: Any, error: BaseException | None = None) ->
         member.request = got
 
 
-def run_together(stories: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Tell stories of pictures that share their configuration, but for what may differ inside a batch.
+def run_together(runs: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Carry out runs of pictures that share their configuration, but for what may differ inside a batch.
 
     Args:
-        stories: each takes its targets by ``take_targets`` of this module.
+        runs: each takes its targets by ``take_targets`` of this module.
 
     Returns:
-        What each story returned, or the exception that it ended with: ``Retry`` if they could not go on as one batch.
+        What each run returned, or the exception that it ended with: ``Retry`` if they could not go on as one batch.
     """
-    members = [_Member(greenlet(story)) for story in stories]
-    with runtime.seeded(0), runtime.threads(0):  # put back in the end: the stories end in any order
+    members = [_Member(greenlet(run)) for run in runs]
+    with runtime.seeded(0), runtime.threads(0):  # put back in the end: the runs end in any order
         for member in members:
             _resume(member)
         threads = torch.get_num_threads()
@@ -163,7 +165,7 @@ def run_together(stories: Sequence[Callable[[], Any]]) -> list[Any]:
             for member, reply in zip(waiting, replies, strict=True):
                 if reply is not None:
                     _resume(member, reply)
-                    torch.set_num_threads(threads)  # which a story that has ended put back
+                    torch.set_num_threads(threads)  # which a run that has ended put back
     return [member.ended for member in members]
 
 
@@ -176,13 +178,13 @@ def _as_retry(error: BaseException) -> BaseException:
 
 
 def _answers(waiting: Sequence[_Member]) -> list[Any]:
-    """Return what each waiting story asked for; None for those that have to wait for others."""
+    """Return what each waiting run asked for; None for those that have to wait for others."""
     requests = [member.request for member in waiting]
     answers: list[Any] = [None] * len(requests)
     groups: dict[Any, list[int]] = {}
     for index, request in enumerate(requests):
         if isinstance(request, _Evaluation):
-            batch = request.share.batch
+            batch = request.batched.batch
             groups.setdefault((id(batch), request.step if batch.loss.drawing else 0), []).append(index)
     for places in groups.values():
         found = _losses([r for i in places if isinstance(r := requests[i], _Evaluation)])
@@ -193,28 +195,28 @@ def _answers(waiting: Sequence[_Member]) -> list[Any]:
     return answers
 
 
-def _shares(requests: Sequence[_Targets]) -> list[tuple[Share, Fit]]:
+def _shares(requests: Sequence[_Targets]) -> list[tuple[BatchedLoss, MemoryPlan]]:
     """Take the targets of the pictures."""
     inputs = [request.inputs for request in requests]
     if len({one.content.shape for one in inputs}) > 1:
         raise Retry("The pictures have different sizes.")
     loss, fit = fitting.take_targets([request.config for request in requests], requests[0].backbone, inputs)
     batch = _Batch(loss, [torch.zeros_like(one.content) for one in inputs], [request.name for request in requests])
-    return [(Share(batch, place), fit) for place in range(len(inputs))]
+    return [(BatchedLoss(batch, place), fit) for place in range(len(inputs))]
 
 
 def _losses(requests: Sequence[_Evaluation]) -> list[tuple[Losses, Tensor | None]]:
-    """Compute the losses of a batch; the pictures of stories that do not ask count as they were seen last."""
-    batch, step = requests[0].share.batch, requests[0].step
+    """Compute the losses of a batch; the pictures of runs that do not ask count as they were seen last."""
+    batch, step = requests[0].batched.batch, requests[0].step
     shifts = [requests[0].shift] * len(batch.pixels)
     for request in requests:
-        batch.pixels[request.share.place], shifts[request.share.place] = request.pixels, request.shift
+        batch.pixels[request.batched.place], shifts[request.batched.place] = request.pixels, request.shift
     has_gradient = any(request.has_gradient for request in requests)
     pixels = torch.cat(batch.pixels).requires_grad_(has_gradient)
     with torch.set_grad_enabled(has_gradient):
         losses = batch.loss(pixels, shifts[0] if len(set(shifts)) == 1 else tuple(shifts), step)
         gradient = torch.autograd.grad(losses.total.sum(), pixels)[0] if has_gradient else None
-    places = [request.share.place for request in requests]
+    places = [request.batched.place for request in requests]
     return [(_detached(losses.of(p)), None if gradient is None else gradient[p : p + 1]) for p in places]
 
 

@@ -164,7 +164,7 @@ GROUPS = (
 LINE_SEARCH = ("torch.optim.LBFGS", "nst.optimization.optimizers.ScipyLBFGSB")  # what they remember belongs to one size
 
 HELP = """\
-Neural style transfer: paint a content image in the manner of a style image.
+Neural style transfer: paint a content image in the style of a style image.
 
   python run.py                                        one picture from the bundled samples
   python run.py content=photo.jpg style=painting.jpg   your own images

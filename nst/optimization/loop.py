@@ -93,8 +93,8 @@ def _minimize_with_torch(
     pixels.requires_grad_(True)
     variable = _Variable(pixels, options.unit)
     optimizer: Any = make([variable.tensor])
-    rates = options.lr_schedule(optimizer) if options.lr_schedule else None
-    for own, name in ((optimizer, "optimizer"), (rates, "lr_schedule")):
+    scheduler = options.lr_schedule(optimizer) if options.lr_schedule else None
+    for own, name in ((optimizer, "optimizer"), (scheduler, "lr_schedule")):
         if own is not None and state is not None and name in state:
             own.load_state_dict(state[name])
     is_lbfgs = isinstance(optimizer, torch.optim.LBFGS)
@@ -102,10 +102,10 @@ def _minimize_with_torch(
         group["max_iter"] = 1  # one iteration a step; its history carries over, so the path is the same as in one call
 
     def rate() -> float | None:
-        return float(rates.get_last_lr()[0]) if rates else None
+        return float(scheduler.get_last_lr()[0]) if scheduler else None
 
     def own_state() -> State:
-        return {"optimizer": optimizer.state_dict()} | ({"lr_schedule": rates.state_dict()} if rates else {})
+        return {"optimizer": optimizer.state_dict()} | ({"lr_schedule": scheduler.state_dict()} if scheduler else {})
 
     reason = f"all {options.steps} steps done"
     try:
@@ -120,11 +120,11 @@ def _minimize_with_torch(
             is_stuck = is_lbfgs and torch.equal(pixels, evaluation.picture)
             if average and not is_stuck:
                 average.update(pixels)
-            if rates:
-                rates.step()
+            if scheduler:
+                scheduler.step()
             if logged:
                 progress.check()
-            has_settled = descent.has_settled(evaluation.picture, pixels)
+            has_converged = descent.has_converged(evaluation.picture, pixels)
             progress.seconds += time.perf_counter() - started
             if is_stuck:
                 largest = float(pixels.grad.abs().max()) if pixels.grad is not None else 0.0
@@ -132,7 +132,7 @@ def _minimize_with_torch(
                 break
             descent.callback.step(replace(evaluation.step, seconds=progress.seconds, logged=logged, rate=step_rate))
             progress.step = index + 1
-            if has_settled:
+            if has_converged:
                 reason = f"step {index + 1} changed the picture by less than stop_change={options.stop_change:g}"
                 break
             descent.callback.between(lambda: descent.state() | own_state())

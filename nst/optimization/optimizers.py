@@ -80,7 +80,7 @@ class ScipyLBFGSB:
                     "gtol": self.gtol,
                 },
             )
-            if path.has_settled:
+            if path.has_converged:
                 return f"step {progress.step} changed the picture by less than stop_change={options.stop_change:g}"
             message = result.message if isinstance(result.message, str) else result.message.decode()
             if result.success or progress.step == path.begin:
@@ -101,7 +101,7 @@ class _Path:
     """
 
     def __init__(self, descent: Descent, state: State | None) -> None:
-        self.descent, self.begin, self.has_settled = descent, descent.progress.step, False
+        self.descent, self.begin, self.has_converged = descent, descent.progress.step, False
         self.current: Step | None = None
         self.pending: Step | None = None
         if state is not None and "pending" in state:
@@ -140,9 +140,9 @@ class _Path:
     def iteration(self, flat: np.ndarray) -> None:
         assert self.current is not None
         self.descent.progress.step += 1
-        self.has_settled = self.descent.has_settled(self.descent.pixels, self.current.pixels)
+        self.has_converged = self.descent.has_converged(self.descent.pixels, self.current.pixels)
         self.accept()
-        if self.has_settled:
+        if self.has_converged:
             raise StopIteration
 
     def accept(self) -> None:

@@ -258,7 +258,7 @@ class Descent:
         average = {"average": self.average.state()} if self.average else {}
         return {"pixels": pixels, "shifts": shifts, "progress": self.progress.state(), **average}
 
-    def has_settled(self, before: Tensor, after: Tensor) -> bool:
+    def has_converged(self, before: Tensor, after: Tensor) -> bool:
         """Tell whether a step changed the picture too little to go on."""
         if not self.options.stop_change:
             return False

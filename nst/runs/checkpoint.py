@@ -116,7 +116,7 @@ def load(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def to_carry_on_from(folder: Path) -> dict[str, Any] | None:
+def load_usable(folder: Path) -> dict[str, Any] | None:
     """Return a run's checkpoint, if there is one, and a record, and the files that the trackers go on with."""
     if "machine" not in resume.read(folder / "run.json"):
         return None  # a checkpoint of what, if not of a record?

@@ -1,4 +1,7 @@
-"""Carrying on with a run or a sweep: what was typed, what may not have changed, and where a run stands."""
+"""Which command line resumes a run or a sweep, what may not have changed, and where a run stands.
+
+What a checkpoint holds is read in ``nst.runs.checkpoint``, and restored in ``nst.optimization``.
+"""
 
 import contextlib
 import json

@@ -34,7 +34,7 @@ class Session:
         job: what is asked for.
         stop: answers signals between two steps.
         device: name of the device, if it is not for the run to choose.
-        beside: how many runs go on beside each other in this process, this one included.
+        batch_size: how many runs go as one batch, this one included.
         shows_progress: it shows its progress on the console.
     """
 
@@ -46,10 +46,10 @@ class Session:
         job: Job,
         stop: runtime.PoliteStop,
         device: str | None = None,
-        beside: int = 1,
+        batch_size: int = 1,
         shows_progress: bool = True,
     ) -> None:
-        self.job, self.stop, self.beside, self.shows_progress = job, stop, beside, shows_progress
+        self.job, self.stop, self.batch_size, self.shows_progress = job, stop, batch_size, shows_progress
         self.device_name = device or str(job.config.device)
         self.saved: dict[str, Any] | None = None  # the checkpoint that is carried on from
         self.trackers: Mapping[str, Any] = {}  # see nst.tracking, by the names that a checkpoint knows
@@ -57,7 +57,7 @@ class Session:
         self.done = 0  # steps
         self.began = self.ready = time.perf_counter()
         every = job.config.checkpoint_steps, job.config.checkpoint_seconds
-        self.checkpoints = checkpoint.Checkpoints(*every, share=checkpoint.LARGEST_SHARE / beside)
+        self.checkpoints = checkpoint.Checkpoints(*every, share=checkpoint.LARGEST_SHARE / batch_size)
 
     @property
     def config(self) -> DictConfig:
@@ -83,9 +83,9 @@ class Session:
             self.device = runtime.prepare(name, precision or self.config.precision)
             yield self.device
 
-    def carry_on(self) -> dict[str, Any]:
+    def load_checkpoint(self) -> dict[str, Any]:
         """Look for a checkpoint to carry on from, and return what is in it; empty if there is none."""
-        self.saved = checkpoint.to_carry_on_from(self.folder)
+        self.saved = checkpoint.load_usable(self.folder)
         return self.saved or {}
 
     def restore_random_state(self) -> None:
@@ -170,8 +170,8 @@ class Session:
         self.close("done")
 
 
-def run_session(session: Session, story: Callable[[Session], object]) -> bool:
-    """Tell a run's story, with its status on disk from beginning to end; return whether it ended well.
+def run_session(session: Session, task: Callable[[Session], object]) -> bool:
+    """Carry out a run, with its status on disk from beginning to end; return whether it ended well.
 
     Raises:
         Retry: it is to be begun again.
@@ -181,7 +181,7 @@ def run_session(session: Session, story: Callable[[Session], object]) -> bool:
     write_status(job.folder, "running", started)
     with logs.logging_for(job.folder, session.shows_progress), runtime.seeded(job.config.seed):
         try:
-            story(session)
+            task(session)
         except KeyboardInterrupt as error:
             session.close("interrupted")
             write_status(job.folder, "interrupted", started, str(error))
@@ -196,7 +196,7 @@ def run_session(session: Session, story: Callable[[Session], object]) -> bool:
             if isinstance(error, SystemExit):
                 error = UserError(f"Code of your own has called sys.exit({error.code!r}). Raise an exception instead.")
             message = describe(error)
-            name = f"{job.folder.name}: " if session.beside > 1 else ""
+            name = f"{job.folder.name}: " if session.batch_size > 1 else ""
             with logs.logging_for(job.folder):
                 log.error("%s%s", name, message, exc_info=error)
             ran_out = memory.is_out_of_memory(error)  # seen through what it was raised from

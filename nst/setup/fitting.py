@@ -30,7 +30,7 @@ class OutOfMemory(UserError):
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryPlan:
     """How a batch fits into the memory.
 
     Attributes:
@@ -55,7 +55,7 @@ class Fit:
             raise OutOfMemory(f"Out of memory. {advice}") from error
 
 
-def fit_into_memory(config: DictConfig, backbone: Backbone, inputs: Inputs, pictures: int = 1) -> Fit:
+def plan_memory(config: DictConfig, backbone: Backbone, inputs: Inputs, pictures: int = 1) -> MemoryPlan:
     """Estimate what a batch will need, and choose the tile: as large as fits, if ``tile=auto`` and the whole does not.
 
     If nothing fits, there is a warning.
@@ -75,7 +75,7 @@ def fit_into_memory(config: DictConfig, backbone: Backbone, inputs: Inputs, pict
         forget()
         free = memory.free_bytes(device)
     if need is None or free is None or need.further <= free:
-        return Fit(need, tile)
+        return MemoryPlan(need, tile)
     if config.tile == "auto" and obstacle is None:
         for smaller in (side for side in TILES if side < max(inputs.content.shape[2:])):
             tiled = of_images(estimate_memory(config, backbone, inputs, smaller), pictures)
@@ -85,13 +85,13 @@ def fit_into_memory(config: DictConfig, backbone: Backbone, inputs: Inputs, pict
                     "pixels, with the same gradient",
                     *(memory.amount(need.further), memory.amount(free), smaller),
                 )
-                return Fit(tiled, smaller)
+                return MemoryPlan(tiled, smaller)
     elif config.tile == "auto":
         log.info("The picture is not computed in tiles: %s", obstacle)
     advice = estimate.advice(need, free, config.size, "fewer images at once" if pictures > 1 else "a smaller backbone")
     if advice:
         log.warning("%s", advice)
-    return Fit(need, tile, advice)
+    return MemoryPlan(need, tile, advice)
 
 
 def forget() -> None:
@@ -105,14 +105,14 @@ def forget() -> None:
 
 def take_targets(
     configs: Sequence[DictConfig], backbone: Backbone, inputs: Sequence[Inputs]
-) -> tuple[PictureLoss, Fit]:
+) -> tuple[PictureLoss, MemoryPlan]:
     """Take the targets of one picture or of several that are computed as one batch; return their loss.
 
     Raises:
         Retry: the pictures cannot be put together.
         OutOfMemory: they do not fit.
     """
-    fit = fit_into_memory(configs[0], backbone, inputs[0], len(configs))
+    fit = plan_memory(configs[0], backbone, inputs[0], len(configs))
     with fit.explained():
         return PictureLoss(configs, backbone, inputs, fit.tile), fit
 

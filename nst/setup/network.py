@@ -17,7 +17,7 @@ from nst.losses.functional import at_least_float32
 from nst.networks import backbones
 from nst.networks.backbones import Backbone
 from nst.setup.layers import inspected_layers, layer_weights
-from nst.setup.objective import KINDS, kept
+from nst.setup.objective import KINDS, cached
 
 _networks: LRUCache[Hashable, Backbone] = LRUCache(2)  # between the runs of a process
 OWN = "nst.networks.backbones.load"
@@ -82,5 +82,5 @@ def _network(config: DictConfig, layers: list[str], device: torch.device) -> Bac
     version = [file.stat().st_mtime_ns, file.stat().st_size] if file is not None else None
     node: Any = OmegaConf.to_container(config.backbone, resolve=True)
     key = json.dumps([node, version, layers, config.pooling, str(dtype), str(device)], sort_keys=True)
-    found: Backbone = kept(_networks, key, build)
+    found: Backbone = cached(_networks, key, build)
     return found

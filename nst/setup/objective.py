@@ -44,7 +44,7 @@ def forget() -> None:
     _targets.clear()
 
 
-class Targeted(LossOfPicture, Protocol):
+class LossWithTargets(LossOfPicture, Protocol):
     """A loss that has taken its targets.
 
     Attributes:
@@ -148,7 +148,7 @@ class PictureLoss:
         # others are for this run only: a rehearsal, or losses that may draw numbers or remember
         store, which = (_targets, self._identity(image)) if is_shared else (self._own, picture)
         key = self.engine, *about, which, shift
-        return cast(dict[str, Any], kept(store, key, lambda: self._take(image, term, shift)))
+        return cast(dict[str, Any], cached(store, key, lambda: self._take(image, term, shift)))
 
     def _request_content(self, shift: Roll) -> dict[str, LossRequest]:
         shifts, found = _of_each(shift, len(self.configs)), []
@@ -184,11 +184,11 @@ def _engine(config: DictConfig, backbone: Backbone, dtype: torch.dtype, tile: in
     key = config.engine, backbone, dtype, tile, config.compile, torch.backends.cuda.matmul.allow_tf32
     if key not in _engines and len(_engines) == _engines.maxsize:
         _targets.clear()  # some are of the engine that has to go
-    found: engines.Engine = kept(_engines, key, make)
+    found: engines.Engine = cached(_engines, key, make)
     return found
 
 
-def kept(cache: LRUCache[Hashable, Any], key: Hashable, make: Callable[[], Any]) -> Any:
+def cached(cache: LRUCache[Hashable, Any], key: Hashable, make: Callable[[], Any]) -> Any:
     """Return what a cache holds under a key; make it if there is nothing."""
     if key not in cache:
         made = make()

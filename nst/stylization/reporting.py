@@ -18,10 +18,10 @@ from nst.optimization import schedule
 from nst.optimization.loop import Outcome
 from nst.optimization.state import Callback, Diverged, State, Step
 from nst.runs.session import Session
-from nst.setup.estimate import Need
+from nst.setup.fitting import MemoryPlan
 from nst.setup.inputs import Inputs
 from nst.setup.network import inspected_maps
-from nst.setup.objective import Targeted
+from nst.setup.objective import LossWithTargets
 from nst.tracking import Snapshot, watchers
 from nst.tracking.inside import Inside
 
@@ -46,14 +46,14 @@ class Reporter(Callback):
         self.steps = schedule.total_steps(session.config)
         self.scale, self.scale_began = 0, 0
 
-    def begin(self, losses: Targeted, need: Need | None, space: PixelSpace, start: Tensor) -> None:
+    def begin(self, losses: LossWithTargets, memory: MemoryPlan, space: PixelSpace, start: Tensor) -> None:
         """Note how the run is computed, say so, and begin to track it."""
         session, record, config = self.session, self.session.record, self.config
         height, width = self.images.content.shape[2:]
         width, height = self.images.shape or (width, height)  # a squeezed picture is saved at its own shape
         record.note(
             evaluator={"name": self.evaluator.name, **self.evaluator.settings} if self.evaluator else None,
-            memory_estimate_bytes=need.total if need else None,
+            memory_estimate_bytes=memory.need.total if memory.need else None,
             size={"width": width, "height": height},
         )
         if len(plan := schedule.scales(config)) > 1 and "scales" not in record.facts:
@@ -143,13 +143,13 @@ class Reporter(Callback):
         session, config = self.session, self.config
         height, width = self.images.content.shape[2:]
         scales = len(schedule.scales(config))
-        name = f"{session.folder.name}: " if session.beside > 1 else ""
+        name = f"{session.folder.name}: " if session.batch_size > 1 else ""
         size = f"{width} x {height} pixels" + (f" in {scales} scales" if scales > 1 else "")
         begin = f", carried on from step {session.saved['step']}" if session.saved else ""
         styles = ", ".join(Path(style.image).name for style in configuration.styles(config))
         chosen = ", ".join(session.job.choices[g] for g in ("backbone", "optimizer") if g in session.job.choices)
         return (
-            f"{name}{Path(str(config.content)).name} in the manner of {styles}: {size}, {chosen}, {self.steps} steps "
+            f"{name}{Path(str(config.content)).name} in the style of {styles}: {size}, {chosen}, {self.steps} steps "
             f"on {session.device} in {precision} ({engine}){begin}"
         )
 

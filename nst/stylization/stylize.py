@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -15,10 +16,10 @@ from nst.optimization.state import Options, at_size
 from nst.runs.session import Session
 from nst.setup import fitting
 from nst.setup.check import check
-from nst.setup.fitting import Fit
+from nst.setup.fitting import MemoryPlan
 from nst.setup.inputs import Inputs, load
 from nst.setup.network import load_network
-from nst.setup.objective import Targeted
+from nst.setup.objective import LossWithTargets
 from nst.setup.start import start
 from nst.stylization.reporting import Reporter
 
@@ -26,12 +27,12 @@ log = logging.getLogger(__name__)
 LARGE = 2048  # pixels from which on it takes a while until the first step
 
 
-def take_targets(config: DictConfig, network: Backbone, images: Inputs) -> tuple[Targeted, Fit]:
+def take_targets(config: DictConfig, network: Backbone, images: Inputs) -> tuple[LossWithTargets, MemoryPlan]:
     """Take content and style targets; return the loss of a picture, and how it fits into the memory."""
     return fitting.take_targets([config], network, [images])
 
 
-TakeTargets = Callable[[DictConfig, Backbone, Inputs], tuple[Targeted, Fit]]
+TakeTargets = Callable[[DictConfig, Backbone, Inputs], tuple[LossWithTargets, MemoryPlan]]
 
 
 def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
@@ -47,7 +48,7 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
     """
     config, scales = session.config, schedule.scales(session.config)
     check(config)
-    saved = session.carry_on()
+    saved = session.load_checkpoint()
     if scales[-1].size >= LARGE:
         log.info("Reading images of %d pixels and their targets; that takes a while ...", scales[-1].size)
     with session.computing() as device:
@@ -56,37 +57,41 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
         reporter = Reporter(session, images)
         network = load_network(config, device)
         session.record.note_weights(getattr(network, "source", None))
-        largest = schedule.at(config, -1)
-        whole = fitting.fit_into_memory(largest, network, images, session.beside) if len(scales) > 1 else None
+        tile = memory = None
+        if len(scales) > 1:  # the largest scale decides for all
+            memory = fitting.plan_memory(schedule.at(config, -1), network, images, session.batch_size)
+            tile = str(memory.tile or "none")
 
         state, outcome, begin = saved.get("descent"), None, saved.get("begin", 0)
         for number in range(saved.get("scale", 0), len(scales)):
             is_last = number == len(scales) - 1
             config = schedule.at(session.config, number)
-            config.tile = str(whole.tile or "none") if whole else config.tile  # the largest scale decides for all
+            config.tile = tile or config.tile
             inputs = images if is_last else load(config, device)
-            picture = inputs.content if number else start(config, inputs, network)
             with runtime.seeded(config.seed):  # so that losses that draw do not depend on where a run is carried on
-                losses, fit = take_targets(config, network, inputs)
+                losses, plan = take_targets(config, network, inputs)
             space = PixelSpace(config.pixel_space, network.preprocessing)
+            if number == 0:
+                picture = start(config, inputs, network)
+            else:  # of which only the size counts: the pixels come with the state, from the scale before
+                picture = torch.empty_like(inputs.content)
             options = options_of(config, space, picture, begin + scales[number].steps, is_last)
-            if outcome is None:
-                reporter.begin(losses, (whole or fit).need, space, picture)
+            if outcome is None:  # the first scale, or the one at which the checkpoint was saved
+                reporter.begin(losses, memory or plan, space, picture)
                 session.restore_random_state()
-            else:  # the picture of the scale before, enlarged
-                log.info("Scale %d: %d x %d pixels, from step %d", number + 1, *picture.shape[:1:-1], begin)
-                state = at_size(
-                    outcome.state, (picture.shape[2], picture.shape[3]), options, schedule.carries(session.config)
-                )
+            else:
+                height, width = picture.shape[2:]
+                log.info("Scale %d: %d x %d pixels, from step %d", number + 1, width, height, begin)
+                state = at_size(outcome.state, (height, width), options, schedule.carries(session.config))
                 del outcome  # and with it what L-BFGS remembers
             reporter.at_scale(number, begin, inputs.canvas(space))
             optimizer = configuration.build(config.optimizer)
-            with session.optimising(), fit.explained(), reporter.keeping_what_there_is():
+            with session.optimising(), plan.explained(), reporter.keeping_what_there_is():
                 outcome = optimize(picture, losses, optimizer, options, callback=reporter, state=state)
             reporter.end_scale(outcome)
             begin = outcome.last.index
             del losses  # and with it the targets, of which the next scale has larger ones
-        reporter.finish(outcome)
+        reporter.finish(outcome)  # saves the picture, scores and records it
 
 
 def options_of(config: DictConfig, space: PixelSpace, picture: Tensor, end: int, is_last: bool = True) -> Options:

@@ -49,7 +49,10 @@ class Tracker:
         """See one step; the first is the start, the last has ``snapshot.step.last``."""
 
     def position(self) -> Any:
-        """Put on disk what was seen so far; return, as plain values, what is needed to carry on from here."""
+        """Put on disk what was seen so far; return what is needed to carry on from here, in plain values.
+
+        A run that is resumed hands it back when the tracker is made; see ``nst.tracking.watchers``.
+        """
 
     def close(self, status: str) -> None:
         """End, whatever happened: ``done``, ``failed`` or ``interrupted``."""

@@ -118,7 +118,7 @@ def train(session: Session) -> None:
     with process_group(session.device_name) as group:
         session.job, session.device_name = replace(session.job, folder=group.broadcast(session.folder)), group.device
         if group.writes:
-            session.carry_on()
+            session.load_checkpoint()
         if group.broadcast(session.saved is not None) and session.saved is None:
             session.saved = checkpoint.load(session.folder)
         with session.computing(), _memory_explained():
@@ -188,21 +188,21 @@ class _Descent:
         self.training = training
         self.trained = [parameter for parameter in training.network.parameters() if parameter.requires_grad]
         self.optimizer: torch.optim.Optimizer = configuration.build(config.optimizer)(self.trained)
-        rates = configuration.build(schedule.with_length(config.lr_schedule, int(config.steps)))
-        self.rates = rates(self.optimizer) if rates is not None else None
+        scheduler = configuration.build(schedule.with_length(config.lr_schedule, int(config.steps)))
+        self.scheduler = scheduler(self.optimizer) if scheduler is not None else None
         self.begin, self.seconds = saved.get("step", 0), saved.get("seconds", 0.0)
         self.best: dict[str, Tensor] | None = None
         if saved:
             training.network.load_state_dict(saved["network"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            if self.rates is not None:
-                self.rates.load_state_dict(saved["lr_schedule"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(saved["lr_schedule"])
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs to know."""
-        rates = {"lr_schedule": self.rates.state_dict()} if self.rates is not None else {}
+        scheduler = {"lr_schedule": self.scheduler.state_dict()} if self.scheduler is not None else {}
         network, optimizer = self.training.network.state_dict(), self.optimizer.state_dict()
-        return {"network": network, "optimizer": optimizer, **rates, "seconds": self.seconds}
+        return {"network": network, "optimizer": optimizer, **scheduler, "seconds": self.seconds}
 
     def compute(self, network: nn.Module, items: list[Any], step: int, last: bool, logged: bool) -> tuple[Losses, int]:
         """Return the losses of a step and the signal asked for; their gradient is computed if an update follows."""
@@ -234,8 +234,8 @@ class _Descent:
         """Update the weights."""
         started = time.perf_counter()
         self.optimizer.step()
-        if self.rates is not None:
-            self.rates.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
         self.seconds += time.perf_counter() - started
 
 
@@ -257,7 +257,7 @@ def _optimise(training: Training) -> Outcome:
                 network = trainee if not last else training.network
                 losses, asked = descent.compute(network, next(items), step, last, logged)
                 if logged or group.writes:
-                    rate = descent.optimizer.param_groups[0]["lr"] if descent.rates is not None else None
+                    rate = descent.optimizer.param_groups[0]["lr"] if descent.scheduler is not None else None
                     mean = _mean(losses, group if logged else None)
                     nothing = training.inputs.content.new_empty(0)
                     now = Step(step, step + 1, mean, nothing, descent.seconds, last=last, rate=rate, logged=logged)

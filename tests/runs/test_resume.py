@@ -128,16 +128,16 @@ def test_no_bit_of_what_is_carried_on_from_can_flip_unseen(tmp_path: Path, damag
         "generator": b"\x01\x02",
     }
     checkpoint.save(tmp_path, {"step": 3, "descent": state, "trackers": positions})
-    assert checkpoint.to_carry_on_from(tmp_path) is not None
+    assert checkpoint.load_usable(tmp_path) is not None
     whole = (tmp_path / damaged).read_bytes()
     kept = 380 if damaged == "metrics.csv" else len(whole)
     for place in rng.choice(kept * 8, size=200, replace=False):
         bits = bytearray(whole)
         bits[place // 8] ^= 1 << place % 8
         (tmp_path / damaged).write_bytes(bits)
-        assert checkpoint.to_carry_on_from(tmp_path) is None, place
+        assert checkpoint.load_usable(tmp_path) is None, place
     (tmp_path / damaged).write_bytes(whole)
-    assert checkpoint.to_carry_on_from(tmp_path) is not None
+    assert checkpoint.load_usable(tmp_path) is not None
 
 
 def test_a_checkpoint_from_before_there_were_checksums_is_carried_on_from(tmp_path: Path) -> None:

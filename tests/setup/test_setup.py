@@ -106,11 +106,11 @@ def test_tf32_has_targets_of_its_own(monkeypatch):
 def test_what_is_kept_longest_unused_goes_and_what_is_too_large_is_not_kept():
     cache = LRUCache(10, len)
     for name in ("aaaa", "bbbb"):
-        assert objective.kept(cache, name, lambda name=name: name) == name
-    objective.kept(cache, "aaaa", lambda: pytest.fail("it is kept"))
-    objective.kept(cache, "cccc", lambda: "cccc")
+        assert objective.cached(cache, name, lambda name=name: name) == name
+    objective.cached(cache, "aaaa", lambda: pytest.fail("it is kept"))
+    objective.cached(cache, "cccc", lambda: "cccc")
     assert set(cache) == {"aaaa", "cccc"}  # b was used longest ago
-    assert objective.kept(cache, "large", lambda: "x" * 99) == "x" * 99
+    assert objective.cached(cache, "large", lambda: "x" * 99) == "x" * 99
     assert set(cache) == {"aaaa", "cccc"}
 
 
