@@ -237,15 +237,16 @@ def read_source(root: Path) -> Source:
 
 def _diff(git: _Git) -> tuple[bytes, str]:
     """Return the patch from the commit to the files as they are, new ones included, and what it leaves out."""
-    changed = _names(git("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--relative", "HEAD", "--", "."))
-    fresh = _names(git("ls-files", "--others", "--exclude-standard", "-z", "--", *SOURCES))
+    form = ["--name-only", "-z", "--no-renames", "--no-ext-diff", "--relative", "HEAD", "--", "."]
+    changed = _names(git("diff", *form))
+    fresh = _names(git(*["ls-files", "--others", "--exclude-standard", "-z", "--"], *SOURCES))
     large = sorted(name for name in {*changed, *fresh} if _size(git.root / name) > LARGEST_DIFF)
     if added := sorted(set(fresh) - set(large)):
         listed = b"\0".join(os.fsencode(f":(literal){name}") for name in added)
         git("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", given=listed)
     form = ["--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--no-relative"]
-    form += ["--src-prefix=a/", "--dst-prefix=b/", "--submodule=short"]
-    diff = git("diff", *form, "HEAD", "--", ".", *(f":(exclude,literal){name}" for name in large))
+    form += ["--src-prefix=a/", "--dst-prefix=b/", "--submodule=short", "HEAD", "--", "."]
+    diff = git("diff", *form, *(f":(exclude,literal){name}" for name in large))
     notes = [f"The diff leaves out {name}, which has more than {LARGEST_DIFF:,} bytes." for name in large]
     if len(diff) > LARGEST_DIFF:
         diff = diff[: diff.rfind(b"\ndiff --git ", 0, LARGEST_DIFF) + 1]
