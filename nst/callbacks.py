@@ -3,8 +3,6 @@
 It stands above the tasks, whose checks it calls, and needs no torch until there is something to check.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex
@@ -65,7 +63,7 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     calls = resume.command_lines(typed)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return calls
-    from nst.training.distributed import arguments_of_rank  # here, since it needs torch
+    from nst.runtime.torchrun import arguments_of_rank  # here, since its package needs torch
 
     return [arguments_of_rank(arguments) for arguments in calls]
 

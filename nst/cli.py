@@ -1,7 +1,5 @@
 """The command line's manners: one message for a user's mistake, a non-zero exit, and no traceback."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import logging

@@ -1,7 +1,5 @@
 """Mistakes a user can mend, told in one message that says what to do."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

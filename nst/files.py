@@ -1,7 +1,5 @@
 """Writing files so that a crash, a full disk or a killed process never leaves half of one under its final name."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """One job under Hydra: claimed, run or carried on with, and its status on disk whatever happens."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gc
@@ -25,7 +23,7 @@ from nst.files import claim, remove_leftovers
 from nst.runs import checkpoint, launchers, logs, resume, sweep
 from nst.runs.record import Job, write_status
 from nst.runs.session import Session, live
-from nst.runtime import memory
+from nst.runtime import memory, torchrun
 from nst.stylization.stylize import stylize
 
 log = logging.getLogger(__name__)
@@ -70,11 +68,11 @@ def _helps(job: Job) -> bool:
     Raises:
         UserError: there is nothing to help with.
     """
-    from nst.training import distributed, train
+    from nst.training import train
 
-    if job.config.task != "train" and distributed.world_size() > 1:
+    if job.config.task != "train" and torchrun.world_size() > 1:
         raise UserError(f"torchrun is for task=train; task={job.config.task} runs in one process: python run.py ...")
-    if distributed.rank() == 0:
+    if torchrun.rank() == 0:
         return False
     with runtime.PoliteStop() as stop, runtime.seeded(job.config.seed):
         train.train(Session(job, stop))

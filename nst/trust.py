@@ -4,8 +4,6 @@ Runs, bundles and networks are passed on. Nothing that they say makes this machi
 their folder is read but a file whose SHA-256 they know.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -26,11 +26,12 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from nst import transformers
+    from nst.runs.resume import NETWORK_FILE
     from nst.transformers import onnx
 
     onnx.refuse_missing_packages()
     path: Path = arguments.network.expanduser()
-    path = path / "network.safetensors" if path.is_dir() else path
+    path = path / NETWORK_FILE if path.is_dir() else path
     output = (arguments.output or path.with_suffix(".onnx")).expanduser()
     if output.suffix != ".onnx":
         raise UserError(f"--output {output}: the name must end in .onnx.")

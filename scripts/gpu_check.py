@@ -3,7 +3,7 @@
     python scripts/gpu_check.py [--out docs/gpu.md]
 
 The tests of tests/engines/test_cuda.py; the same run with and without CUDA graphs; bytes twice; what a batch gains; the
-speed of a step by engine and size. Each part is begun with what is left of the time, and one that fails is told and passed.
+speed of a step by engine and size. Each part is begun with what is left of the time; one that fails is told and passed.
 """
 
 from __future__ import annotations

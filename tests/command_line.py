@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,26 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
     assert "Traceback" not in text
     assert text.count("Error:") == 1, text
     return text
+
+
+def limit_files(size: int) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def wait_for_steps(folder: Path) -> None:
+    for _ in range(600):
+        metrics = folder / "metrics.csv"
+        if metrics.exists() and metrics.read_text().count("\n") > 3:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the run did not get going")
+
+
+def own_loss(folder: Path, code: str) -> tuple[str, ...]:
+    """Write a style loss of one's own, class ``Own``; returns what chooses it."""
+    (folder / "style_loss").mkdir()
+    (folder / "style_loss" / "own.yaml").write_text("_target_: own.Own\n", encoding="utf-8")
+    (folder / "own.py").write_text(code, encoding="utf-8")
+    return ("--config-dir", str(folder), "style_loss=own", "layers.style=[conv1]", *TINY)

@@ -30,11 +30,10 @@ class Animation(Clip):
 
     per_segment, suffix, segment_suffix = 1, ".gif", ".png"
 
-    def __init__(self, path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> None:
-        super().__init__(path, background)
+    def __post_init__(self) -> None:
         self.durations: list[int] = []
         try:
-            with decoding.opened(path) as file:
+            with decoding.opened(self.path) as file:
                 self.frames, self.loop = getattr(file, "n_frames", 1), file.info.get("loop")
                 if file.format in PLAYS and self.loop:  # a GIF says how often it is repeated after the first time
                     self.loop = self.loop - 1 or None

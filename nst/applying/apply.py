@@ -1,7 +1,5 @@
 """The story of ``task=apply``: load the network, paint, save, score, record."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import shutil

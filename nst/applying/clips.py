@@ -4,12 +4,11 @@ A clip is read frame by frame and painted in segments: files in the run's folder
 that a run that was killed goes on after the last of them. When all are there, they are joined to one file.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from PIL import Image
@@ -29,6 +28,7 @@ class Segment(Protocol):
         """
 
 
+@dataclass
 class Clip(ABC):
     """An animation or a video.
 
@@ -47,15 +47,14 @@ class Clip(ABC):
         UserError: it cannot be read.
     """
 
-    per_segment: int
-    suffix: str
-    segment_suffix: str
-
-    def __init__(self, path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> None:
-        self.path, self.background = path, background
-        self.frames: int | None = None
-        self.facts: dict[str, Any] = {}
-        self.notes: list[str] = []
+    path: Path
+    background: tuple[int, int, int] = (255, 255, 255)
+    frames: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    per_segment: ClassVar[int]
+    suffix: ClassVar[str]
+    segment_suffix: ClassVar[str]
 
     @abstractmethod
     def read(self) -> Iterator[Image.Image]:

@@ -1,7 +1,5 @@
 """The contact sheet of a folder: each photograph above its painting, with its name."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What can be painted: pictures, folders of them, and clips (animated GIFs and the like, videos)."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import Counter
@@ -22,10 +20,8 @@ from nst.images import decoding, rgb
 from nst.transformers.layers import SMALLEST
 
 ANIMATED = ("GIF", "PNG", "WEBP")  # other formats hold several pictures for other reasons: pages, two eyes
-VIDEOS = (
-    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
-    *(".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-)  # suffixes of files that are not even tried as pictures
+# Suffixes of files that are not even tried as pictures.
+VIDEOS = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv"
 log = logging.getLogger(__name__)
 
 
@@ -75,7 +71,7 @@ def kind_of(name: str) -> str:
     if is_folder(name):
         return "folder"
     path = rgb.locate(name)
-    if path.suffix.lower() in VIDEOS:
+    if path.suffix.lower() in VIDEOS.split():
         return "video"
     try:
         with decoding.opened(path) as file:

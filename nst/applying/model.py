@@ -1,7 +1,6 @@
 """The network to paint with: its file, its styles and how they are blended."""
 
-from __future__ import annotations
-
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from nst.images import rgb
 from nst.runs import provenance, resume
 from nst.samples import FOLDER, samples
 
-LARGEST_STYLE = 512  # pixels of its long side at which a style that is not trained for is looked at
+LARGEST_STYLE = 512  # pixels of its long side, at most, at which a style that is not trained for is looked at
 HOW_TO_TRAIN = "Train one: python run.py task=train style=painting.jpg; it leaves network.safetensors in its folder."
 
 
@@ -84,9 +83,7 @@ def find(name: str) -> Path:
         UserError: there is none.
     """
     path = typed_path(name)
-    if path.is_dir():
-        path = path / resume.NETWORK_FILE
-    found = existing_file(str(path))
+    found = existing_file(str(path / resume.NETWORK_FILE if path.is_dir() else path))
     if found is None:
         raise UserError(f"model={name}: there is no such file (looked in {Path.cwd()}). {HOW_TO_TRAIN}")
     return found
@@ -110,25 +107,17 @@ def load(config: DictConfig) -> Model:
 
 
 def _take_styles(network: nn.Module, config: DictConfig) -> list[dict[str, Any]]:
-    """Give a network that paints in any style those that ``style`` names; return what a record says of them.
-
-    Raises:
-        UserError: an image cannot be had.
-    """
+    """Give a network that paints in any style those that ``style`` names; return what a record says of them."""
     names = list(config.style) if OmegaConf.is_list(config.style) else [config.style]
     paths = [rgb.locate(str(name)) for name in names]
+    sides = [min(max(rgb.opened(str(path)).size), LARGEST_STYLE) for path in paths]
     take: Any = network.take_styles
-    take([_style_image(path, config) for path in paths])
+    how = ("long", config.resample, config.background)
+    take([rgb.load(str(path), side, *how) for path, side in zip(paths, sides, strict=True)])
     return [
         {"label": Path(str(name)).stem, "file": str(path), "sha256": sha256(path)}
         for name, path in zip(names, paths, strict=True)
     ]
-
-
-def _style_image(path: Path, config: DictConfig) -> Tensor:
-    """Load a style image, at its own size or, where that is larger, with ``LARGEST_STYLE`` pixels on its long side."""
-    longest = max(rgb.opened(str(path)).size)
-    return rgb.load(str(path), min(longest, LARGEST_STYLE), "long", config.resample, config.background)
 
 
 def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:
@@ -142,18 +131,15 @@ def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:
     Raises:
         ConfigError: there is only one style, or they are not as many numbers from 0 up, one of them above 0.
     """
-    if styles == 1:
-        if given is not None:
-            raise ConfigError([f"style_weights={given} does nothing: {path} paints in one style. Leave it out."])
-        return None
     if given is None:
-        return [1 / styles] * styles
+        return None if styles == 1 else [1 / styles] * styles
+    if styles == 1:
+        raise ConfigError([f"style_weights={given} does nothing: {path} paints in one style. Leave it out."])
     weights: Sequence[Any] = list(given) if OmegaConf.is_list(given) or isinstance(given, list | tuple) else [given]
     if len(weights) != styles:
         raise ConfigError([f"style_weights={given} must have {styles} numbers: {path} paints in {styles} styles."])
     for weight in weights:
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not (is_number and math.isfinite(weight) and weight >= 0):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise ConfigError([f"style_weights: {weight} is no number from 0 up."])
     if not any(weights):
         raise ConfigError(["style_weights are all 0. Give at least one style a weight above 0."])
@@ -162,7 +148,6 @@ def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:
 
 def _has_sha256(path: Path, digest: Any) -> bool:
     """Tell whether there is a file with these bytes."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         return path.is_file() and sha256(path) == digest
-    except (OSError, ValueError):
-        return False
+    return False

@@ -10,14 +10,11 @@ tile is painted with a halo as wide as the network's receptive field, which is c
   and colour can differ a little from what the whole would be.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,20 +67,13 @@ def receptive_field(network: nn.Module) -> ReceptiveField:
             module.register_forward_hook(lambda layer, ins, out: passed.append((layer, ins[0].shape, out.shape)))
     with torch.no_grad():
         followed(torch.empty(1, 3, PROBE, PROBE, device="meta"))
-    widest, stride = [0.0, 0.0], 1
+    widest, stride = np.zeros(2), 1
     for layer, before, after in passed:
         pixels = [math.ceil(PROBE / side) for side in (*before[2:], *after[2:])]
+        kernel, apart = (np.broadcast_to(getattr(layer, name, 1), 2) for name in ("kernel_size", "dilation"))
+        widest += apart * (kernel - 1) * pixels[:2] / (2 if isinstance(layer, nn.Conv2d) else 1)
         stride = max(stride, *pixels)
-        for axis in (0, 1):
-            seen = _along(layer, "dilation", axis) * (_along(layer, "kernel_size", axis) - 1) * pixels[axis]
-            widest[axis] += seen / (2 if isinstance(layer, nn.Conv2d) else 1)
-    return ReceptiveField(math.ceil(max(widest)) + 2 * stride, stride)
-
-
-def _along(module: nn.Module, name: str, axis: int) -> int:
-    """Return a setting of a module along an axis, 1 if it has none."""
-    value: Any = getattr(module, name, 1)
-    return int(value[axis] if isinstance(value, tuple) else value)
+    return ReceptiveField(math.ceil(widest.max()) + 2 * stride, stride)
 
 
 @dataclass
@@ -138,7 +128,12 @@ class Painter:
         with torch.inference_mode():
             if side is None:
                 return Painting(rgb.to_bytes(self.whole(image).float()), time.perf_counter() - began)
-            self.check_tileable()
+            if not self.is_tileable:
+                raise UserError(
+                    f"{type(self.network).__name__} cannot paint in tiles: what it paints depends on the size of the "
+                    "whole picture, or it normalises in a way of its own. Use tile=none and, if memory is short, a "
+                    "smaller size."
+                )
             pixels, at = np.empty((height, width, 3), np.uint8), self.measurable(shape)
             for rows, columns, painted in self.tiles(image, side, self.measure(image, at), before_tile):
                 pixels[rows, columns] = rgb.to_bytes(painted.float())
@@ -209,7 +204,10 @@ class Painter:
 
     @cached_property
     def is_tileable(self) -> bool:
-        """Whether a small picture of noise is painted in tiles as it is painted whole."""
+        """Whether a small picture of noise is painted in tiles as it is painted whole.
+
+        It is not where a network normalises in its own way, or scales its maps by what fits the whole picture.
+        """
         halo, stride = self.receptive_field.halo, self.receptive_field.stride
         side = 2 * halo + 5 * stride + 3  # neither the picture nor its half is a multiple of anything
         image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -218,18 +216,6 @@ class Painter:
         furthest = max(float((painted - whole[:, :, rows, columns]).abs().max()) for rows, columns, painted in tiles)
         coarse = 100 if self.dtype == torch.bfloat16 else 1
         return furthest <= TOLERANCE * coarse * max(float(whole.abs().max()), 1)
-
-    def check_tileable(self) -> None:
-        """Refuse a network that normalises in its own way, or scales its maps by what fits the whole picture.
-
-        Raises:
-            UserError: it cannot paint in tiles.
-        """
-        if not self.is_tileable:
-            raise UserError(
-                f"{type(self.network).__name__} cannot paint in tiles: what it paints depends on the size of the whole "
-                "picture, or it normalises in a way of its own. Use tile=none and, if memory is short, a smaller size."
-            )
 
 
 def _spans(full: int, step: int, halo: int) -> list[tuple[tuple[int, int], slice]]:

@@ -1,7 +1,5 @@
 """``pictures.csv``: what has become of each picture of a folder, a row for each as soon as it is known."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

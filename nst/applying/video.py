@@ -77,8 +77,7 @@ class Video(Clip):
 
     per_segment, suffix, segment_suffix = 120, ".mp4", ".mp4"
 
-    def __init__(self, path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> None:
-        super().__init__(path, background)
+    def __post_init__(self) -> None:
         self.av = library()
         self.times: list[int] = []
         self.turn, self.is_squeezed = 0, False
@@ -88,22 +87,15 @@ class Video(Clip):
             self.rate = Fraction(stream.average_rate or stream.guessed_rate or stream.base_rate or 25)
             self.time_base = Fraction(stream.time_base)
             self.step = max(round(1 / self.rate / self.time_base), 1)
-            seconds = stream.duration * self.time_base if stream.duration else None
-            if seconds is None and container.duration:
-                seconds = Fraction(container.duration, self.av.time_base)
-            self.frames = stream.frames or (round(seconds * self.rate) if seconds else None)
+            seconds = (stream.duration or 0) * self.time_base
+            seconds = seconds or Fraction(container.duration or 0, self.av.time_base)
+            self.frames = stream.frames or round(seconds * self.rate) or None
             is_too_fine = self.encoder == "mpeg4" and max(self.rate.as_integer_ratio()) > LARGEST_TIMESCALE
             self.encoded_rate = Fraction(max(round(self.rate), 1)) if is_too_fine else self.rate
             context = stream.codec_context
-            self.facts = {
-                "format": container.format.name,
-                "codec": context.name,
-                "encoder": self.encoder,
-                "rate": str(self.rate),
-                "width": context.width,
-                "height": context.height,
-                "sound": [track.codec_context.name for track in container.streams.audio],
-            }
+            self.facts = {"format": container.format.name, "codec": context.name, "encoder": self.encoder}
+            self.facts |= {"rate": str(self.rate), "width": context.width, "height": context.height}
+            self.facts["sound"] = [track.codec_context.name for track in container.streams.audio]
             self.matrix = context.colorspace
             if self.matrix not in (BT709, BT470BG, BT601):
                 self.matrix = BT709 if context.height > HD_LINES else BT601
@@ -206,11 +198,7 @@ class Video(Clip):
             raise UserError(f"{self.path} cannot be read as a video: {reason}. Is the file complete?") from error
 
     def _stream(self, container: Any) -> Any:
-        """Return the video stream; the picture on the cover of a piece of music is none.
-
-        Raises:
-            UserError: there is none.
-        """
+        """Return the video stream; the picture on the cover of a piece of music is none."""
         for stream in container.streams.video:
             is_cover = bool(stream.disposition & self.av.stream.Disposition.attached_pic)
             if not is_cover and stream.codec_context is not None and stream.codec_context.width:

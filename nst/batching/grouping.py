@@ -1,7 +1,5 @@
 """Which jobs of a sweep run as one batch: what may differ inside one, and how many images there is room for."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Sequence

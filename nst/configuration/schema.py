@@ -1,7 +1,5 @@
 """The configuration: its typed schema, the help page made of it, and building the components it names."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence

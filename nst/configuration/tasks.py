@@ -4,8 +4,6 @@ A knob that a task has no use for is refused unless it stands at the value that 
 an effect that cannot come; a group that it has no use for is not looked at, and may differ when a run is resumed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 ``plain`` leaves everything to autograd and is what the others are tested against.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable
 from typing import Any, Protocol

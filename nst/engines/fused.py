@@ -6,8 +6,6 @@ the product itself. Maps are in channels-last memory. A layer or a loss that it 
 its place in the chain.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol

@@ -4,8 +4,6 @@ A recorded graph always does the same to the same memory, so that all which chan
 tensor: the pixels, the content targets of the shift, and the shift itself as the rows and columns to pick.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast

@@ -3,8 +3,6 @@
 Private operators of torch are used only where a small trial shows that they give what the public ones give.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import warnings

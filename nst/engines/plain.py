@@ -1,7 +1,5 @@
 """The plain engine: the network and the losses under torch's own autograd."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """The losses of a picture, replayed from a CUDA graph instead of being launched operation by operation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What is asked of an engine, by tag, and how a loss, perhaps somebody's own, is given what it asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

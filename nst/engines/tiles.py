@@ -6,8 +6,6 @@ carries its share of the gradient back to its pixels. A tile is seen with a halo
 and of each map only the part is summed that no other tile sums, so that nothing is seen cut off and nothing twice.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ and a size that do not depend on the run, and carries the evaluator's name. What
 them: ``docs/evaluator.md``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

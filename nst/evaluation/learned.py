@@ -4,8 +4,6 @@ Both need ``pip install -e '.[perceptual]'`` and a download of their network's w
 what to do, and nothing else is affected.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util

@@ -1,7 +1,5 @@
 """What becomes of the pixels that are optimised: parts that stay the content's, and colours that stay the content's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

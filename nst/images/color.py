@@ -13,8 +13,6 @@ Luminance is Y of YIQ, the colour space of NTSC television:
 The rows of I and Q sum to 0: a grey has no I and Q, and adding the same to R, G and B changes Y alone.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 

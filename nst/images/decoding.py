@@ -1,7 +1,5 @@
 """Picture files to upright 8-bit sRGB: which formats are read, and what a file says about its own pixels."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """The spaces an image lives in: RGB in [0, 1], what the network's weights expect, and where the optimiser works."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Image files to RGB tensors in [0, 1] and back: sizes, masks, sample names."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """Content losses: how far a layer's feature map is from the content image's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Numbers that a loss draws: the same for the same seed and step, whatever was drawn before, on any device."""
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

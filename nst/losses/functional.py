@@ -6,8 +6,6 @@ float16 and bfloat16 are summed in float32. A ``guide`` ``(B or 1, 1, H, W)`` we
 (Gatys 2017, section 4, where w is T^2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

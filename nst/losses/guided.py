@@ -1,7 +1,5 @@
 """Losses of a region: a mask tells which positions of a feature map count."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -5,8 +5,6 @@ MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y): nothing but what the kernel can t
 (x . y)^2 (Li 2017, section 4.1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Moments: how far each channel's mean and standard deviation are from the style image's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

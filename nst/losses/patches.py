@@ -1,7 +1,5 @@
 """Losses that compare patches of maps: each is to look like one that the style image has."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf

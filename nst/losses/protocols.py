@@ -4,8 +4,6 @@ A loss of one's own is any class with the two methods of ``LayerLoss``; whatever
 needs no base class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable

@@ -1,7 +1,5 @@
 """Terms of the picture itself, without a network."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from nst.losses import functional as F

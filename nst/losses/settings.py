@@ -1,7 +1,5 @@
 """Checks of the losses' arguments: each returns a good value, and raises ValueError with a message that names it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ The paper takes hypercolumns, all layers of a position in one vector; here each 
 loss of this package. Sets of n vectors are ``(B, C, n)``, others' ``(B or 1, C, m)``; a distance is ``(B,)``.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

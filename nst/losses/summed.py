@@ -1,7 +1,5 @@
 """What losses that are functions of sums over positions have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 

@@ -4,8 +4,6 @@ For two sets of numbers the cheapest way to carry one into the other pairs them 
 image being optimised, S the style image's, ``(B, C, H, W)`` and ``(B or 1, C, H', W')``; a loss is ``(B,)``.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

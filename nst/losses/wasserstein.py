@@ -1,7 +1,5 @@
 """Wasserstein distance of Gaussians: how far apart features are when all but mean and covariance is left out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ weights of the next layer divided by it: the network computes what it did, but t
 make of them, are of one size. Gatys took the mean over ImageNet's images; here it is that over the bundled photographs.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Where a network's weights come from: what ships with the package, a file, a download, or a seed."""
 
-from __future__ import annotations
-
 import http.client
 import math
 import re

@@ -4,8 +4,6 @@ Every function takes the content and style images, ``(1, 3, H, W)`` RGB in [0, 1
 returns the start ``(1, 3, H, W)`` in that pixel space, at the content's size.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate

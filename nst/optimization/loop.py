@@ -1,7 +1,5 @@
 """The loop: gradient descent on the pixels of one picture, a ``Step`` at a time, for torch's and SciPy's optimisers."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace

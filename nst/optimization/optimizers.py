@@ -1,7 +1,5 @@
 """Optimisers beyond ``torch.optim``: Adam as Keras writes it, and SciPy's L-BFGS-B."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

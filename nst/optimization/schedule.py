@@ -4,8 +4,6 @@ Coarse to fine: Gatys, Ecker, Bethge, Hertzmann & Shechtman, "Controlling Percep
 (CVPR 2017), section 6.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math

@@ -1,7 +1,5 @@
 """What an optimisation works on and remembers: steps, jitter, the best picture, the state to carry on from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol

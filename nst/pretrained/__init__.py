@@ -3,8 +3,6 @@
 ``scripts/make_weights.py`` makes the files from the originals.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What differs between runs: the axes of a sweep, and the parameters that a table needs a column for."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The bundle: one zip file to hand in, with the report, the full pictures and all that repeats the runs elsewhere."""
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections.abc import Iterable, Iterator

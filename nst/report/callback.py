@@ -1,7 +1,5 @@
 """The report at the end of a sweep, through a callback of Hydra."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

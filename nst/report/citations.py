@@ -1,7 +1,5 @@
 """What a report that uses these runs should cite, as BibTeX, and where their images come from."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Iterable, Sequence

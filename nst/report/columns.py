@@ -1,7 +1,5 @@
 """The columns of a report's table: parameters, status, scores, final losses and cost, and the value of each run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ The pictures, the tables, the commands and the provenance are written here, so t
 ``page.js`` adds the slider, the charts, the comparison and the sorting to what it finds.
 """
 
-from __future__ import annotations
-
 import base64
 import functools
 import hashlib

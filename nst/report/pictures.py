@@ -1,7 +1,5 @@
 """The pictures inside the page: small JPEGs as data URIs, as large as a budget for all of them allows."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import io

@@ -1,7 +1,5 @@
 """The runs of a report: whatever their folders hold, complete, half-written or not even begun."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

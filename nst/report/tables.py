@@ -1,7 +1,5 @@
 """The report as text: ``summary.csv`` for a spreadsheet or pandas, ``report.md`` with a table for LaTeX."""
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

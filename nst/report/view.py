@@ -3,8 +3,6 @@
 It depends on the files alone: no time of making, no order of a directory, no absolute path where a relative one does.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The report of runs, written: one page, two tables, and if wanted the bundle."""
 
-from __future__ import annotations
-
 import contextlib
 import operator
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The command line of ``scripts/reproduce.py``: one run reported in full, several with a line each."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import signal

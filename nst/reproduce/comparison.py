@@ -1,7 +1,5 @@
 """The comparison of a run with its reproduction: the pictures, the losses, and the recorded facts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a run needs, found again: images and weights by their SHA-256, and code of one's own."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import re

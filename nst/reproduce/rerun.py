@@ -1,7 +1,5 @@
 """Running again: the recorded configuration, complete for today, in a process of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

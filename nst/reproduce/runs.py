@@ -1,7 +1,5 @@
 """The runs to be reproduced: in a folder, or in a bundle that somebody else may have made."""
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 from collections.abc import Iterator

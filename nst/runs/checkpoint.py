@@ -1,7 +1,5 @@
 """Checkpoints: what an unfinished run needs to carry on to the same bytes, in one file that is never half-written."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import logging

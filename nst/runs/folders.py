@@ -1,7 +1,5 @@
 """Run folders on disk: where they lie, in which order, and what each says of its run. Only reads; knows no torch."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A job gets a GPU to itself where there are any, else its share of the cores. Wor
 of the package; what is registered at its end is known there too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import logging

@@ -1,7 +1,5 @@
 """Whose log a message belongs to, while several jobs run as one batch: one job's, or everybody's."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence

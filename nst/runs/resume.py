@@ -1,7 +1,5 @@
 """Carrying on with a run or a sweep: what was typed, what may not have changed, and where a run stands."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

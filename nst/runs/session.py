@@ -1,7 +1,5 @@
 """The life of a run, whatever its task: its folder, record, status, log, checkpoint and trackers, and how it ends."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import shlex

@@ -4,8 +4,6 @@ The plan, ``sweep.json``, lies in the sweep's folder: workers of any launcher fi
 ``resume=FOLDER`` which jobs there were.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import hashlib

@@ -1,7 +1,5 @@
 """Devices, precisions, threads and seeds: what decides the last bits of a result."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import getpass

@@ -1,7 +1,5 @@
 """How much memory there is, and whether an error says that it ran out."""
 
-from __future__ import annotations
-
 import errno
 import re
 import sys

@@ -1,7 +1,5 @@
 """The check of a whole configuration before anything is loaded: every mistake there is, in one message."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Mapping

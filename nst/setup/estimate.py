@@ -5,8 +5,6 @@ forward and backward is made, by the very code of the run, while every tensor's 
 cannot see, the scratch space of the kernels, is added by rules that were measured; docs/reproduce.md has the figures.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import math

@@ -1,7 +1,5 @@
 """Whether a run fits into the memory: in tiles if it must, and what to say if it does not."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import logging

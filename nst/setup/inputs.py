@@ -1,7 +1,5 @@
 """What a job works on: its images, where each style goes, what stays the content's, and whose colours there are."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The layers of the network that a configuration names: for content, for style, and to be inspected."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The frozen network that a configuration names, with its weights; one that an earlier run left is taken again."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Hashable
 from typing import Any

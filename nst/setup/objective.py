@@ -1,7 +1,5 @@
 """The function to minimise: targets taken from the images once, then compared with a picture at each evaluation."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

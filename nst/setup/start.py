@@ -1,7 +1,5 @@
 """The picture that a run starts from."""
 
-from __future__ import annotations
-
 import torch
 from omegaconf import DictConfig
 from torch import Tensor

@@ -1,7 +1,5 @@
 """What a run tells on the way: trackers, record, pictures kept, messages. The story is in ``stylize``."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import logging

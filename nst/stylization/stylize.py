@@ -1,7 +1,5 @@
 """The main story: one picture, from its images to its result. Read it from top to bottom."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 

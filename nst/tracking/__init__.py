@@ -3,8 +3,6 @@
 Each tracker is one class with the same three small methods.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Any
 

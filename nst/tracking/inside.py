@@ -5,8 +5,6 @@ content image, the style image and the picture on its way. Black is 0, warm is p
 of a value are equal steps of lightness.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

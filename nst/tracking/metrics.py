@@ -1,7 +1,5 @@
 """The run's numbers as ``metrics.csv``."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -1,7 +1,5 @@
 """Pictures along the way as files: frames at full size, and small previews for the report's step slider."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from pathlib import Path

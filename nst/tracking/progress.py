@@ -1,7 +1,5 @@
 """How far a run is: a bar in a terminal, now and then a line in the log elsewhere."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time
@@ -45,13 +43,7 @@ class ProgressBar:
 
 
 class ProgressLines:
-    """A line in the log at about every tenth of the run, for output that is no terminal.
-
-    Args:
-        total: how many there will be; None if that is not known.
-        begin: how many are done already.
-        unit: what they are.
-    """
+    """A line in the log at about every tenth of the run, for output that is no terminal; see ``ProgressBar``."""
 
     def __init__(self, total: int | None, begin: int = 0, unit: str = "step") -> None:
         self.total, self.begin, self.done, self.unit = total, begin, begin, unit
@@ -90,9 +82,7 @@ def progress(total: int | None, begin: int = 0, alone: bool = True, unit: str = 
     """Return what suits standard error: a bar for a terminal, lines for a file, a pipe, or among parallel workers.
 
     Args:
-        total: how many there will be; None if that is not known.
-        begin: how many are done already.
+        total: see ``ProgressBar``; likewise ``begin`` and ``unit``.
         alone: no other run writes to the same terminal.
-        unit: what they are.
     """
     return (ProgressBar if alone and sys.stderr.isatty() else ProgressLines)(total, begin, unit)

@@ -1,7 +1,5 @@
 """The run in TensorBoard: curves, pictures, the configuration, and a row in the HParams tab."""
 
-from __future__ import annotations
-
 import io
 import os
 import time

@@ -1,7 +1,5 @@
 """What watches a run, whichever its task: numbers, curves, pictures on the way, progress; and the scores at its end."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

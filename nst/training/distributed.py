@@ -1,18 +1,11 @@
 """Several processes that train one network, each on its share of a batch: torch's own DDP under ``torchrun``.
 
-The process of rank 0 does all that leaves a trace: it claims the folder, logs, writes. The others help, and Hydra makes
-folders for them that are thrown away.
+The process of rank 0 does all that leaves a trace: it claims the folder, logs, writes. The others help.
 """
 
-from __future__ import annotations
-
-import atexit
 import contextlib
 import datetime
-import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,34 +16,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nst.errors import UserError
+from nst.runtime.torchrun import world_size
 
 TIMEOUT = datetime.timedelta(hours=12)  # until rank 0 has painted pairs, or scored
-
-
-def rank() -> int:
-    """Return which of the processes that ``torchrun`` has begun this one is; 0 without it."""
-    return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
-
-
-def world_size() -> int:
-    """Return how many processes ``torchrun`` has begun; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_PORT" in os.environ else 1
-
-
-def arguments_of_rank(arguments: list[str]) -> list[str]:
-    """Return the command line of this process: beyond rank 0 Hydra's folder is a temporary one.
-
-    Raises:
-        UserError: it asks for a sweep.
-    """
-    if "-m" in arguments or "--multirun" in arguments:
-        raise UserError("torchrun trains one network: leave out -m, and start it once for each.")
-    if rank() == 0:
-        return arguments
-    folder = tempfile.mkdtemp(prefix="nst-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    logging.disable(logging.WARNING)  # rank 0 tells
-    return [*arguments, f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
 
 
 @dataclass(frozen=True)
@@ -104,9 +72,6 @@ class ProcessGroup:
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the processes that ``torchrun`` has begun, if it has; each takes a GPU of its own where there are any.
-
-    Args:
-        device: as configured.
 
     Raises:
         UserError: there are more processes than GPUs.

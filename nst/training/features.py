@@ -1,7 +1,5 @@
 """The frozen network's view of pictures in a training: the optimiser's own terms, for a batch of pictures."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ class Features:
 
     def __init__(self, context: TrainingContext, side: int) -> None:
         config, self.backbone = context.config, context.backbone
-        dtype = runtime.network_dtype(config.precision, context.device)
+        dtype = runtime.network_dtype(config.precision, context.inputs.content.device)
         self.engine = engines.make(config.engine, self.backbone, dtype, None, config.compile)
         self.margin, self.jitter, self.seed = int(config.margin), int(config.jitter), int(config.seed)
         self.shift = (0, 0)
@@ -53,9 +51,7 @@ class Features:
     def compare(self, painted: Tensor, targets: dict[str, Any]) -> Losses:
         """Return the losses of pictures ``(B, 3, H, W)`` RGB, not clamped; differentiable with respect to them.
 
-        Args:
-            painted: the pictures.
-            targets: of both terms, for each picture or one for all.
+        The targets are those of both terms, for each picture or one for all.
         """
         requests = self.content.loss_requests(targets) | self.style.loss_requests(targets)
         return self.objective(self.engine.values(self._seen(painted, self.shift), requests), painted)

@@ -1,14 +1,11 @@
 """What a training method is: it has data, and losses of what the network makes of them."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import nn
 
@@ -29,10 +26,9 @@ class TrainingContext:
     Attributes:
         config: of the run.
         folder: of the run, for what is made on the way; several processes share it, and only the first one writes.
-        inputs: ``content`` and the styles, ``(1, 3, H, W)`` RGB in [0, 1] each, on the device, at ``size``.
+        inputs: ``content`` and the styles, ``(1, 3, H, W)`` RGB in [0, 1] each, at ``size``, on the
+            device and of the type (float32, or float64 if the precision is that) in which losses are computed.
         backbone: the frozen network that the losses look through.
-        device: to compute on.
-        dtype: of pictures and losses: float32, or float64 if the precision is that.
         stop: a signal is answered by ``stop.poll()``, between two things that need not be made again.
         note: adds facts to ``run.json``.
         writes: this process is the one that writes.
@@ -42,8 +38,6 @@ class TrainingContext:
     folder: Path
     inputs: Inputs
     backbone: Backbone
-    device: torch.device
-    dtype: torch.dtype
     stop: PoliteStop
     note: Callable[..., None]
     writes: bool = True
@@ -65,6 +59,9 @@ class TrainingMethod(ABC):
 
     Raises:
         ConfigError: all that is wrong with the arguments.
+
+    Attributes:
+        features: what compares feature maps, if anything does; see ``nst.training.features``.
     """
 
     batch: int = 4
@@ -75,6 +72,7 @@ class TrainingMethod(ABC):
     validation: Sequence[str] = ()
     reference: bool = False
     painter: Mapping[str, Any] | None = None
+    features: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if wrong := self.problems():
@@ -101,11 +99,7 @@ class TrainingMethod(ABC):
 
     @abstractmethod
     def item(self, index: int) -> Any:
-        """Return an item, tensors on the CPU and numbers: the same for the same index, in whichever process.
-
-        Raises:
-            UserError: it cannot be had.
-        """
+        """Return an item, tensors on the CPU and numbers: the same for the same index, in whichever process."""
 
     @abstractmethod
     def losses(self, network: nn.Module, items: Any) -> Losses:
@@ -117,8 +111,10 @@ class TrainingMethod(ABC):
             items: of a step, put together by ``torch.utils.data.default_collate``, on the device.
         """
 
-    def begin_step(self, step: int) -> None:  # noqa: B027 - not abstract: few losses draw
-        """Tell losses that draw random numbers which step begins; nothing, unless there are such."""
+    def begin_step(self, step: int) -> None:
+        """Tell losses that draw random numbers which step begins."""
+        if self.features is not None:
+            self.features.begin_step(step)
 
     @abstractmethod
     def about(self) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Pairs for supervised training: a photograph and what is to become of it, from two folders or painted on the way."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -68,12 +66,8 @@ class Pairs(ImageDataset):
             )
         self._refuse_shapes()
         self.what, self.where = f"pairs of pictures in {paintings}", f"{self.root} and {paintings}"
-        halves = (
-            (f"{half}/{of[name]}", of_size[of[name]])
-            for name in self.names
-            for half, of, of_size in ((0, first, self.sizes), (1, second, sizes))
-        )
-        self.digest = digest(dict(halves))
+        pairs = [(first[name], second[name]) for name in self.names]
+        self.digest = digest({k: v for a, b in pairs for k, v in ((f"0/{a}", self.sizes[a]), (f"1/{b}", sizes[b]))})
 
     def read(self, name: str) -> Pictures:
         """Return original and stylised picture of a pair, of one size."""
@@ -118,11 +112,7 @@ class Pairs(ImageDataset):
 
 
 def _by_stem(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the files by their names without suffix.
-
-    Raises:
-        UserError: two have the same.
-    """
+    """Return the files by their names without suffix; two with the same one are refused."""
     found: dict[str, str] = {}
     for name in names:
         stem = str(PurePosixPath(name).with_suffix(""))
@@ -206,7 +196,7 @@ def _paint_missing(context: TrainingContext, photos: Photos, folder: Path, names
             painted = reference.paint(
                 context.config,
                 context.inputs,
-                {name: content.to(context.device, context.dtype) for name, content in contents.items()},
+                {name: content.to(context.inputs.content) for name, content in contents.items()},
                 context.backbone,
                 stop=context.stop,
                 watch=lambda step, before=place * steps: bar.advance(before + step),  # type: ignore[misc]

@@ -1,7 +1,5 @@
 """Learning to make the losses of the optimiser small for any photograph."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,10 +64,6 @@ class Perceptual(TrainingMethod):
             painted = network(photos, torch.eye(len(self.styles), dtype=photos.dtype, device=photos.device)[styles])
             targets = tree_map(lambda *rows: torch.cat(rows), *(self.styles[style] for style in styles.tolist()))
         return self.features.compare(painted, self.features.targets(photos, content=True) | targets)
-
-    def begin_step(self, step: int) -> None:
-        """Tell losses that draw random numbers which step begins."""
-        self.features.begin_step(step)
 
     def about(self) -> dict[str, Any]:
         """Return what to record: the photographs, with those found broken so far."""

@@ -1,7 +1,5 @@
 """The photographs that a network is trained on: a folder of any size, streamed, in seeded crops."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools
@@ -248,10 +246,8 @@ def find_images(folder: str | None) -> tuple[Path, dict[str, int]]:
 
 def digest(sizes: Mapping[str, int]) -> str:
     """Return the SHA-256 of files' names and sizes, in their order."""
-    sha = hashlib.sha256()
-    for name, size in sizes.items():
-        sha.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
-    return sha.hexdigest()
+    text = "".join(f"{name}\0{size}\n" for name, size in sizes.items())
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def load_batches(

@@ -1,7 +1,5 @@
 """The optimiser's own pictures, made within a training: to compare a network with, or for it to learn from."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import logging

@@ -1,7 +1,5 @@
 """Learning from pairs: a photograph, and what is to become of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,27 +55,23 @@ class Supervised(TrainingMethod):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the arguments; see ``TrainingMethod``."""
-        found, generates = super().problems(), self.source == "generate"
-        if self.loss not in LOSSES:
-            found.append(unknown("training.loss", self.loss, LOSSES))
-        if self.source not in PAIRS:
-            found.append(unknown("training.pairs", self.source, PAIRS))
-        if self.source == "folders" and self.stylised is None:
-            found.append(
-                "training.pairs=folders needs training.stylised=FOLDER, what the files in photos are to become."
-            )
-        if generates and self.stylised is not None:
-            found.append(
-                f"training.stylised={self.stylised} has no use with training.pairs=generate: leave one of them out."
-            )
-        if not (math.isfinite(self.tv) and self.tv >= 0):
-            found.append(f"training.tv={self.tv} is out of range: it must be 0 or more.")
-        if generates and self.crop > self.side:
-            found.append(
-                f"training.crop={self.crop} is more than training.side={self.side}, the size of the pairs. Lower the "
-                "one or raise the other."
-            )
-        return found + (reference.problems(self.painter) if generates or self.reference else [])
+        source, stylised = self.source, self.stylised
+        told = {
+            unknown("training.loss", self.loss, LOSSES): self.loss not in LOSSES,
+            unknown("training.pairs", source, PAIRS): source not in PAIRS,
+            "training.pairs=folders needs training.stylised=FOLDER, what the files in photos are to become.": (
+                source == "folders" and stylised is None
+            ),
+            f"training.stylised={stylised} has no use with training.pairs=generate: leave one of them out.": (
+                source == "generate" and stylised is not None
+            ),
+            f"training.tv={self.tv} is out of range: it must be 0 or more.": not 0 <= self.tv < math.inf,
+            f"training.crop={self.crop} is more than training.side={self.side}, the size of the pairs. Lower the one "
+            "or raise the other.": source == "generate" and self.crop > self.side,
+        }
+        paints = source == "generate" or self.reference
+        found = super().problems() + [text for text, is_wrong in told.items() if is_wrong]
+        return found + (reference.problems(self.painter) if paints else [])
 
     def prepare(self, context: TrainingContext) -> None:
         """Find the pairs, or have them painted, and make what compares pictures; see ``TrainingMethod``."""
@@ -112,10 +106,6 @@ class Supervised(TrainingMethod):
     def losses(self, network: nn.Module, items: Sequence[Tensor]) -> Losses:
         """Compare what the network makes of photographs with what it should have made; see ``TrainingMethod``.
 
-        Args:
-            network: to be trained.
-            items: photographs and what is to become of them, ``(B, 3, H, W)`` each.
-
         Returns:
             The losses. Under the tags ``unweighted/l1`` and ``unweighted/mse`` stand the differences of pixels,
             whichever is learnt from. Of a loss of pixels the terms ``content`` and ``style`` are 0.
@@ -135,11 +125,6 @@ class Supervised(TrainingMethod):
         nothing = torch.zeros_like(learnt)
         total = learnt + self.tv * variation
         return Losses(total, nothing, nothing, self.tv * variation, pixels | {"unweighted/tv": variation})
-
-    def begin_step(self, step: int) -> None:
-        """Tell losses that draw random numbers which step begins."""
-        if self.features is not None:
-            self.features.begin_step(step)
 
     def about(self) -> dict[str, Any]:
         """Return what to record: the pairs, and the photographs that they were made of, with those found broken."""

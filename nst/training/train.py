@@ -1,7 +1,5 @@
 """The story of a training, from top to bottom: load, prepare, descend on the weights, save, paint, score."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import logging
@@ -159,15 +157,7 @@ def _prepare(session: Session, group: ProcessGroup) -> Training:
         session.record.note(evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None)
     note: Callable[..., None] = session.record.note if group.writes else lambda **facts: None
     context = TrainingContext(
-        config=config,
-        folder=session.folder,
-        inputs=inputs,
-        backbone=backbone,
-        device=device,
-        dtype=dtype,
-        stop=session.stop,
-        note=note,
-        writes=group.writes,
+        config, session.folder, inputs, backbone, stop=session.stop, note=note, writes=group.writes
     )
     method.prepare(context)
     training = Training(

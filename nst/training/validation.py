@@ -1,7 +1,5 @@
 """Validation pictures in TensorBoard: photograph, what the network makes of it, what the optimiser does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +29,7 @@ class ValidationPhoto:
     optimised: Tensor | None = None
 
 
+@dataclass
 class ValidationPictures:
     """Shows ``validation/<name>``: the photograph, what the network makes of it and, if known, the optimiser's picture.
 
@@ -41,15 +40,13 @@ class ValidationPictures:
         steps: how many there will be, to spread the pictures over.
     """
 
-    def __init__(
-        self,
-        photos: Sequence[ValidationPhoto],
-        paint: Callable[[Tensor], Tensor],
-        show: Callable[[str, Image.Image, int], None],
-        steps: int,
-    ) -> None:
-        self.photos, self.paint, self.show = photos, paint, show
-        self.turns = picture_steps(steps, PICTURES)
+    photos: Sequence[ValidationPhoto]
+    paint: Callable[[Tensor], Tensor]
+    show: Callable[[str, Image.Image, int], None]
+    steps: int
+
+    def __post_init__(self) -> None:
+        self.turns = picture_steps(self.steps, PICTURES)
 
     def step(self, snapshot: Snapshot) -> None:
         """Show the pictures if their turn has come, or if it is the last."""

@@ -1,7 +1,5 @@
 """What image-transformation networks are made of: convolutions, normalisation by styles, colours in and out."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Networks for other programs: ONNX files, kept only if ONNX Runtime paints with them what torch paints."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import logging

@@ -1,7 +1,5 @@
 """The residual image-transformation network of Johnson et al., with instance normalisation."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 

@@ -1,7 +1,5 @@
 """Networks made from their configuration, and kept in files that say what they are."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -220,7 +220,7 @@ def test_a_network_that_normalises_otherwise_is_not_cut_into_tiles() -> None:
     for net in (Own(), transformers.build({**ADAPTIVE, "_target_": "nst.transformers.AdaptiveTransformer"}, 1, 0)):
         painter = Painter(net, None, CPU, torch.float32, "64")
         with torch.inference_mode(), pytest.raises(UserError, match="cannot paint in tiles"):
-            painter.check_tileable()
+            painter.paint(torch.rand(1, 3, 100, 100))
 
 
 # The model.

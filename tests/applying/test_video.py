@@ -91,7 +91,7 @@ def far(first: np.ndarray, second: np.ndarray) -> float:
 
 def video(path: Path, per_segment: int = 5) -> Clip:
     clip = media.open_clip(str(path), "white")
-    clip.per_segment = per_segment
+    clip.per_segment = per_segment  # type: ignore[misc]
     return clip
 
 

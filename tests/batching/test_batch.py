@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from batches import DiesAt, done_together, rows
-from command_line import refused, run, sketch, start
+from command_line import own_loss, refused, run, sketch, start, wait_for_steps
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from problems import CONF, composed, pose, posed, stylized
-from test_robustness import own_loss, wait_for_steps
 
 from nst import configuration, runtime
 from nst.batching import grouping

@@ -15,9 +15,8 @@ import kill_and_resume
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT, TINY, refused, run, sketch, start
+from command_line import ROOT, TINY, limit_files, own_loss, refused, run, sketch, start, wait_for_steps
 from PIL import Image
-from test_robustness import limit_files, own_loss, wait_for_steps
 
 from nst import pretrained
 from nst.errors import UserError

@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import ROOT, TINY, refused, run, start
+from command_line import ROOT, TINY, limit_files, own_loss, refused, run, start, wait_for_steps
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -18,12 +17,6 @@ from nst.files import claim
 from nst.runs import sweep
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
-
-
-def limit_files(size: int) -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def status(folder: Path) -> str:
@@ -139,15 +132,6 @@ def test_a_disk_that_fills_up_is_one_message(tmp_path: Path, limit: int) -> None
     nothing_half_written(out)
 
 
-def wait_for_steps(folder: Path) -> None:
-    for _ in range(600):
-        metrics = folder / "metrics.csv"
-        if metrics.exists() and metrics.read_text().count("\n") > 3:
-            return
-        time.sleep(0.1)
-    raise AssertionError("the run did not get going")
-
-
 @posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_the_current_picture_and_says_so(tmp_path: Path, number: int, code: int) -> None:
@@ -175,14 +159,6 @@ def test_an_interrupted_sweep_stops_as_a_whole(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in err
     assert not (out / "1_beta=2").exists()
-
-
-def own_loss(folder: Path, code: str) -> tuple[str, ...]:
-    """Write a style loss of one's own, class ``Own``; returns what chooses it."""
-    (folder / "style_loss").mkdir()
-    (folder / "style_loss" / "own.yaml").write_text("_target_: own.Own\n", encoding="utf-8")
-    (folder / "own.py").write_text(code, encoding="utf-8")
-    return ("--config-dir", str(folder), "style_loss=own", "layers.style=[conv1]", *TINY)
 
 
 @posix

@@ -66,10 +66,8 @@ def context(
         write_json(folder / "run.json", facts)
 
     runtime.prepare("cpu", config.precision)
-    backbone, dtype = load_network(config, CPU), runtime.pixel_dtype(config.precision)
-    return TrainingContext(
-        config, folder, load(config, CPU), backbone, CPU, dtype, stop or runtime.PoliteStop(), note, writes
-    )
+    backbone = load_network(config, CPU)
+    return TrainingContext(config, folder, load(config, CPU), backbone, stop or runtime.PoliteStop(), note, writes)
 
 
 def facts(folder: Path) -> dict[str, Any]:

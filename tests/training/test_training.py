@@ -48,7 +48,7 @@ def prepared(folder: Path, *overrides: str) -> tuple[Perceptual, TrainingContext
     config = composed(*QUICK, "precision=float64", *overrides)
     runtime.prepare("cpu", config.precision)
     context = TrainingContext(
-        config, folder, load(config, CPU), load_network(config, CPU), CPU, torch.float64,
+        config, folder, load(config, CPU), load_network(config, CPU),
         runtime.PoliteStop(), lambda **facts: None,
     )  # fmt: skip
     method = configuration.build(config.training)

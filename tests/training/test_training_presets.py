@@ -77,11 +77,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_recipe(name: str, stated: ob
     backbone, inputs = load_network(config, CPU), load(config, CPU)
     method = configuration.build(config.training)
     assert isinstance(method, Perceptual)
-    method.prepare(
-        TrainingContext(
-            config, tmp_path, inputs, backbone, CPU, torch.float64, runtime.PoliteStop(), lambda **facts: None
-        )
-    )
+    method.prepare(TrainingContext(config, tmp_path, inputs, backbone, runtime.PoliteStop(), lambda **facts: None))
     method.begin_step(0)
     batch = {"johnson2016": 4, "ulyanov2017": 1}[name]
     assert method.batch == batch
