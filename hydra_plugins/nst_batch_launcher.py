@@ -84,7 +84,7 @@ class BatchLauncher(Launcher):
         def task(config: DictConfig) -> tuple[float, ...] | None:
             job = this_job(config)
             jobs.append(job)
-            files.extend((job.folder, handler) for handler in logs.own_files())
+            files.extend((job.folder, handler) for handler in logs.file_handlers())
             if waiting:
                 begin(waiting.pop(0))
             else:

@@ -33,21 +33,13 @@ BAD = ("failed", "out_of_memory", "interrupted", "skipped", "not started", "runn
 
 @dataclass
 class Launched:
-    """The sweep that this process launched.
-
-    Attributes:
-        folder: of the sweep.
-        since: when, in seconds of the epoch.
-        report: a report is to be written at its end.
-        lock: keeps other processes out.
-        ended: when each job that was done already had ended, as its status says.
-    """
+    """The sweep that this process launched."""
 
     folder: Path
-    since: float
-    report: bool
-    lock: FileLock
-    ended: dict[str, str]
+    since: float  # seconds of the epoch
+    report: bool  # one is to be written at its end
+    lock: FileLock  # keeps other processes out
+    ended: dict[str, str]  # when each job that was done already had ended, as its status says
 
 
 _launched: Launched | None = None
@@ -143,11 +135,7 @@ def _begin_sweep(config: DictConfig, name: str | None) -> None:
 
 
 def _check_all(jobs: Sequence[DictConfig]) -> None:
-    """Check jobs.
-
-    Raises:
-        ConfigError: there are mistakes, each named once.
-    """
+    """Check jobs; a ConfigError names each mistake once."""
     from nst.applying.apply import problems  # here, since they need torch, which --help need not wait for
     from nst.setup.check import check
 
@@ -163,11 +151,7 @@ def _check_all(jobs: Sequence[DictConfig]) -> None:
 
 
 def refuse_idle(jobs: Sequence[DictConfig], typed: Iterable[str]) -> None:
-    """Refuse what is typed and changes nothing in any job; a run alone may say its seed all the same.
-
-    Args:
-        jobs: of the run or sweep, without mistakes.
-        typed: the knobs and groups.
+    """Refuse typed knobs and groups that change nothing in any job; a run alone may say its seed all the same.
 
     Raises:
         UserError: the first such knob, and why.
@@ -187,8 +171,7 @@ def refuse_idle(jobs: Sequence[DictConfig], typed: Iterable[str]) -> None:
 def finish(interrupted: bool) -> bool:
     """Print how the sweep of this process ended, a line for each job; return False if any is not done.
 
-    Args:
-        interrupted: somebody wants this process to end, so a report that is still missing is not written.
+    A report that is still missing is written, but not if interrupted: somebody wants this process to end then.
     """
     if _launched is None:
         return True
@@ -208,8 +191,7 @@ def finish(interrupted: bool) -> bool:
         print(f"  {name:<{width}}  {status:<13} {took:>7}  {reason}".rstrip())
     for note in resume.changed_inputs(resume.read(folder / name / "run.json") for name in names):
         print(f"Mind: {note}")
-    all_done = not any(status in BAD for status in counts)
-    if not all_done:
+    if not (all_done := counts.keys().isdisjoint(BAD)):
         print(f"Finish it, when the cause is mended: python run.py resume={shlex.quote(str(folder))}")
     _launched.lock.release()
     return all_done
@@ -218,9 +200,7 @@ def finish(interrupted: bool) -> bool:
 def outcome(folder: Path, ended_before: str | None) -> tuple[str, float | None, str]:
     """Return (status, seconds, reason) of a job as the table shows them; one that died without a word is noted.
 
-    Args:
-        folder: of the job.
-        ended_before: when it had ended before this process began, as its status said; None if it had not.
+    ``ended_before`` is when it had ended before this process began, as its status said; None if it had not.
     """
     status = resume.read(folder / "status.json")
     if not status:

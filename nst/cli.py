@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import hydra
 import yaml
@@ -66,9 +66,8 @@ def launch(
 
     Args:
         main: the program.
-        complete: is given the arguments typed and returns those of each call of the program.
-        finish: is called at the end, whatever happened, and told whether that was an interruption; returns False if
-            not all went well.
+        complete: returns the arguments of each call of the program, given those typed.
+        finish: is called at the end, whatever happened, told whether by an interruption; False: not all went well.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     threading.excepthook = _thread_error
@@ -149,8 +148,7 @@ def describe(error: BaseException) -> str:
         return f"Error: {error.strerror or error}{where}. Check the path, its permissions and the free space."
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate" in str(error):
         return "Error: out of memory. Lower size, or choose a smaller backbone."
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, OSError):
+    if isinstance(cause := error.__cause__ or error.__context__, OSError):
         return describe(cause)
     return f"Error: {type(error).__name__}: {_first_line(error)}{_where(error)}"
 
@@ -172,9 +170,8 @@ def _unreadable_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:
     if mark is not None:
         problem = getattr(error, "problem", None) or getattr(error, "context", None)
         return f"{mark.name} is no YAML: {problem} (line {mark.line + 1}, column {mark.column + 1})."
-    folders = [
-        Path(a.partition("=")[2] or b) for a, b in pairwise([*sys.argv, ""]) if a.startswith(("--config-d", "-cd"))
-    ]
+    words = pairwise([*sys.argv, ""])
+    folders = [Path(a.partition("=")[2] or b) for a, b in words if a.startswith(("--config-d", "-cd"))]
     for path in (path for folder in folders for path in sorted(folder.rglob("*.yaml"))):
         try:
             path.read_text(encoding="utf-8")
@@ -194,12 +191,10 @@ def _of_a_resolver(error: BaseException) -> UserError | None:
 
 def _missing_option(error: MissingConfigException) -> str:
     """Tell which option of a group does not exist, and the nearest that does."""
-    wanted = error.missing_cfg_file or ""
-    group, _, option = wanted.rpartition("/")
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not error.options:
         return f"{_first_line(error)} {HELP_HINT}"
-    known = ", ".join(error.options)
-    return f"There is no {group}={option}.{nearest(option, error.options)} Known: {known}."
+    return f"There is no {group}={option}.{nearest(option, error.options)} Known: {', '.join(error.options)}."
 
 
 def _composition(error: BaseException) -> str:
@@ -215,7 +210,7 @@ def _composition(error: BaseException) -> str:
             within = f" in {prefix}" if prefix else ""
             return f"There is no knob '{name}'.{nearest(key, known)} Known{within}: {', '.join(known)}.{new}"
     if isinstance(cause, ValidationError) and cause.full_key:
-        value = found[0] if (found := re.search(r"'[^']*'", str(cause))) else "that"
+        value = quote[0] if (quote := re.search(r"'[^']*'", str(cause))) else "that"
         wanted = {
             "Float": f"a number, not {value}",
             "Integer": f"a whole number, not {value}",
@@ -226,17 +221,12 @@ def _composition(error: BaseException) -> str:
         needed = [words for theirs, words in wanted.items() if theirs in str(cause)]
         if needed:
             return f"{cause.full_key} needs {needed[-1]}. {HELP_HINT}"
-    if mistake := _of_grammar(f"{error} {cause}"):
-        return f"{mistake} {HELP_HINT}"
+    for theirs, ours in GRAMMAR.items():
+        if found := re.search(theirs, f"{error} {cause}", re.DOTALL):
+            return f"{found.expand(ours)} {HELP_HINT}"
     lines = [line for line in f"{error}\n{cause if cause is not error else ''}".splitlines() if line.strip()]
     text = " ".join(line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith("object_type"))
     return f"{text} {HELP_HINT}"
-
-
-def _of_grammar(text: str) -> str | None:
-    """Tell in our words what Hydra and OmegaConf say in theirs; None for all that is clear as it is."""
-    matches = ((re.search(theirs, text, re.DOTALL), ours) for theirs, ours in GRAMMAR.items())
-    return next((found.expand(ours) for found, ours in matches if found), None)
 
 
 def _takes(target: Any, argument: str) -> bool:
@@ -254,11 +244,7 @@ def is_override(argument: str) -> bool:
 
 
 def _known_flags(arguments: list[str]) -> list[str]:
-    """Return the arguments.
-
-    Raises:
-        UserError: one begins with a dash and is no flag.
-    """
+    """Return the arguments, or raise a UserError if one begins with a dash and is no flag."""
     for argument in arguments:
         name, equals, value = argument.partition("=")
         known = [flag for flag in FLAGS if flag.startswith(name) or (len(flag) == 2 and name.startswith(flag))]
@@ -350,6 +336,5 @@ class ConsoleHandler(logging.Handler):
         """Write a record above the bar, if there is one; if nobody reads any more (``| head``), the run goes on."""
         from tqdm import tqdm
 
-        stream: TextIO = sys.stderr
         with contextlib.suppress(BrokenPipeError):
-            tqdm.write(self.format(record), file=stream)
+            tqdm.write(self.format(record), file=sys.stderr)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -26,10 +27,6 @@ class CannotWrite(UserError):
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write ``path`` through a temporary file beside it: written, fsynced, then renamed over the old one.
-
-    Args:
-        path: the final name.
-        write: is given the open binary file.
 
     Raises:
         CannotWrite: the file cannot be written (disk full, folder read-only); what stood under ``path`` is untouched.
@@ -90,13 +87,9 @@ def is_claimed(folder: Path) -> bool:
     """Tell whether a process works in a folder at this moment."""
     if not (folder / LOCK).exists():
         return False
-    lock = FileLock(folder / LOCK)  # not the one that this process may hold
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    with contextlib.suppress(Timeout), FileLock(folder / LOCK).acquire(timeout=0):  # another than we may hold
+        return False
+    return True
 
 
 def typed_path(name: str) -> Path:
@@ -127,11 +120,7 @@ def exists(name: str) -> bool:
 
 
 def pictures_below(root: Path, leave_out: Path | None = None) -> tuple[dict[str, int], int]:
-    """Find the pictures in a folder and below it, over links, but never in a circle.
-
-    Args:
-        root: the folder.
-        leave_out: a folder that is not looked in.
+    """Find the pictures in a folder and below it but for one to leave out, over links, but never in a circle.
 
     Returns:
         Size in bytes of each, by its path from the folder with forward slashes, and how many other files there are.
@@ -171,11 +160,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of the block into one message that names ``path`` and says what to do.
-
-    Raises:
-        CannotWrite: the block could not write.
-    """
+    """Turn an ``OSError`` of the block into a ``CannotWrite`` that names ``path`` and says what to do."""
     try:
         yield
     except OSError as error:
@@ -197,6 +182,6 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)

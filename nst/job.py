@@ -20,10 +20,13 @@ from nst.cli import describe
 from nst.configuration import recipes
 from nst.errors import UserError
 from nst.files import claim, remove_leftovers
+from nst.networks.backbones import Backbone
 from nst.runs import checkpoint, launchers, logs, resume, sweep
 from nst.runs.record import Job, write_status
-from nst.runs.session import Session, live
+from nst.runs.session import Session, run_session
 from nst.runtime import memory, torchrun
+from nst.setup.fitting import Fit
+from nst.setup.inputs import Inputs
 from nst.stylization.stylize import stylize
 
 log = logging.getLogger(__name__)
@@ -47,7 +50,7 @@ def run_job(config: DictConfig) -> tuple[float, ...] | None:
         run_in_sweep([job])
     else:
         with contextlib.ExitStack() as claims:
-            if _is_to_run(job, config.resume is not None, claims) and _guarded([job]):
+            if _is_to_run(job, config.resume is not None, claims) and _run([job]):
                 raise SystemExit(1)
     return objectives(resume.past(job.folder))
 
@@ -63,11 +66,7 @@ def this_job(config: DictConfig) -> Job:
 
 
 def _helps(job: Job) -> bool:
-    """Do the part of a process that helps another to train a network; return False in that other one.
-
-    Raises:
-        UserError: there is nothing to help with.
-    """
+    """Do the part of a process that helps another to train a network; return False in that other one."""
     from nst.training import train
 
     if job.config.task != "train" and torchrun.world_size() > 1:
@@ -96,8 +95,8 @@ def run_in_sweep(jobs: Sequence[Job]) -> None:
     with contextlib.ExitStack() as claims:
         ready = [job for job in jobs if _is_wanted(job) and _is_to_run_in_sweep(job, claims)]
         try:
-            failed = _guarded(ready) if ready else []
-        except _Apart as apart:
+            failed = _run(ready) if ready else []
+        except _BatchFailed as apart:
             left, size, failed = apart.jobs, apart.size, apart.failed
         except runtime.Interrupted:
             if not launchers.in_worker():
@@ -125,7 +124,7 @@ def _is_wanted(job: Job) -> bool:
 
 
 def _is_to_run_in_sweep(job: Job, claims: contextlib.ExitStack) -> bool:
-    with logs.speaking_for(job.folder):
+    with logs.logging_for(job.folder):
         try:
             return _is_to_run(job, True, claims)  # whatever is there is of this sweep: a cluster may begin a job twice
         except UserError as error:  # the folder cannot be used; what is in it stays as it is
@@ -134,11 +133,7 @@ def _is_to_run_in_sweep(job: Job, claims: contextlib.ExitStack) -> bool:
 
 
 def _is_to_run(job: Job, resumable: bool, claims: contextlib.ExitStack) -> bool:
-    """Claim a job's folder; return False if the job is done already.
-
-    Raises:
-        UserError: the folder cannot be used; nothing in it was changed.
-    """
+    """Claim a job's folder; return False if the job is done already. After a UserError nothing in it was changed."""
     claims.callback(claim(job.folder).release)
     remove_leftovers(job.folder)
     past = resume.past(job.folder)
@@ -154,53 +149,31 @@ def _is_to_run(job: Job, resumable: bool, claims: contextlib.ExitStack) -> bool:
     return True
 
 
-class _Apart(Exception):
-    """Jobs that did not run as one batch.
-
-    Attributes:
-        jobs: those that are to run in other company.
-        size: in batches of so many.
-        failed: those that failed on their own account.
-    """
+class _BatchFailed(Exception):
+    """These jobs did not run as one batch and are to run in batches of a size; others failed on their own account."""
 
     def __init__(self, jobs: list[Job], size: int, failed: list[Job]) -> None:
         super().__init__()
         self.jobs, self.size, self.failed = jobs, size, failed
 
 
-def _guarded(jobs: Sequence[Job]) -> list[Job]:
-    """Run jobs with their status on disk from beginning to end; return those that failed.
-
-    Raises:
-        _Apart: they did not run as one batch.
-        Interrupted: a signal came.
-    """
+def _run(jobs: Sequence[Job]) -> list[Job]:
+    """Run jobs with their status on disk from beginning to end; return those that failed. May raise _BatchFailed."""
     with runtime.PoliteStop() as stop:
-        if len(jobs) == 1:
-            failed = [job for job in jobs if not live(Session(job, stop), story_of(job))]
-        else:
+        if len(jobs) > 1:
             failed = _batch(jobs, stop)
+        else:
+            failed = [job for job in jobs if not run_session(Session(job, stop), task_of(job))]
         stop.poll()  # a signal that came while a result was being saved still ends the sweep
     return failed
 
 
 def _batch(jobs: Sequence[Job], stop: runtime.PoliteStop) -> list[Job]:
     """Optimise the pictures of several jobs as one batch; each leaves what it would leave alone."""
-    names = [job.folder.name for job in jobs]
-    story = functools.partial(stylize, take_targets=together.take_targets)
     with runtime.own_device(jobs[0].config.device) as device:
-        sessions = [
-            Session(
-                job,
-                stop,
-                device=device,
-                beside=len(jobs),
-                facts={"batch": {"images": len(jobs), "index": index, "jobs": names}},
-                leads=index == 0,
-            )
-            for index, job in enumerate(jobs)
-        ]
-        ended = together.tell_together([functools.partial(live, session, story) for session in sessions])
+        sessions = [Session(job, stop, device, beside=len(jobs), shows_progress=job is jobs[0]) for job in jobs]
+        runs = [functools.partial(run_session, session, _stylize_in_batch) for session in sessions]
+        ended = together.run_together(runs)
     for signal in (end for end in ended if isinstance(end, KeyboardInterrupt)):
         raise signal
     failed = [job for job, end in zip(jobs, ended, strict=True) if end is False]
@@ -208,11 +181,28 @@ def _batch(jobs: Sequence[Job], stop: runtime.PoliteStop) -> list[Job]:
         error = next(end for end in ended if isinstance(end, Exception))
         size = max(len(left) // 2, 1) if memory.is_out_of_memory(error) else 1
         log.warning("%s", _advice(error, size), exc_info=error)
-        raise _Apart(left, size, failed)
+        raise _BatchFailed(left, size, failed)
     return failed
 
 
-def story_of(job: Job) -> Callable[[Session], object]:
+def _stylize_in_batch(session: Session) -> None:
+    """Optimise a picture of a batch."""
+    stylize(session, functools.partial(_take_targets_stylize_in_batch, session))
+
+
+def _take_targets_stylize_in_batch(
+    session: Session, config: DictConfig, network: Backbone, images: Inputs
+) -> tuple[together.Share, Fit]:
+    """Take the targets of a picture of a batch, and note in its run's record with whom it is computed."""
+    share, fit = together.take_targets(config, network, images, session.folder.name)
+    session.shows_progress = share.place == 0
+    if session.latest is None:  # not yet on its way: some that began may have failed
+        names = share.batch.names
+        session.record.note(batch={"images": len(names), "index": share.place, "jobs": names})
+    return share, fit
+
+
+def task_of(job: Job) -> Callable[[Session], object]:
     """Return what does what a job is for: optimise a picture, train a network, or apply one."""
     if job.config.task == "train":
         from nst.training.train import train  # here, since a run that optimises needs none of it

@@ -117,12 +117,10 @@ def record(path: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def _has_form(value: Any, form: Any) -> bool:
-    """Tell whether a value is as a form says.
+    """Tell whether a value of JSON is as a form says.
 
-    Args:
-        value: of JSON.
-        form: a type; a predicate; ``[form]``, a list of such; ``{...: form}``, a mapping to such; ``{key: form}``, a
-            mapping that has at least these entries; or a tuple of which one is to do.
+    A form is a type; a predicate; ``[form]``, a list of such; ``{...: form}``, a mapping to such; ``{key: form}``, a
+    mapping that has at least these entries; or a tuple of which one is to do.
     """
     if isinstance(form, tuple):
         return any(_has_form(value, one) for one in form)
@@ -138,17 +136,8 @@ def _is_deep(value: Any) -> bool:
     """Tell whether mappings and lists lie in one another deeper than any of a run's."""
     level = [value]
     for _ in range(DEEPEST):
-        level = [
-            inner
-            for node in level
-            if isinstance(node, dict | list)
-            for inner in (node.values() if isinstance(node, dict) else node)
-        ]
+        level = [inner for node in level for _, inner in _entries(node)]
     return bool(level)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_time(value: Any) -> bool:
@@ -169,6 +158,10 @@ def _is_below(value: Any) -> bool:
         return False
     windows, posix = PureWindowsPath(value), PurePosixPath(value.replace("\\", "/"))
     return not (windows.drive or windows.root or posix.is_absolute() or ".." in posix.parts)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _NOTHING, _TEXT, _MAPPING = type(None), str | None, dict | None
@@ -235,12 +228,10 @@ def refuse_foreign_code(
 
 
 def refuse_foreign_words(arguments: list[str], folder: Path, is_at_home: bool = True) -> None:
-    """Refuse recorded words of a command line that would have code run, or something looked up.
+    """Refuse words of a command line recorded in a folder that would have code run, or something looked up.
 
-    Args:
-        arguments: as recorded; those typed anew are not among them.
-        folder: of the run or sweep.
-        is_at_home: it was begun where it is resumed, so that its folders of own code are the user's.
+    What is typed anew is not among them. A run or sweep that was begun where it is resumed ``is_at_home``, so that its
+    folders of own code are the user's.
 
     Raises:
         UserError: the first of them.
@@ -300,11 +291,17 @@ def _is_module_of(folders: list[Path], target: str) -> bool:
 
 
 def _walk(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of whatever there is in a configuration; the entries of a list have no name."""
+    """Yield (name, value) of whatever there is in a configuration."""
     yield name, node
-    if isinstance(node, Mapping | list):
-        for key, value in node.items() if isinstance(node, Mapping) else (("", one) for one in node):
-            yield from _walk(value, str(key))
+    for key, value in _entries(node):
+        yield from _walk(value, key)
+
+
+def _entries(node: Any) -> list[tuple[str, Any]]:
+    """Return (name, value) of what is in a mapping or list, whose entries have no name; nothing of another value."""
+    if isinstance(node, Mapping):
+        return [(str(key), value) for key, value in node.items()]
+    return [("", value) for value in node] if isinstance(node, list) else []
 
 
 def _targets(node: Any) -> list[str]:
@@ -328,15 +325,10 @@ def safe_variables(recorded: Any) -> tuple[dict[str, str] | None, list[str]]:
     """Return those recorded environment variables that a new process may be given, and a note of each other one.
 
     They are the ones that a run records, with values as such variables have them: numbers and words.
-
-    Args:
-        recorded: from ``run.json``; None if there is nothing.
     """
     if not isinstance(recorded, Mapping):
         return None, []
-    safe = {
-        str(name): str(value) for name, value in recorded.items() if name in VARIABLES and WORDS.fullmatch(str(value))
-    }
+    safe = {str(k): str(value) for k, value in recorded.items() if k in VARIABLES and WORDS.fullmatch(str(value))}
     others = [name for name in recorded if name not in safe]
     return safe, [f"The recorded variable {name} is not set: a run records none like it." for name in others]
 
@@ -382,18 +374,16 @@ def unpack(bundle: Path, folder: Path) -> None:
     """
     try:
         with zipfile.ZipFile(bundle) as archive:
-            members = archive.infolist()
-            for member in members:
+            for member in archive.infolist():
                 _refuse_unsafe(bundle, member)
-            size = sum(member.file_size for member in members)
+            size = sum(member.file_size for member in archive.infolist())
             room = shutil.disk_usage(folder).free
             if size > min(LARGEST_BUNDLE, room):
                 raise UserError(
                     f"{bundle} would unpack to {size:,} bytes; {LARGEST_BUNDLE:,} are allowed and {room:,} are free. "
                     "Unpack it yourself if you trust it, and name the folder."
                 )
-            for member in members:
-                archive.extract(member, folder)
+            archive.extractall(folder, archive.infolist())
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, OSError) as error:
         raise UserError(f"{bundle} cannot be unpacked as a bundle (.zip): {error}") from error
 

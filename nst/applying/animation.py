@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ SHORTEST = 20  # milliseconds; browsers show shorter frames for 100
 PLAYS = ("PNG", "WEBP")  # formats that say how often they are shown in all
 
 
+@dataclass
 class Animation(Clip):
     """An animation; Pillow composes each frame from those before it (disposal).
 

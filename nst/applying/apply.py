@@ -1,10 +1,10 @@
 """The story of ``task=apply``: load the network, paint, save, score, record."""
 
 import contextlib
+import itertools
 import logging
 import shutil
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,9 @@ MOST_RECORDED = 20  # and in run.json; pictures.csv has them all
 
 @dataclass
 class Painted:
-    """What a run has painted.
+    """What a run has painted: ``count`` pictures or frames; ``failed`` could not be read.
 
     Attributes:
-        count: pictures or frames.
-        failed: that could not be read.
         seconds: that the network took for each, of those painted by this process and of earlier ones still known.
         scores: of the result, or of several averaged.
         facts: what else the record is to hold.
@@ -59,14 +57,7 @@ class Painted:
 
 @dataclass
 class Work:
-    """What painting needs, whatever is painted.
-
-    Attributes:
-        session: of the run.
-        painter: the network, ready.
-        sizing: at which size.
-        evaluator: what scores, or None.
-    """
+    """What painting needs, whatever is painted; without an evaluator nothing is scored."""
 
     session: Session
     painter: Painter
@@ -77,6 +68,16 @@ class Work:
     def config(self) -> DictConfig:
         """The configuration."""
         return self.session.config
+
+    @property
+    def result(self) -> Path:
+        """Where the picture that is shown goes."""
+        return self.session.job.picture("result")
+
+    @property
+    def original(self) -> Path:
+        """Where the frame of a clip goes that ``result`` shows painted."""
+        return self.session.folder / f"{ORIGINAL}.png"
 
     def progress(self, total: int | None, done: int, unit: str) -> ProgressBar | ProgressLines:
         """Return what tells how far the painting is."""
@@ -102,24 +103,15 @@ class Work:
 def problems(config: DictConfig) -> list[str]:
     """Return what is wrong with a configuration whose task is ``apply``, as far as its own knobs go."""
     found = []
-    try:
-        model.load(config)
-    except ConfigError as error:
-        found += error.problems
-    except UserError as error:
-        found.append(str(error))
+    kind = ""
     with contextlib.suppress(UserError):  # that there is no such file is told elsewhere
-        if media.kind_of(str(config.content)) == "video":
-            found += _missing_library()
+        kind = media.kind_of(str(config.content))
+    for needed in (lambda: model.load(config), *([video.library] if kind == "video" else [])):
+        try:
+            needed()
+        except UserError as error:
+            found += error.problems if isinstance(error, ConfigError) else [str(error)]
     return found
-
-
-def _missing_library() -> list[str]:
-    try:
-        video.library()
-    except UserError as error:
-        return [str(error)]
-    return []
 
 
 def apply(session: Session) -> None:
@@ -141,13 +133,14 @@ def apply(session: Session) -> None:
             _clear(session.folder)
         session.begin_record()
         session.record.note_computation(precision=precision)
-        evaluator = _evaluator(session, network)
-        painter = _painter(network, device, precision, config.tile)
+        evaluator, dtype = _evaluator(session, network), runtime.network_dtype(precision, device)
+        blend = None if network.blend is None else network.blend.to(device, dtype)
+        painter = Painter(network.network.to(device, dtype), blend, device, dtype, config.tile)
         sizing = media.Sizing(config.size, config.fit, config.resample, config.background)
         work = Work(session, painter, sizing, evaluator)
         kind = media.kind_of(str(config.content))
-        name, told = Path(str(config.content)).name, "%s in the manner of %s, with %s on %s in %s"
-        log.info(told, name, network.styles_in_words(), network.path.name, device, precision)
+        what = (Path(str(config.content)).name, network.styles_in_words(), network.path.name, device, precision)
+        log.info("%s in the manner of %s, with %s on %s in %s", *what)
         runtime.keep_freed_memory()
         with session.optimising():
             painted = {"picture": _picture, "folder": _folder}.get(kind, _clip)(work)
@@ -159,11 +152,13 @@ def _evaluator(session: Session, network: model.Model) -> Evaluator | None:
     """Note in the record what paints and what scores; return the latter, or None if the style image is gone."""
     evaluator: Evaluator | None = configuration.build(session.config.evaluator)
     styles = network.style_files()
+    facts = [{key: value for key, value in style.items() if key != "found"} for style in styles]
     session.record.note(
         model={"name": str(session.config.model), **network.facts()},
         style_blend=network.weights,
         evaluator={"name": evaluator.name, **evaluator.settings} if evaluator else None,
-        **_as_recorded(styles),
+        style=facts[0] if facts else None,
+        further_images={f"style[{place}]": fact for place, fact in enumerate(facts) if place},
     )
     gone = [str(style["name"]) for style in styles if not style["found"]]
     if evaluator is None or (styles and not gone):
@@ -178,10 +173,9 @@ def _picture(work: Work) -> Painted:
     path = rgb.locate(str(work.config.content))
     picture = rgb.opened(str(path), work.sizing.background)
     painting = work.paint(work.sizing.seen(picture, path))
-    result = work.session.job.picture("result")
-    rgb.save(result, work.encoded(painting.pixels, work.sizing.kept(*picture.size, path)))
+    rgb.save(work.result, work.encoded(painting.pixels, work.sizing.kept(*picture.size, path)))
     del picture
-    return Painted(1, 0, [painting.seconds], _score(work, result, path), _in_words(painting))
+    return Painted(1, 0, [painting.seconds], _score(work, work.result, path), _in_words(painting))
 
 
 def _folder(work: Work) -> Painted:
@@ -195,12 +189,10 @@ def _folder(work: Work) -> Painted:
     if work.session.saved:
         table.rows = {row.picture: row for row in table.rows.values() if _is_painted(row, folder, root)}
     left = [path for path in found if names[path] not in table.rows]
-    log.info(
-        "%d pictures%s", len(found), f", {len(found) - len(left)} of them painted already" if work.session.saved else ""
-    )
-    bar, failed = work.progress(len(found), len(found) - len(left), "picture"), 0
+    done, failed = len(found) - len(left), 0
+    log.info("%d pictures%s", len(found), f", {done} of them painted already" if work.session.saved else "")
     facts: dict[str, Any] = {}
-    try:
+    with contextlib.closing(work.progress(len(found), done, "picture")) as bar:
         for path in left:
             work.session.stop.poll()
             row, told = _of_folder(work, path, names[path], f"{RESULTS}/{found[path]}")
@@ -213,29 +205,22 @@ def _folder(work: Work) -> Painted:
                 elif failed == MOST_TOLD + 1:
                     log.warning("Further pictures that are left out are listed in %s", PICTURES_FILE)
             bar.advance()
-    finally:
-        bar.close()
     table.in_order([names[path] for path in found])
     painted = [row for row in table.rows.values() if row.painting]
     if not painted:
         first = next(iter(table.rows.values())).problem
         raise UserError(f"None of the {len(found)} pictures in {folder} can be painted. {first}")
     shown = [painted[place] for place in contact_sheet.chosen(len(painted))]
-    pairs = [_pair(row, folder, root, work.sizing.background) for row in shown]
-    drawn = contact_sheet.draw(pairs)
-    rgb.save(work.session.job.picture("result"), work.encoded(drawn, None))
-    problems_ = [row for row in table.rows.values() if row.problem]
-    facts |= {
-        "shown": len(shown),
-        "failures": [{"picture": row.picture, "problem": row.problem} for row in problems_[:MOST_RECORDED]],
-    }
-    seconds = [row.seconds for row in painted]
-    scores: list[Scores | None] = []
+    drawn = contact_sheet.draw([_pair(row, folder, root, work.sizing.background) for row in shown])
+    rgb.save(work.result, work.encoded(drawn, None))
+    failures = [{"picture": row.picture, "problem": row.problem} for row in table.rows.values() if row.problem]
+    scores: list[Scores] = []
     for row in shown if work.evaluator else ():
         work.session.stop.poll()
-        scores.append(_score(work, root / row.painting, folder / row.picture))
-    scored = sum(one is not None for one in scores)
-    return Painted(len(painted), len(problems_), seconds, _average(scores), facts | {"scored": scored})
+        if (found_scores := _score(work, root / row.painting, folder / row.picture)) is not None:
+            scores.append(found_scores)
+    facts |= {"shown": len(shown), "failures": failures[:MOST_RECORDED], "scored": len(scores)}
+    return Painted(len(painted), len(failures), [row.seconds for row in painted], _average(scores), facts)
 
 
 def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[PictureRow, dict[str, Any]]:
@@ -255,17 +240,15 @@ def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[P
     rgb.save(target, data)
     width, height = shape or (painting.pixels.shape[1], painting.pixels.shape[0])
     where = target.relative_to(work.session.folder).as_posix()
-    return PictureRow(name, where, width, height, painting.seconds, digest), _in_words(
-        painting
-    ) if painting.tile else {}
+    row = PictureRow(name, where, width, height, painting.seconds, sha256=digest)
+    return row, _in_words(painting) if painting.tile else {}
 
 
 def _is_painted(row: PictureRow, folder: Path, root: Path) -> bool:
     """Tell whether a picture has been painted, and has not changed since."""
     picture = folder / row.picture
-    return (
-        bool(row.painting) and (root / row.painting).is_file() and (picture.is_file() and sha256(picture) == row.sha256)
-    )
+    is_there = bool(row.painting) and (root / row.painting).is_file() and picture.is_file()
+    return is_there and sha256(picture) == row.sha256
 
 
 def _pair(row: PictureRow, folder: Path, root: Path, background: str) -> tuple[Image.Image, Image.Image, str]:
@@ -282,55 +265,50 @@ def _clip(work: Work) -> Painted:
     clip = media.open_clip(str(work.config.content), work.sizing.background)
     with writing(parts_folder):
         parts_folder.mkdir(exist_ok=True)
-    parts = _whole_parts(parts_folder, clip.segment_suffix)
+    numbered = (parts_folder / f"{number:06d}{clip.segment_suffix}" for number in itertools.count())
+    parts = list(itertools.takewhile(Path.is_file, numbered))
     begin = len(parts) * clip.per_segment
     if begin:
         log.info("%d frames are painted already", begin)
-    middle = (clip.frames or 1) // 2
+    middle = (clip.frames or 1) // 2 + 1
     seconds: list[float] = []
     facts: dict[str, Any] = {}
-    bar = work.progress(clip.frames, min(begin, clip.frames or begin), "frame")
     part, count, last = None, 0, None
     try:
-        for number, frame in enumerate(clip.read()):
-            count, last = number + 1, frame
-            if number < begin:
-                continue
-            work.session.stop.poll()
-            pixels, painting = _frame(work, clip, frame)
-            seconds.append(painting.seconds)
-            facts |= _in_words(painting)
-            if number == middle:
-                _show(work, clip, frame, pixels)
-            part = part or clip.segment(parts_folder)
-            part.add(pixels)
-            if count % clip.per_segment == 0:
+        with contextlib.closing(work.progress(clip.frames, min(begin, clip.frames or begin), "frame")) as bar:
+            for count, last in enumerate(clip.read(), 1):
+                if count <= begin:
+                    continue
+                session.stop.poll()
+                pixels, painting = _frame(work, clip, last)
+                seconds.append(painting.seconds)
+                facts |= _in_words(painting)
+                if count == middle:
+                    _show(work, last, pixels)
+                part = part or clip.segment(parts_folder)
+                part.add(pixels)
+                if count % clip.per_segment == 0:
+                    parts, part = [*parts, _keep(part, parts_folder, len(parts), clip)], None
+                bar.advance()
+            if part is not None:
                 parts, part = [*parts, _keep(part, parts_folder, len(parts), clip)], None
-            bar.advance()
-        if part is not None:
-            parts, part = [*parts, _keep(part, parts_folder, len(parts), clip)], None
     except runtime.Interrupted:
-        bar.close()
-        _join_what_there_is(work, clip, parts, part, parts_folder)
+        _join_what_there_is(session.folder, clip, parts, part)
         raise
-    finally:
-        bar.close()
     assert last is not None  # else reading would have told
-    if not (
-        _result(work).is_file() and (session.folder / f"{ORIGINAL}.png").is_file()
-    ):  # the file has told too many frames
-        _show(work, clip, last, _frame(work, clip, last)[0])
+    if not (work.result.is_file() and work.original.is_file()):  # the file has told too many frames
+        _show(work, last, _frame(work, clip, last)[0])
     target = session.folder / f"result{clip.suffix}"
     clip.join(parts, target)
-    for note in dict.fromkeys(clip.notes):
+    notes = list(dict.fromkeys(clip.notes))
+    for note in notes:
         log.warning("%s", note)
-    original = session.folder / f"{ORIGINAL}.png"
-    work.session.record.note(
+    session.record.note(
         source=provenance.image_file(str(work.config.content)),
-        content={"name": clip.path.name, **provenance.file(original)},
+        content={"name": clip.path.name, **provenance.file(work.original)},
     )
-    facts |= {**clip.facts, "frames": count, "notes": list(dict.fromkeys(clip.notes)), "clip": target.name}
-    return Painted(count, 0, seconds, _score(work, _result(work), original), facts)
+    facts |= {**clip.facts, "frames": count, "notes": notes, "clip": target.name}
+    return Painted(count, 0, seconds, _score(work, work.result, work.original), facts)
 
 
 def _frame(work: Work, clip: Clip, picture: Image.Image) -> tuple[np.ndarray, Painting]:
@@ -339,14 +317,10 @@ def _frame(work: Work, clip: Clip, picture: Image.Image) -> tuple[np.ndarray, Pa
     return rgb.stretched(painting.pixels, work.sizing.kept(*picture.size, clip.path)), painting
 
 
-def _show(work: Work, clip: Clip, picture: Image.Image, pixels: np.ndarray) -> None:
+def _show(work: Work, picture: Image.Image, pixels: np.ndarray) -> None:
     """Save a painted frame as the result to be shown, beside the frame that it was painted from."""
-    rgb.save(work.session.folder / f"{ORIGINAL}.png", rgb.encode_bytes(np.asarray(picture)))
-    rgb.save(_result(work), work.encoded(pixels, None))
-
-
-def _result(work: Work) -> Path:
-    return work.session.job.picture("result")
+    rgb.save(work.original, rgb.encode_bytes(np.asarray(picture)))
+    rgb.save(work.result, work.encoded(pixels, None))
 
 
 def _keep(part: Segment, folder: Path, number: int, clip: Clip) -> Path:
@@ -356,23 +330,10 @@ def _keep(part: Segment, folder: Path, number: int, clip: Clip) -> Path:
     return path
 
 
-def _whole_parts(folder: Path, suffix: str) -> list[Path]:
-    """Return the parts from the first on, up to where one is missing."""
-    paths = (folder / f"{number:06d}{suffix}" for number in range(len(list(folder.iterdir()))))
-    return list(_while_there(paths))
-
-
-def _while_there(paths: Iterator[Path]) -> Iterator[Path]:
-    for path in paths:
-        if not path.is_file():
-            return
-        yield path
-
-
-def _join_what_there_is(work: Work, clip: Clip, parts: list[Path], part: Segment | None, folder: Path) -> None:
+def _join_what_there_is(folder: Path, clip: Clip, parts: list[Path], part: Segment | None) -> None:
     """Leave what has been painted of a clip as ``interrupted``; a part that is not full is painted again later."""
-    target = work.session.folder / f"interrupted{clip.suffix}"
-    extra = folder / f"interrupted{clip.segment_suffix}"
+    target = folder / f"interrupted{clip.suffix}"
+    extra = folder / PARTS / f"interrupted{clip.segment_suffix}"
     with contextlib.suppress(UserError):  # the disk may be full, and the run is to end
         if part is not None:
             part.finish(extra)
@@ -381,13 +342,6 @@ def _join_what_there_is(work: Work, clip: Clip, parts: list[Path], part: Segment
             clip.join(parts, target)
             log.warning("Interrupted; what has been painted is in %s", target)
     extra.unlink(missing_ok=True)
-
-
-def _painter(network: model.Model, device: torch.device, precision: str, tile: str) -> Painter:
-    dtype = runtime.network_dtype(precision, device)
-    blend = network.blend
-    moved = network.network.to(device, dtype)
-    return Painter(moved, None if blend is None else blend.to(device, dtype), device, dtype, tile)
 
 
 def _in_words(painting: Painting) -> dict[str, Any]:
@@ -402,18 +356,16 @@ def _score(work: Work, result: Path, content: Path) -> Scores | None:
     """Score a saved painting; what cannot be scored does not fail a run that has painted."""
     if work.evaluator is None:
         return None
-    facts = work.session.record.facts
     try:
-        styles = recorded_styles(facts)
+        styles = recorded_styles(work.session.record.facts)
         return work.evaluator.scores_of_blend(result, content, styles, background=work.sizing.background)
     except UserError as error:
         log.warning("%s is not scored: %s", result.name, error)
         return None
 
 
-def _average(several: list[Scores | None]) -> Scores | None:
+def _average(known: list[Scores]) -> Scores | None:
     """Return the mean of each score over the pictures that have it."""
-    known = [scores for scores in several if scores is not None]
     if not known:
         return None
     mean: Scores = {}
@@ -423,19 +375,8 @@ def _average(several: list[Scores | None]) -> Scores | None:
     return mean | {"evaluator": known[0]["evaluator"]}
 
 
-def _as_recorded(styles: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the style images under the keys of a record."""
-    facts = [{key: value for key, value in style.items() if key != "found"} for style in styles]
-    further = {f"style[{place}]": fact for place, fact in enumerate(facts) if place}
-    return {"style": facts[0] if facts else None, "further_images": further}
-
-
 def _refuse_changes(before: dict[str, Any], network: model.Model, config: DictConfig, folder: Path) -> None:
-    """Refuse to carry on with another network or another clip than a run was begun with.
-
-    Raises:
-        UserError: one has changed.
-    """
+    """Refuse to carry on with another network, other styles or another clip than a run was begun with."""
     was = before.get("model") or {}
     if was and was.get("sha256") != sha256(network.path):
         raise UserError(
@@ -449,28 +390,20 @@ def _refuse_changes(before: dict[str, Any], network: model.Model, config: DictCo
             f"{folder} cannot be resumed: it was begun with another style. Name that one, or start a new run elsewhere."
         )
     was = before.get("source") or before.get("content") or {}
-    if was and media.kind_of(str(config.content)) != "folder":
-        path = rgb.locate(str(config.content))
-        if was.get("sha256") != sha256(path):
-            raise UserError(
-                f"{folder} cannot be resumed: {path} has changed since the run began. Put the old file back, or start "
-                "a new run in another folder."
-            )
+    if not was or media.kind_of(str(config.content)) == "folder":
+        return
+    if was.get("sha256") != sha256(path := rgb.locate(str(config.content))):
+        raise UserError(
+            f"{folder} cannot be resumed: {path} has changed since the run began. Put the old file back, or start "
+            "a new run in another folder."
+        )
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier attempt left that would be taken for this one's; ``Record.begin`` removes the rest.
-
-    Raises:
-        CannotWrite: a file cannot be removed.
-    """
-    left = [
-        PICTURES_FILE,
-        f"{ORIGINAL}.png",
-        *(f"{name}{s}" for name in ("result", "interrupted") for s in (".gif", ".mp4")),
-    ]
+    """Remove what an earlier attempt left that would be taken for this one's; ``Record.begin`` removes the rest."""
+    clips = [f"{name}{suffix}" for name in ("result", "interrupted") for suffix in (".gif", ".mp4")]
     with writing(folder):
-        for name in left:
+        for name in (PICTURES_FILE, f"{ORIGINAL}.png", *clips):
             (folder / name).unlink(missing_ok=True)
         if (folder / PARTS).is_dir():
             shutil.rmtree(folder / PARTS)
@@ -478,21 +411,18 @@ def _clear(folder: Path) -> None:
 
 def _finish(work: Work, kind: str, painted: Painted, seconds: dict[str, float]) -> None:
     """Record what has been painted, and remove what it is not needed for any more."""
-    session, result = work.session, _result(work)
+    session, result = work.session, work.result
     with decoding.opened(result) as picture:
         width, height = picture.size
     left = [result, session.folder / PICTURES_FILE, session.folder / str(painted.facts.get("clip"))]
     median = statistics.median(painted.seconds) if painted.seconds else None
-    work.session.record.note(
+    session.record.note(
         applied={"kind": kind, "count": painted.count, "failed": painted.failed, **painted.facts},
         seconds_per_picture=None if median is None else float(f"{median:.4g}"),
         size={"width": width, "height": height},
         scores=painted.scores,
         outputs={path.name: sha256(path) for path in left if path.is_file()},
-        seconds={
-            **{name: round(value, 3) for name, value in seconds.items()},
-            "network": round(sum(painted.seconds), 3),
-        },
+        seconds={name: round(value, 3) for name, value in (seconds | {"network": sum(painted.seconds)}).items()},
         peak_memory_bytes=runtime.peak_memory_bytes(work.painter.device),
         result=provenance.output_file(result),
     )

@@ -32,29 +32,22 @@ class Segment(Protocol):
 class Clip(ABC):
     """An animation or a video.
 
-    Args:
-        path: its file.
-        background: what shows through transparent pixels: bytes of red, green and blue.
-
-    Attributes:
-        frames: how many there are, as far as the file tells; None if it does not.
-        per_segment: frames in each segment but the last.
-        suffix: of the painted file; ``segment_suffix`` of its segments.
-        facts: what the record tells of it.
-        notes: what of it could not be read or will not be kept, one sentence each.
-
     Raises:
         UserError: it cannot be read.
     """
 
-    path: Path
-    background: tuple[int, int, int] = (255, 255, 255)
-    frames: int | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    per_segment: ClassVar[int]
-    suffix: ClassVar[str]
+    path: Path  # its file
+    background: tuple[int, int, int] = (255, 255, 255)  # what shows through transparent pixels, in bytes
+    frames: int | None = None  # how many there are, as far as the file tells
+    facts: dict[str, Any] = field(default_factory=dict)  # what the record tells of it
+    notes: list[str] = field(default_factory=list)  # what could not be read or will not be kept, one sentence each
+    per_segment: ClassVar[int]  # frames in each segment but the last
+    suffix: ClassVar[str]  # of the painted file
     segment_suffix: ClassVar[str]
+
+    @abstractmethod
+    def __post_init__(self) -> None:  # named here, else a dataclass would not call those of its subclasses
+        """Look at the file."""
 
     @abstractmethod
     def read(self) -> Iterator[Image.Image]:

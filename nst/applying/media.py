@@ -1,7 +1,6 @@
 """What can be painted: pictures, folders of them, and clips (animated GIFs and the like, videos)."""
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from nst.applying.video import Video, holds_video
 from nst.errors import UserError
 from nst.files import SUFFIXES, is_folder, pictures_below
 from nst.images import decoding, rgb
+from nst.runs.folders import in_order
 from nst.transformers.layers import SMALLEST
 
 ANIMATED = ("GIF", "PNG", "WEBP")  # other formats hold several pictures for other reasons: pages, two eyes
@@ -27,14 +27,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sizing:
-    """At which size the network sees a picture, and at which its painting is saved.
+    """At which size the network sees a picture, and at which its painting is saved; see ``nst.images.rgb.load``."""
 
-    Args:
-        size: pixels of the side that ``fit`` names; 0 keeps the picture's own size, whatever ``fit`` says.
-        fit: see ``nst.images.rgb.load``; likewise ``resample`` and ``background``.
-    """
-
-    size: int = 0
+    size: int = 0  # pixels of the side that ``fit`` names; 0 keeps the picture's own size, whatever ``fit`` says
     fit: str = "long"
     resample: str = "lanczos"
     background: str = "white"
@@ -93,14 +88,8 @@ def open_clip(name: str, background: str) -> Clip:
 def pictures_in(folder: Path, leave_out: Path | None = None) -> dict[Path, str]:
     """Return the pictures in a folder and below it, each with the name of its painting, in the order of their names.
 
-    Hidden files and folders do not count, nor does whatever has not the suffix of a picture.
-
-    Args:
-        folder: to look in.
-        leave_out: a folder that is not looked in: where the paintings go.
-
-    Returns:
-        ``{path: name}``; names are relative to the folder of the paintings, without their suffix, with forward slashes.
+    Hidden files and folders do not count, nor does ``leave_out``, where the paintings go. Names are relative to the
+    folder of the paintings, without their suffix, with forward slashes.
 
     Raises:
         UserError: there is no picture, or a folder cannot be read.
@@ -113,7 +102,7 @@ def pictures_in(folder: Path, leave_out: Path | None = None) -> dict[Path, str]:
         raise UserError(f"There is no picture in {folder}: no file that ends in {', '.join(sorted(SUFFIXES))}.")
     if left_out:
         log.info("%d files in %s have not the suffix of a picture, and are left out", left_out, folder)
-    paths = [Path(name) for name in sorted(below, key=lambda name: (_natural(name), name))]
+    paths = [Path(name) for name in sorted(below, key=in_order)]
     return {folder / path: name for path, name in zip(paths, _names(paths), strict=True)}
 
 
@@ -134,9 +123,3 @@ def _names(paths: Sequence[Path]) -> list[str]:
             taken.add(name.casefold())
         names.append(name)
     return names
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Return a sort key that counts the numbers in a text as numbers."""
-    parts = re.split(r"([0-9]+)", text)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]

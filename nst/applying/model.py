@@ -1,8 +1,6 @@
 """The network to paint with: its file, its styles and how they are blended."""
 
-import contextlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from nst.errors import ConfigError, UserError
 from nst.files import existing_file, sha256, typed_path
 from nst.images import rgb
 from nst.runs import provenance, resume
+from nst.runs.folders import is_unchanged
 from nst.samples import FOLDER, samples
 
 LARGEST_STYLE = 512  # pixels of its long side, at most, at which a style that is not trained for is looked at
@@ -24,11 +23,9 @@ HOW_TO_TRAIN = "Train one: python run.py task=train style=painting.jpg; it leave
 
 @dataclass
 class Model:
-    """A network that has been trained.
+    """A network that has been trained, on the CPU.
 
     Attributes:
-        path: of its file.
-        network: on the CPU.
         about: what its file says of it.
         weights: of its styles, adding up to 1; None: it has only one.
     """
@@ -70,7 +67,7 @@ class Model:
         found = []
         for style, label in zip(self.about.get("styles") or [], self.labels, strict=True):
             digest, named = style.get("sha256"), str(style.get("file"))
-            file = next((path for path in [Path(named), *places] if _has_sha256(path, digest)), None)
+            file = next((path for path in [Path(named), *places] if is_unchanged(path, digest)), None)
             facts = provenance.file(file) if file else {"file": named, "sha256": digest}
             found.append({**facts, "name": label, "found": file is not None})
         return found
@@ -109,15 +106,15 @@ def load(config: DictConfig) -> Model:
 def _take_styles(network: nn.Module, config: DictConfig) -> list[dict[str, Any]]:
     """Give a network that paints in any style those that ``style`` names; return what a record says of them."""
     names = list(config.style) if OmegaConf.is_list(config.style) else [config.style]
-    paths = [rgb.locate(str(name)) for name in names]
-    sides = [min(max(rgb.opened(str(path)).size), LARGEST_STYLE) for path in paths]
     take: Any = network.take_styles
-    how = ("long", config.resample, config.background)
-    take([rgb.load(str(path), side, *how) for path, side in zip(paths, sides, strict=True)])
-    return [
-        {"label": Path(str(name)).stem, "file": str(path), "sha256": sha256(path)}
-        for name, path in zip(names, paths, strict=True)
-    ]
+    pictures, facts = [], []
+    for name in map(str, names):
+        path = rgb.locate(name)
+        side = min(max(rgb.opened(str(path)).size), LARGEST_STYLE)
+        pictures.append(rgb.load(str(path), side, "long", config.resample, config.background))
+        facts.append({"label": Path(name).stem, "file": str(path), "sha256": sha256(path)})
+    take(pictures)
+    return facts
 
 
 def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:
@@ -125,8 +122,7 @@ def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:
 
     Args:
         given: ``style_weights`` of the configuration: a number for each style, or None for all alike.
-        styles: how many there are.
-        path: of the network's file.
+        styles: how many there are; ``path`` is the network's file.
 
     Raises:
         ConfigError: there is only one style, or they are not as many numbers from 0 up, one of them above 0.
@@ -135,7 +131,7 @@ def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:
         return None if styles == 1 else [1 / styles] * styles
     if styles == 1:
         raise ConfigError([f"style_weights={given} does nothing: {path} paints in one style. Leave it out."])
-    weights: Sequence[Any] = list(given) if OmegaConf.is_list(given) or isinstance(given, list | tuple) else [given]
+    weights: list[Any] = list(given) if OmegaConf.is_list(given) or isinstance(given, list | tuple) else [given]
     if len(weights) != styles:
         raise ConfigError([f"style_weights={given} must have {styles} numbers: {path} paints in {styles} styles."])
     for weight in weights:
@@ -144,10 +140,3 @@ def blend_weights(given: Any, styles: int, path: Path) -> list[float] | None:
     if not any(weights):
         raise ConfigError(["style_weights are all 0. Give at least one style a weight above 0."])
     return [float(weight) / float(sum(weights)) for weight in weights]
-
-
-def _has_sha256(path: Path, digest: Any) -> bool:
-    """Tell whether there is a file with these bytes."""
-    with contextlib.suppress(OSError, ValueError):
-        return path.is_file() and sha256(path) == digest
-    return False

@@ -36,16 +36,10 @@ TOLERANCE = 1e-3  # of a colour in [0, 1]: whether tiles are painted as the whol
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """How far a network sees.
+    """How far a network sees; where a tile begins at a multiple of the stride, its maps lie as the whole's do."""
 
-    Attributes:
-        radius: pixels beyond a painted pixel that it can depend on, statistics aside, at most.
-        stride: pixels of the picture that one position of its smallest maps stands for; where a tile begins at a
-            multiple of it, its maps lie as those of the whole picture do.
-    """
-
-    radius: int
-    stride: int
+    radius: int  # pixels beyond a painted pixel that it can depend on, statistics aside, at most
+    stride: int  # pixels of the picture that one position of its smallest maps stands for
 
     @property
     def halo(self) -> int:
@@ -78,19 +72,12 @@ def receptive_field(network: nn.Module) -> ReceptiveField:
 
 @dataclass
 class Painting:
-    """What a network made of a picture.
+    """What a network made of a picture."""
 
-    Attributes:
-        pixels: ``(H, W, 3)`` uint8.
-        seconds: that the network took, from the picture in memory to the pixels in memory.
-        tile: pixels of a tile's side without its halo, or None.
-        measured_at: (height, width) at which the statistics were taken, or None where there are no tiles.
-    """
-
-    pixels: np.ndarray
-    seconds: float
-    tile: int | None = None
-    measured_at: tuple[int, int] | None = None
+    pixels: np.ndarray  # ``(H, W, 3)`` uint8
+    seconds: float  # that the network took, from the picture in memory to the pixels in memory
+    tile: int | None = None  # pixels of a tile's side without its halo
+    measured_at: tuple[int, int] | None = None  # (height, width) at which the statistics for tiles were taken
 
 
 @dataclass
@@ -123,8 +110,7 @@ class Painter:
             UserError: the picture is to be painted in tiles, and the network is none that can be cut so.
         """
         height, width = shape = (image.shape[2], image.shape[3])
-        side = self.choose(shape)
-        began = time.perf_counter()
+        side, began = self.choose(shape), time.perf_counter()
         with torch.inference_mode():
             if side is None:
                 return Painting(rgb.to_bytes(self.whole(image).float()), time.perf_counter() - began)

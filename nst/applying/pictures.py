@@ -15,24 +15,15 @@ FILE = "pictures.csv"
 
 @dataclass(frozen=True)
 class PictureRow:
-    """What has become of a picture.
+    """What has become of a picture; what there is not is empty."""
 
-    Attributes:
-        picture: its path within the folder.
-        painting: its painting's, within the run's folder; empty if there is none.
-        width: of the painting, in pixels; likewise ``height``.
-        seconds: that the network took.
-        sha256: of the picture's file; empty if it could not be read.
-        problem: why it was not painted; empty if it was.
-    """
-
-    picture: str
-    painting: str = ""
-    width: int = 0
+    picture: str  # its path within the folder
+    painting: str = ""  # its painting's, within the run's folder
+    width: int = 0  # of the painting, in pixels
     height: int = 0
-    seconds: float = 0.0
-    sha256: str = ""
-    problem: str = ""
+    seconds: float = 0.0  # that the network took
+    sha256: str = ""  # of the picture's file
+    problem: str = ""  # why it was not painted
 
 
 COLUMNS = get_type_hints(PictureRow)
@@ -72,12 +63,12 @@ class PicturesFile:
 
 def _text(rows: Iterable[PictureRow]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([_one_line(value) for value in astuple(row)] for row in rows)
+    for row in rows:
+        cells = (
+            f"{cell:.4f}" if isinstance(cell, float) else " ".join(str(cell).splitlines()) for cell in astuple(row)
+        )
+        csv.writer(buffer, lineterminator="\n").writerow(cells)
     return buffer.getvalue()
-
-
-def _one_line(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else " ".join(str(value).splitlines())
 
 
 def _read(path: Path) -> Iterator[PictureRow]:

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,12 +62,12 @@ def holds_video(path: Path) -> bool:
     return False
 
 
+@dataclass
 class Video(Clip):
     """A video.
 
     Attributes:
-        rate: frames a second, on average.
-        time_base: seconds of a tick; ``step`` is the ticks of a frame.
+        rate: frames a second, on average; ``time_base``: seconds of a tick; ``step``: ticks of a frame.
         times: of the frames that have been read, in ticks from the beginning of the file.
         matrix: by which its colours are coded.
         turn: quarters of a turn that it is shown turned by, counterclockwise.

@@ -32,6 +32,7 @@ class _Targets:
     config: DictConfig
     backbone: Backbone
     inputs: Inputs
+    name: str
 
 
 @dataclass
@@ -52,10 +53,12 @@ class _Batch:
     Attributes:
         loss: of all of them.
         pixels: of each, as it was seen last.
+        names: of their runs.
     """
 
     loss: PictureLoss
     pixels: list[Tensor]
+    names: list[str]
 
 
 class Share:
@@ -102,9 +105,9 @@ def _wait(request: _Targets | _Evaluation) -> Any:
         torch.set_grad_enabled(had_gradient)  # which another story has changed meanwhile
 
 
-def take_targets(config: DictConfig, network: Backbone, images: Inputs) -> tuple[Share, Fit]:
+def take_targets(config: DictConfig, network: Backbone, images: Inputs, name: str = "") -> tuple[Share, Fit]:
     """Take the targets of a picture together with those of the other stories; see ``nst.stylization.stylize``."""
-    found: tuple[Share, Fit] = _wait(_Targets(config, network, images))
+    found: tuple[Share, Fit] = _wait(_Targets(config, network, images, name))
     return found
 
 
@@ -123,7 +126,7 @@ class _Member:
     ended: Any = None
 
 
-def _go_on(member: _Member, *reply: Any, error: BaseException | None = None) -> None:
+def _resume(member: _Member, *reply: Any, error: BaseException | None = None) -> None:
     """Let a story go on with what it asked for, or with an exception, until it asks again or ends."""
     member.request = None
     try:
@@ -136,7 +139,7 @@ def _go_on(member: _Member, *reply: Any, error: BaseException | None = None) -> 
         member.request = got
 
 
-def tell_together(stories: Sequence[Callable[[], Any]]) -> list[Any]:
+def run_together(stories: Sequence[Callable[[], Any]]) -> list[Any]:
     """Tell stories of pictures that share their configuration, but for what may differ inside a batch.
 
     Args:
@@ -148,18 +151,18 @@ def tell_together(stories: Sequence[Callable[[], Any]]) -> list[Any]:
     members = [_Member(greenlet(story)) for story in stories]
     with runtime.seeded(0), runtime.threads(0):  # put back in the end: the stories end in any order
         for member in members:
-            _go_on(member)
+            _resume(member)
         threads = torch.get_num_threads()
         while waiting := [member for member in members if member.request is not None]:
             try:
                 replies = _answers(waiting)
             except BaseException as error:  # a signal, too, ends them all, each in its own way
                 for member in waiting:
-                    _go_on(member, error=_as_retry(error))
+                    _resume(member, error=_as_retry(error))
                 continue
             for member, reply in zip(waiting, replies, strict=True):
                 if reply is not None:
-                    _go_on(member, reply)
+                    _resume(member, reply)
                     torch.set_num_threads(threads)  # which a story that has ended put back
     return [member.ended for member in members]
 
@@ -196,7 +199,7 @@ def _shares(requests: Sequence[_Targets]) -> list[tuple[Share, Fit]]:
     if len({one.content.shape for one in inputs}) > 1:
         raise Retry("The pictures have different sizes.")
     loss, fit = fitting.take_targets([request.config for request in requests], requests[0].backbone, inputs)
-    batch = _Batch(loss, [torch.zeros_like(one.content) for one in inputs])
+    batch = _Batch(loss, [torch.zeros_like(one.content) for one in inputs], [request.name for request in requests])
     return [(Share(batch, place), fit) for place in range(len(inputs))]
 
 

@@ -37,21 +37,13 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as its file states it.
+    """A recipe as its file states it."""
 
-    Attributes:
-        name: of the file.
-        defaults: its defaults list.
-        values: all else.
-        bases: the recipes that its defaults list names, on which it is based.
-        files: where options are looked for.
-    """
-
-    name: str
-    defaults: list[Any]
-    values: dict[str, Any]
-    bases: list[Recipe]
-    files: Files
+    name: str  # of the file
+    defaults: list[Any]  # its defaults list
+    values: dict[str, Any]  # all else
+    bases: list[Recipe]  # those that its defaults list names, on which it is based
+    files: Files  # where options are looked for
 
     @cached_property
     def own_choices(self) -> dict[str, str]:
@@ -78,11 +70,8 @@ class Recipe:
     @cached_property
     def brings_rates(self) -> bool:
         """Whether the recipe's ``lr_schedule`` goes with its optimiser; with a task of its own it goes with that."""
-        return {"optimizer", "lr_schedule"} <= self.choices.keys() and "task" not in self.choices and self._sets_rates
-
-    @cached_property
-    def _sets_rates(self) -> bool:
-        return "lr_schedule" in self.own_choices or bool(self.lines("lr_schedule"))
+        sets_rates = "lr_schedule" in self.own_choices or bool(self.lines("lr_schedule"))
+        return {"optimizer", "lr_schedule"} <= self.choices.keys() and "task" not in self.choices and sets_rates
 
     @cached_property
     def parts(self) -> list[str]:
@@ -106,9 +95,8 @@ class Recipe:
 
     def part(self, group: str) -> dict[str, Any]:
         """Return the recipe's own option of a group: the one that it chooses, with what it sets."""
-        rates = []
-        if group == "optimizer" and self.brings_rates:
-            rates = [{"override /lr_schedule": self._option("lr_schedule")}]
+        brings = group == "optimizer" and self.brings_rates
+        rates = [{"override /lr_schedule": self._option("lr_schedule")}] if brings else []
         based_on = self.own_choices.get(group) or self._inherited(group)
         return {"defaults": [f"/{group}/{based_on}", "_self_", *rates], **self.lines(group)}
 

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,10 @@ from nst.samples import samples
 def _knob(
     text: str, default: Any = MISSING, choices: str = "", low: float | None = None, high: float = math.inf
 ) -> Any:
-    """Declare a knob.
+    """Declare a knob: what ``--help`` says of it, and the words or numbers that it may be; none: another check knows.
 
     Values stand in ``conf/``; a default here is what an option of another group, such as an optimiser, may change.
-
-    Args:
-        text: what ``--help`` says of it, beside its choices or its range.
-        default: see above.
-        choices: the words that it may be, ``one | two (what that means)``; none: any, or another check knows.
-        low: the smallest number that it may be; None: any, or another check knows.
-        high: the largest.
+    Choices are ``one | two (what that means)``.
     """
     span = "" if low is None else f"{low} or more" if high == math.inf else f"from {low} to {high}"
     words = tuple(choice.partition(" ")[0] for choice in choices.split(" | ") if choice)
@@ -215,12 +209,9 @@ def register() -> None:
 
 def _help() -> str:
     """Return the help page, with an interpolation for each value."""
-    knobs, groups = [], []
-    for knob in fields(Config):
-        if knob.name in GROUPS:
-            groups.append((knob.name, knob.metadata["help"]))
-            continue
-        knobs.append((knob.name, f"{knob.metadata['help']} [${{{knob.name}}}] {knob.metadata['range']}".rstrip()))
+    about = {knob.name: knob.metadata for knob in fields(Config)}
+    knobs = [(k, f"{m['help']} [${{{k}}}] {m['range']}".rstrip()) for k, m in about.items() if k not in GROUPS]
+    groups = [(name, m["help"]) for name, m in about.items() if name in GROUPS]
     groups.append(("experiment", "a whole recipe, published ones among them; what you type beside it wins"))
     groups.append(("study", "a whole sweep that redraws a classic figure; what you type beside it wins"))
     known = samples()
@@ -248,11 +239,7 @@ def problems(config: Mapping[Any, Any]) -> list[str]:
 
 
 def build(node: Any, **passed: Any) -> Any:
-    """Make what a component's node describes; the only place where configuration becomes objects.
-
-    Args:
-        node: a mapping with ``_target_``.
-        passed: what the framework adds.
+    """Make what a node with ``_target_`` describes; the only place where configuration becomes objects.
 
     Raises:
         UserError: the component refuses its arguments.
@@ -271,19 +258,12 @@ def build(node: Any, **passed: Any) -> Any:
 
 @dataclass(frozen=True)
 class Style:
-    """One style of a run.
+    """One style of a run."""
 
-    Attributes:
-        image: a path, or the name of a sample.
-        weight: how much it counts beside the others.
-        size: pixels of the side that ``style_fit`` names.
-        mask: a greyscale image of where it goes, or None for everywhere.
-    """
-
-    image: str
-    weight: float
-    size: int
-    mask: str | None
+    image: str  # a path, or the name of a sample
+    weight: float  # how much it counts beside the others
+    size: int  # pixels of the side that ``style_fit`` names
+    mask: str | None  # a greyscale image of where it goes, or None for everywhere
 
 
 def styles(config: DictConfig) -> list[Style]:
@@ -299,9 +279,8 @@ def styles(config: DictConfig) -> list[Style]:
         given = default if config[knob] is None else _listed(config[knob])
         alike = len(given) == 1 and (config[knob] is None or knob == "style_size")
         if len(given) != len(images) and not alike:
-            problems.append(
-                f"{knob} has {_entries(given)} and style {_entries(images)}: each style needs one of its own."
-            )
+            have, wanted = ("1 entry" if len(c) == 1 else f"{len(c)} entries" for c in (given, images))
+            problems.append(f"{knob} has {have} and style {wanted}: each style needs one of its own.")
         columns[knob] = list(given) * len(images) if alike else list(given)
     whats: dict[str, Any] = {"style_weights": float, "style_size": int}
     for knob, what in whats.items():
@@ -335,9 +314,8 @@ def images_named(config: DictConfig) -> dict[str, str]:
 
 def further_images(config: DictConfig) -> dict[str, str]:
     """Return the images beside content, first style and start, by the knob that names them: more styles, masks."""
-    return {
-        k: name for k, name in images_named(config).items() if k not in ("content", "style", "style[0]", "init.path")
-    }
+    first = ("content", "style", "style[0]", "init.path")
+    return {knob: name for knob, name in images_named(config).items() if knob not in first}
 
 
 def between_scales(config: Mapping[str, Any]) -> str:
@@ -350,10 +328,6 @@ def between_scales(config: Mapping[str, Any]) -> str:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if OmegaConf.is_list(value) else [value]
-
-
-def _entries(values: Sequence[Any]) -> str:
-    return "1 entry" if len(values) == 1 else f"{len(values)} entries"
 
 
 _own_folders: list[Path] = []

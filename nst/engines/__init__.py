@@ -38,10 +38,9 @@ class Engine(Protocol):
 def make(
     engine: str, backbone: nn.Module, dtype: torch.dtype, tile: int | None = None, compiled: bool = False
 ) -> Engine:
-    """Return an engine.
+    """Return an engine: ``auto``, ``plain`` or ``fused``.
 
     Args:
-        engine: ``auto``, ``plain`` or ``fused``.
         backbone: the network, on its device, in float32 or float64; it is not changed.
         dtype: what the network is to compute in: bfloat16, or the backbone's own.
         tile: pixels of a tile's side at most, or None for the whole picture at once; see ``untileable``.

@@ -75,8 +75,7 @@ class Residual:
 
     def forward(self, maps: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Convolve and add; keep the rectified maps."""
-        kept = []
-        inner = maps
+        kept, inner = [], maps
         for operator in self.branch:
             inner = operator.forward(inner)
             kept.append(inner)
@@ -244,10 +243,9 @@ class Fused:
 
     def _target(self, maps: Any, wanted: TargetRequest) -> Any:
         """Let a loss take its target; the map itself stays in the type and memory it has here."""
-        loss = wanted.loss
         if isinstance(maps, tuple):
             return target_of(wanted, tuple(at_least_float32(one.clone()) for one in maps))
-        if known := _known(loss):
+        if known := _known(loss := wanted.loss):
             if loss.target_is_map:
                 return loss.target(maps)
             return loss.target_of_sums(known.forward(maps, None)[0], maps.shape[1:])
@@ -358,36 +356,31 @@ def _known(loss: Any) -> Known | None:
 
 def _chain(backbone: Backbone, dtype: torch.dtype) -> Iterator[tuple[int, Link]]:
     """Yield a network as links, each with the place of its last module."""
-    modules = list(backbone.stack)
-    place = 0
-    while place < len(modules):
-        module = modules[place]
+    modules, place = [*backbone.stack, None], 0
+    while (module := modules[place]) is not None:
         compute = dtype if place else torch.promote_types(dtype, torch.float32)
         if isinstance(module, nn.Conv2d) and _is_simple(module):
-            norm = _at(modules, place + 1)
-            if isinstance(norm, nn.BatchNorm2d) and place not in backbone.taps:
+            if isinstance(norm := modules[place + 1], nn.BatchNorm2d) and place not in backbone.taps:
                 place += 1
                 module = fuse_conv_bn_eval(module, norm)
-            rectified = place not in backbone.taps and isinstance(_at(modules, place + 1), nn.ReLU)
+            rectified = place not in backbone.taps and isinstance(modules[place + 1], nn.ReLU)
             place += int(rectified)
             yield place, Convolve(_operator(module, rectified, compute), dtype)
         elif isinstance(module, Fire):
-            squeeze, expand = _fire(module, dtype)
-            yield -1, Convolve(squeeze, dtype)
-            yield place, Convolve(expand, dtype)
+            yield -1, Convolve(_operator(module.squeeze, True, dtype), dtype)
+            yield place, Convolve(_expand(module, dtype), dtype)
         else:
             yield place, _link(module, compute)
         place += 1
 
 
-def _fire(module: Fire, dtype: torch.dtype) -> tuple[operators.Convolution, operators.Convolution]:
-    """Return SqueezeNet's module: 1x1 to few channels, then 1x1 and 3x3 side by side to many (Iandola 2016, fig. 1)."""
+def _expand(module: Fire, dtype: torch.dtype) -> operators.Convolution:
+    """Return the last part of SqueezeNet's module: 1x1 and 3x3 side by side to many channels (Iandola 2016, fig. 1)."""
     narrow, wide = module.expand1x1, module.expand3x3
     assert narrow.bias is not None and wide.bias is not None
     weight = torch.cat([nnf.pad(narrow.weight, (1, 1, 1, 1)), wide.weight])  # both as one 3x3 convolution
     weight, bias = weight.detach().to(dtype), torch.cat([narrow.bias, wide.bias]).detach().to(dtype)
-    expand = operators.Convolution(weight, bias, 1, 1, True, border=wide.padding_mode)  # unseen by the narrow one
-    return _operator(module.squeeze, True, dtype), expand
+    return operators.Convolution(weight, bias, 1, 1, True, border=wide.padding_mode)  # unseen by the narrow one
 
 
 def _link(module: nn.Module, dtype: torch.dtype) -> Link:
@@ -401,10 +394,6 @@ def _link(module: nn.Module, dtype: torch.dtype) -> Link:
     if isinstance(module, nn.AvgPool2d) and type(module) in (nn.AvgPool2d, ScaledAvgPool2d) and _is_halving(module):
         return AveragePool(module)
     return ByAutograd(copy.deepcopy(module).to(dtype))
-
-
-def _at(modules: list[nn.Module], place: int) -> nn.Module | None:
-    return modules[place] if place < len(modules) else None
 
 
 def _operator(module: nn.Conv2d, rectified: bool, dtype: torch.dtype) -> operators.Convolution:
@@ -427,12 +416,8 @@ def _is_simple(module: nn.Conv2d) -> bool:
 
 
 def _is_halving(module: nn.AvgPool2d) -> bool:
-    return (
-        _one(module.kernel_size) in (2, 3)
-        and _one(module.stride) == 2
-        and _one(module.padding) == 0
-        and module.divisor_override is None
-    )
+    is_plain = _one(module.padding) == 0 and module.divisor_override is None
+    return is_plain and _one(module.kernel_size) in (2, 3) and _one(module.stride) == 2
 
 
 def _one(value: Any) -> Any:

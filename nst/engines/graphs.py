@@ -58,14 +58,10 @@ def _pick(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def record(function: Callable[..., Losses], sample: tuple[Tensor, ...]) -> Callable[..., Losses] | None:
     """Record a function and its gradient as CUDA graphs.
 
-    Args:
-        function: of tensors of fixed shapes; returns tensors, of which the first alone has a gradient, with respect to
-            the first argument.
-        sample: arguments of the shapes to come; their memory becomes the graph's own.
-
-    Returns:
-        The function, replayed, whose results are overwritten by the next call; or None, with a line in the log, if it
-        cannot be recorded or does not give the same.
+    The function is of tensors of fixed shapes and returns tensors, of which only the first has a gradient, with respect
+    to the first argument. The memory of the sample, arguments of these shapes, becomes the graph's own. The replayed
+    function's results are overwritten by the next call; it is None, with a line in the log, if it cannot be recorded or
+    does not give the same.
     """
     changed = _changed(sample)
     expected = _with_gradient(function, changed)

@@ -70,14 +70,9 @@ class Kernel:
                 self.packed.pop(next(iter(self.packed)))
             pack = torch.ops.mkldnn._reorder_convolution_weight
             self.packed[maps.shape] = pack(self.weight, **self.about, groups=1, input_size=list(maps.shape))
-        more: dict[str, Any] = {
-            "groups": 1,
-            "attr": "relu" if self.rectified else "none",
-            "scalars": [],
-            "algorithm": "",
-        }
-        convolve = torch.ops.mkldnn._convolution_pointwise
-        return convolve(maps, self.packed[maps.shape], self.bias, **self.about, **more)
+        convolve, attr = torch.ops.mkldnn._convolution_pointwise, "relu" if self.rectified else "none"
+        packed = self.packed[maps.shape]
+        return convolve(maps, packed, self.bias, **self.about, groups=1, attr=attr, scalars=[], algorithm="")
 
     def cudnn_convolution(self, maps: Tensor) -> Tensor:
         """Do the same, rectified, by cuDNN's fused ReLU, which torch does not document."""

@@ -174,11 +174,9 @@ class Evaluator(Settings):
         so that a result scores as its PNG file does; a content or style tensor that has been scaled scores a little
         differently from its file.
 
+        The result is stretched to the content's shape; the background shows through transparent pixels of a file.
+
         Args:
-            result: the picture to score; stretched to the content's shape.
-            content: its content image.
-            style: its style image.
-            background: what shows through transparent pixels of a file.
             color: what the run was asked for, see ``color.prepare``: the style that it is compared with is the one
                 that it was shown, and of ``luminance`` only the luminance counts.
             region: ``(1, 1, H, W)`` in [0, 1] of any size, where the style was to go; None is everywhere.
@@ -227,20 +225,9 @@ class Evaluator(Settings):
     ) -> Scores:
         """Score a picture that has several styles: against each, the two distances from the style averaged.
 
-        Args:
-            result: see ``scores``; likewise ``content``, ``background`` and ``color``.
-            content: its content image.
-            styles: each style image and its weight.
-            background: what shows through.
-            color: what the run was asked for.
-            masks: of each style where it was to go; None, or none at all, is everywhere.
-            protected: where the content was to stay.
-
-        Returns:
-            As ``scores``; with a single style the very same. An average is None where one of its distances is.
-
-        Raises:
-            UserError: see ``scores``.
+        Each style image comes with its weight, and of ``masks`` where it was to go: None, or none at all, is
+        everywhere. ``protected`` is where the content was to stay. All else is as in ``scores``, and with a single
+        style the very same; an average is None where one of its distances is.
         """
         regions = _regions(masks or [None] * len(styles), protected)
         found = [
@@ -260,28 +247,24 @@ class Evaluator(Settings):
     def _distances(self, *pictures: np.ndarray, region: Tensor | None) -> tuple[float | None, float | None]:
         """Return the content and the style distance of a result, by its content, style, and what counts as far."""
         try:
-            result, content, style, baseline = map(self._maps, pictures)
+            result, content, style, baseline = (
+                self.backbone(self.backbone.preprocessing(_tensor(p))) for p in pictures
+            )
         except UserError as error:  # a strip too narrow for the network must not cost the run its other scores
             log.warning("%s leaves content_distance and style_distance out: %s", self.name, error)
             return None, None
 
-        def content_loss(maps: dict[str, Tensor]) -> list[Tensor]:
-            return [functional.content_loss(maps[layer], content[layer], "none") for layer in self.content_layers]
-
-        def style_loss(maps: dict[str, Tensor]) -> list[Tensor]:
-            return [_gram_error(maps[layer], style[layer], region) for layer in self.style_layers]
-
+        content_far, content_most = (
+            [functional.content_loss(maps[layer], content[layer], "none") for layer in self.content_layers]
+            for maps in (result, baseline)
+        )
+        style_far, style_most = (
+            [_gram_error(maps[layer], style[layer], region) for layer in self.style_layers]
+            for maps in (result, content)
+        )
         content_sizes = [content[layer].square().mean() for layer in self.content_layers]
         style_sizes = [functional.gram_matrix(style[layer], "N").square().mean() for layer in self.style_layers]
-        return (
-            _relative(content_loss(result), content_loss(baseline), content_sizes),
-            _relative(style_loss(result), style_loss(content), style_sizes),
-        )
-
-    def _maps(self, picture: np.ndarray) -> dict[str, Tensor]:
-        """Return the feature maps of an ``(H, W, 3)`` uint8 picture."""
-        maps: dict[str, Tensor] = self.backbone(self.backbone.preprocessing(_tensor(picture)))
-        return maps
+        return _relative(content_far, content_most, content_sizes), _relative(style_far, style_most, style_sizes)
 
 
 def nothing() -> None:
@@ -292,14 +275,8 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float | None:
     """Structural similarity of two pictures' luminance (Wang 2004), computed by scikit-image.
 
     Gaussian window of 11 x 11 pixels with a standard deviation of 1.5, K1 = 0.01, K2 = 0.03, averaged over all windows
-    that lie within the picture.
-
-    Args:
-        first: ``(H, W, 3)`` uint8.
-        second: ``(H, W, 3)`` uint8.
-
-    Returns:
-        -1 to 1, 1 for equal pictures; None if a side is shorter than the window.
+    that lie within the picture. Of ``(H, W, 3)`` uint8 -1 to 1, 1 for equal pictures; None if a side is shorter than
+    the window.
     """
     from skimage.metrics import structural_similarity  # here, since only a finished picture needs it
 
@@ -312,12 +289,7 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float | None:
 def edge_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     """Pearson correlation of two pictures' edge strengths: magnitudes of the luminance's Sobel gradient.
 
-    Args:
-        first: ``(H, W, 3)`` uint8.
-        second: ``(H, W, 3)`` uint8.
-
-    Returns:
-        -1 to 1, 1 for equal pictures; None if one of them has no edges, or the same strength everywhere.
+    Of ``(H, W, 3)`` uint8 -1 to 1, 1 for equal pictures; None if one has no edges, or the same strength everywhere.
     """
     deviations = []
     for picture in (first, second):
@@ -331,14 +303,8 @@ def edge_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
 def color_histogram_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Hellinger distance of two pictures' RGB histograms of 8 x 8 x 8 bins.
 
-    With p and q the shares of pixels in each bin: ``sqrt(sum (sqrt(p) - sqrt(q))^2 / 2)``.
-
-    Args:
-        first: ``(H, W, 3)`` uint8.
-        second: ``(H', W', 3)`` uint8.
-
-    Returns:
-        0 for the same share of pixels in every bin, 1 if no bin holds pixels of both.
+    With p and q the shares of pixels in each bin: ``sqrt(sum (sqrt(p) - sqrt(q))^2 / 2)``. Of ``(H, W, 3)`` and
+    ``(H', W', 3)`` uint8 0 for the same share of pixels in every bin, 1 if no bin holds pixels of both.
     """
     roots = []
     for picture in (first, second):
@@ -363,21 +329,16 @@ class RunPictures:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """Return every folder in and below ``folder`` that holds a ``run.json``, sorted by name.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return every folder in and below ``folder`` that holds a ``run.json``, by name; raise UserError without any."""
     if not (found := [path for path in folders.find(folder)[0] if (path / "run.json").is_file()]):
         raise UserError(f"{folder} holds no run: there is no run.json in it or below it.")
     return found
 
 
 def run_pictures(folder: Path) -> RunPictures:
-    """Read where a finished run's pictures are, and make sure that they are the run's own.
+    """Read where a finished run's pictures are.
 
-    Raises:
-        UserError: the run is not finished, or one of its pictures is gone or has changed.
+    Raises UserError if the run is not finished, or one of its pictures is gone or has changed.
     """
     record = folders.read(folder).record
     try:
@@ -509,10 +470,7 @@ def _tensor(picture: np.ndarray) -> Tensor:
 
 
 def _fitted(picture: Picture, size: int, background: str) -> np.ndarray:
-    """Return a picture with ``size`` pixels on its long side, ``(H, W, 3)`` uint8.
-
-    Pillow scales 8-bit pictures in whole numbers, so that every machine gets the same bytes.
-    """
+    """Return ``(H, W, 3)`` uint8, ``size`` pixels on the long side; Pillow gives the same bytes on every machine."""
     if isinstance(picture, Tensor):
         height, width = picture.shape[-2:]
         return rgb.to_bytes(picture, rgb.fitted(width, height, size, "long", Path("the picture")))

@@ -40,12 +40,9 @@ def missing(package: str) -> str | None:
 def load_lpips() -> Callable[[Tensor, Tensor], float]:
     """Load LPIPS version 0.1 on AlexNet, the variant that its authors advise for scoring (Zhang 2018).
 
-    Returns:
-        A function of two ``(1, 3, H, W)`` RGB pictures in [0, 1] of one shape, on the CPU in float64: 0 for equal
-        pictures, about 1 for unlike ones. It returns NaN for pictures too small for AlexNet.
-
-    Raises:
-        UserError: the package or AlexNet's weights are not there.
+    It is a function of two ``(1, 3, H, W)`` RGB pictures in [0, 1] of one shape, on the CPU in float64: 0 for equal
+    pictures, about 1 for unlike ones, NaN for those too small for AlexNet. Raises UserError if the package or AlexNet's
+    weights are not there.
     """
     package = _import("lpips", "lpips")
     url = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url
@@ -70,13 +67,8 @@ def art_fid(results: Sequence[Path], contents: Sequence[Path], styles: Sequence[
     images in the features of the Inception network trained on art that the package art-fid brings. FID of few pictures
     is far too high and depends on their number, so that only sets of the same size compare, and small ones hardly.
 
-    Args:
-        results: pictures painted, two or more.
-        contents: their content images, in the same order.
-        styles: their style images, in the same order.
-
-    Raises:
-        UserError: the packages or weights are not there, there are fewer than two pictures, or one cannot be read.
+    Content and style images are in the order of the results. Raises UserError if the packages or weights are not there,
+    there are fewer than two pictures, or one cannot be read.
     """
     if len(results) < 2:
         raise UserError("ArtFID is a figure of a set of pictures: give two finished runs or more, better hundreds.")
@@ -96,10 +88,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` with means m and covariances S. With the centred features X and Y,
     S1 = X^T X / (n1 - 1) and so on, the trace of the root is the sum of the singular values of X Y^T over
     ((n1 - 1)(n2 - 1))^(1/2). That holds for fewer pictures than features as well, where a matrix root breaks down.
-
-    Args:
-        first: ``(n1, D)``, n1 at least 2.
-        second: ``(n2, D)``, n2 at least 2.
+    Features are ``(n1, D)`` and ``(n2, D)``, n1 and n2 at least 2.
     """
     first, second = first.astype(np.float64), second.astype(np.float64)
     x, y = ((rows - rows.mean(0)) / np.sqrt(len(rows) - 1) for rows in (first, second))
@@ -108,11 +97,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _load_art_inception() -> Callable[[Tensor], np.ndarray]:
-    """Load art-fid's network: a function of a ``(1, 3, H, W)`` RGB picture in [0, 1] that returns 2048 features.
-
-    Raises:
-        UserError: the package or its weights are not there.
-    """
+    """Load art-fid's network: a function of a ``(1, 3, H, W)`` RGB picture in [0, 1] that returns 2048 features."""
     package = _import("art_fid", "art_fid.inception")
     needed = "ArtFID needs the weights of its Inception network"
     with _loading(needed, ART_INCEPTION_URL, "art_inception.pth") as file:

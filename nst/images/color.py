@@ -33,10 +33,7 @@ def prepare(kind: str, content: Tensor, styles: Sequence[Tensor]) -> tuple[Tenso
             luminance to the content's; ``match_pca``, ``match_cholesky`` and ``match_histogram`` give the styles the
             content's colours.
         content: ``(1, 3, H, W)``.
-        styles: ``(1, 3, H', W')`` each.
-
-    Returns:
-        Images of the same sizes, in [0, 1].
+        styles: ``(1, 3, H', W')`` each; what is returned has the same sizes, in [0, 1].
     """
     if kind == "style":
         return content, list(styles)

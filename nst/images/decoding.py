@@ -178,15 +178,10 @@ def _unidentified(path: Path) -> str:
 
 
 def _without_its_end(path: Path, image: Image.Image) -> Image.Image:
-    """Read a JPEG that lacks its last bytes, if no more is missing than a few rows.
-
-    Raises:
-        OSError: more is, or may be: a progressive one has all rows long before its end.
-    """
-    if "progressive" in image.info:
+    """Read a JPEG that lacks its last bytes, no more than a few rows; raise OSError if more is missing, or may be."""
+    if "progressive" in image.info:  # which has all rows long before its end
         raise OSError("image file is truncated")
-    data, factor = path.read_bytes(), 1
-    pictures = []
+    data, factor, pictures = path.read_bytes(), 1, []
     for more in (b"", GUARD):  # what lies behind the last pixel changes nothing; what stands for missing ones does
         with Image.open(io.BytesIO(data + more + b"\xff\xd9"), formats=("JPEG",)) as again:
             if image.size != again.size:
@@ -256,11 +251,9 @@ def _other_primaries(info: dict[Any, Any]) -> str | None:
 
 
 def _eight_bit(image: Any, path: Path | None) -> Image.Image:
-    """Scale 16-bit, 32-bit or floating-point greyscale to 8 bits, with transparency if one value stands for it.
-
-    Integers are taken as 16-bit where the mode or a value says so; floats as [0, 1] where hardly a value exceeds 1, as
-    0..255 where they come near it. Whatever has another range is scaled by it, with a warning. Not finite is black.
-    """
+    """Scale 16-bit, 32-bit or floating-point greyscale to 8 bits, with transparency if one value stands for it."""
+    # Integers are taken as 16-bit where the mode or a value says so; floats as [0, 1] where hardly a value exceeds 1,
+    # as 0..255 where they come near it. Another range is scaled by itself, with a warning. Not finite is black.
     values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = min(values.min(initial=0), 0.0), values.max(initial=0)
     if image.mode == "F":

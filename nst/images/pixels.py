@@ -101,10 +101,8 @@ def with_margin(pixels: Tensor, margin: int) -> Tensor:
 def extended(maps: Tensor, width: int, mode: str) -> Tensor:
     """Continue maps beyond their border by so many positions, as a convolution's padding does; from pieces, as above.
 
-    The mode ``replicate`` repeats the border; ``reflect`` mirrors what lies behind it, the border not repeated.
-
-    Raises:
-        RuntimeError: the maps are too small to be mirrored.
+    The mode ``replicate`` repeats the border; ``reflect`` mirrors what lies behind it, the border not repeated, and
+    raises RuntimeError if maps are too small for that.
     """
     if mode == "reflect":
         if min(maps.shape[2:]) <= width:

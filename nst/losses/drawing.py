@@ -47,12 +47,9 @@ def unit_directions(count: int, channels: int, generator: torch.Generator) -> Te
 
 
 def sampled_positions(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return ``count`` positions of a map ``(B, C, H, W)``, drawn without repetition, or all if there are no more.
+    """Return ``count`` positions of a map ``(B, C, H, W)``, drawn without repetition, or all: ``(B, C, n)``.
 
     Maps of the same number of positions are seen at the same ones by generators in the same state.
-
-    Returns:
-        ``(B, C, n)``.
     """
     rows = at_least_float32(features).flatten(2)
     if rows.shape[2] <= count:

@@ -29,14 +29,9 @@ def sum_of_squares(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def gram_matrix(features: Tensor, norm: str = "N") -> Tensor:
-    """Gram matrix of a feature map, the channel correlations G = F F^T / n (Gatys 2016, eq. 3).
+    """Gram matrix ``(B, C, C)`` of a feature map, the channel correlations G = F F^T / n (Gatys 2016, eq. 3).
 
-    Args:
-        features: ``(B, C, H, W)``.
-        norm: what n is: ``none`` 1, ``N`` the positions H * W, ``CN`` channels times positions.
-
-    Returns:
-        ``(B, C, C)``, symmetric.
+    The norm says what n is: ``none`` 1, ``N`` the positions H * W, ``CN`` channels times positions.
     """
     return channel_products(features) / gram_divisor(norm, features.shape[1:])
 
@@ -108,12 +103,8 @@ def squared_error(value: Tensor, target: Tensor, reduction: str = "mean") -> Ten
 def content_loss(features: Tensor, target: Tensor, norm: str | float = "relative", reduction: str = "mean") -> Tensor:
     """Squared difference of feature maps, sum or mean of (F - P)^2, divided by a norm (Gatys 2016, eq. 1).
 
-    Args:
-        features: F.
-        target: P.
-        norm: ``relative`` divides by the sum (or mean) of P^2, so that 1 means "as far away as an all-zero map";
-            ``none`` does not divide; a number is the divisor (2 for the paper's one half).
-        reduction: ``mean`` or ``sum``.
+    The norm ``relative`` divides by the sum (or mean) of P^2, so that 1 means "as far away as an all-zero map";
+    ``none`` does not divide; a number is the divisor (2 for the paper's one half).
     """
     return content_value(squared_differences(features, target), target, norm, reduction)
 
@@ -136,12 +127,10 @@ def gram_loss(
 
     Args:
         features: F; its size need not be the style image's.
-        target_gram: A, ``(B or 1, C, C)``, made with the same ``gram_norm``.
-        gram_norm: see ``gram_matrix``.
+        target_gram: A, ``(B or 1, C, C)``, made with the same ``gram_norm``, see ``gram_matrix``.
         term_norm: ``relative`` divides by the sum (or mean) of A^2; ``CN``, ``4C2`` and ``4C2N2`` by C N, 4 C^2 and
             4 C^2 N^2, with F's C and N; ``keras`` by 4 * 3^2 * N^2, with the N of the picture, as Keras' example
             does; ``none`` does not divide; a number is the divisor.
-        reduction: ``mean`` or ``sum``, over the C x C elements.
         picture: positions of the picture, for ``keras``; without it the map's.
     """
     sums, shape = channel_products(features), features.shape[1:]
@@ -230,11 +219,8 @@ WHOLE_KINDS = {"diagonal": _diagonal_variation, "keras": _keras_variation, "lapl
 def divisor(norm: str | float, size: Callable[[], Tensor], **named: float) -> Tensor | float:
     """Return what a term is divided by.
 
-    Args:
-        norm: ``relative`` gives ``size()``, or 1 where that is 0 or less; ``none`` gives 1; another name gives what is
-            named so; a number itself.
-        size: gives ``(B,)`` or ``(1,)``, what the target is worth; called only if it is needed.
-        named: divisors by name.
+    The norm ``relative`` gives ``size()``, ``(B,)`` or ``(1,)``, what the target is worth, or 1 where that is 0 or
+    less; ``none`` gives 1; another name gives what is named so; a number itself.
     """
     if norm == "relative":
         worth = size()

@@ -54,9 +54,8 @@ class PolynomialMMDLoss(FunctionOfSums):
         super().__init__(norm, scale)
         self.degree = degree
         self.offset = check_not_negative("offset", offset)
-        self.sums: Callable[..., Tensor] | None = None
-        if degree == 2:
-            self.sums = F.products_and_sums if self.offset else F.channel_products  # engines know the latter
+        products = F.products_and_sums if self.offset else F.channel_products  # engines know the latter
+        self.sums: Callable[..., Tensor] | None = products if degree == 2 else None
 
     def target(self, features: Tensor, guide: Tensor | None = None) -> Tensor:
         """Return what to keep of the style image's map ``(B, C, H, W)``.
@@ -115,11 +114,7 @@ class GaussianMMDLoss:
     """
 
     def __init__(
-        self,
-        bandwidth: str | float = "auto",
-        pairs: str = "linear",
-        norm: str | float = "relative",
-        scale: float = 1.0,
+        self, bandwidth: str | float = "auto", pairs: str = "linear", norm: str | float = "relative", scale: float = 1.0
     ) -> None:
         self.bandwidth = check_norm("bandwidth", bandwidth, ("auto",))
         self.pairs = check_choice("pairs", pairs, PAIRS)
@@ -139,8 +134,7 @@ class GaussianMMDLoss:
 
     def __call__(self, features: Tensor, target: Tensor) -> Tensor:
         """Compare ``(B, C, H, W)`` with the target; returns ``(B,)``."""
-        x, y = _rows(features), target
-        return self._of_all(x, y) if self.pairs == "all" else self._of_pairs(x, y)
+        return (self._of_all if self.pairs == "all" else self._of_pairs)(_rows(features), target)
 
     def _of_pairs(self, x: Tensor, y: Tensor) -> Tensor:
         positions = x.shape[1]
@@ -192,10 +186,8 @@ def _rows(features: Tensor) -> Tensor:
 
 def _weights(features: Tensor, guide: Tensor | None) -> Tensor:
     """Return the weight of each position, ``(B, N)``."""
-    images, _, height, width = features.shape
-    if guide is None:
-        return F.at_least_float32(features.new_ones(images, height * width))
-    return guide.to(F.at_least_float32(features[:0]).dtype).flatten(1).expand(images, -1)
+    weights = features.new_ones(1, *features.shape[2:]) if guide is None else guide
+    return weights.to(F.at_least_float32(features[:0]).dtype).flatten(1).expand(len(features), -1)
 
 
 def _squares(rows: Tensor) -> Tensor:
@@ -209,10 +201,7 @@ def _mean_of_one(kernel: Kernel, x: Tensor, weights: Tensor | None = None) -> Te
 
 
 def _mean(kernel: Kernel, x: Tensor, y: Tensor, weights: Tensor | None = None, others: Tensor | None = None) -> Tensor:
-    """Return the mean ``(B,)`` of a kernel over all pairs of positions, exactly; a block is in memory at a time.
-
-    x is ``(B, N, C)`` with weights ``(B, N)``, y ``(B or 1, M, C)`` with the others; a kernel makes ``(B, n, M)``.
-    """
+    """Return the mean ``(B,)`` of a kernel over all pairs of ``(B, N, C)`` and ``(B or 1, M, C)``, block by block."""
 
     def block(part: Tensor, its: Tensor | None) -> Tensor:
         values = kernel(part, y)

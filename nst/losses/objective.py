@@ -83,9 +83,7 @@ class LayerTerm:
     def __init__(
         self, name: str, loss: LayerLoss, weights: Mapping[str, Weight], combine: str, label: str = ""
     ) -> None:
-        self.name = name
-        self.loss = loss
-        self.label = label
+        self.name, self.loss, self.label = name, loss, label
         self.layers: dict[str, Layer] = {layer: layer for layer in weights}
         if traits(loss).couples_layers:  # each layer and the next one listed, with the mean of their weights
             pairs = list(itertools.pairwise(weights))
@@ -191,12 +189,7 @@ class Objective:
         self.counts = {name: bool(torch.as_tensor(weight).any()) for name, weight in weights}
 
     def __call__(self, values: dict[str, Tensor], pixels: Tensor) -> Losses:
-        """Weight the terms of a picture.
-
-        Args:
-            values: of each layer of both terms, ``(B,)`` by tag, as an engine returned them.
-            pixels: ``(B, 3, H, W)``, not shifted, for the total variation.
-        """
+        """Weight the terms of a picture: layers' values ``(B,)`` by tag, and pixels ``(B, 3, H, W)``, not shifted."""
         if not all(self.counts.values()):  # a term without weight is watched but costs no backward pass
             values = {tag: v if self.counts[tag.partition("_")[0]] else v.detach() for tag, v in values.items()}
         content, content_layers = self.content(values, pixels)

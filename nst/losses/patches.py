@@ -19,13 +19,8 @@ def patches(features: Tensor, side: int, stride: int) -> Tensor:
 def nearest_patches(ours: Tensor, others: Tensor, most: int = SCORES) -> Tensor:
     """Find for each patch the other one with which its normalised cross-correlation is largest (Li & Wand 2016, eq. 3).
 
-    Args:
-        ours: ``(B, D, n)``.
-        others: ``(B or 1, D, m)``.
-        most: correlations to hold at once; memory is bounded by it and not by n * m.
-
-    Returns:
-        Which of the others, ``(B, n)``; the first of several that are equally near.
+    Of ours ``(B, D, n)`` and others ``(B or 1, D, m)``, return which of the others, ``(B, n)``, the first of several
+    that are equally near. At most so many correlations are held at once: memory is bounded by it and not by n * m.
     """
     lengths = torch.linalg.vector_norm(others, dim=1, keepdim=True)
     units = others / torch.where(lengths > 0, lengths, 1)  # the length of ours makes no difference to the order
@@ -36,13 +31,9 @@ def nearest_patches(ours: Tensor, others: Tensor, most: int = SCORES) -> Tensor:
 def mrf_loss(features: Tensor, target: Tensor, side: int = 3, stride: int = 2) -> Tensor:
     """Mean squared difference between each patch and the most similar one of the style image (Li & Wand 2016, eq. 2).
 
-    Which patch that is, is a constant: the gradient goes through the difference alone. The paper takes the sum.
-
-    Args:
-        features: F, ``(B, C, H, W)``.
-        target: S, ``(B or 1, C, H', W')``.
-        side: of a patch, in positions; where a map is smaller than that, the map's own.
-        stride: positions from patch to patch, in both maps.
+    Which patch that is, is a constant: the gradient goes through the difference alone. The paper takes the sum. Patches
+    of F ``(B, C, H, W)`` and S ``(B or 1, C, H', W')`` are ``side`` positions wide, or as a map that is smaller, and
+    ``stride`` positions apart.
     """
     side = min(side, *features.shape[2:], *target.shape[2:])
     ours, others = patches(features, side, stride), patches(target, side, stride)

@@ -4,6 +4,8 @@ For two sets of numbers the cheapest way to carry one into the other pairs them 
 image being optimised, S the style image's, ``(B, C, H, W)`` and ``(B or 1, C, H', W')``; a loss is ``(B,)``.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -130,21 +132,19 @@ def _parts(ordered: Tensor, count: int) -> tuple[Tensor, Tensor | float]:
         return ordered, 0.0
     begin = torch.arange(count, device=ordered.device) * given  # in units of 1 / (count * given), so without rounding
     first = begin // count
-    most = (given + count - 2) // count + 1  # numbers that a part can touch
 
-    def piece(k: int) -> tuple[Tensor, Tensor]:
-        """Return the k-th number that each part touches, and the share of the part that it fills."""
-        number = first + k
-        overlap = torch.minimum(begin + given, (number + 1) * count) - torch.maximum(begin, number * count)
-        share = overlap.clamp(min=0).to(ordered.dtype) / given
-        return ordered.index_select(-1, number.clamp(max=given - 1)), share
+    def pieces() -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the k-th number that each part touches, and the share of the part that it fills."""
+        for k in range((given + count - 2) // count + 1):
+            number = first + k
+            overlap = torch.minimum(begin + given, (number + 1) * count) - torch.maximum(begin, number * count)
+            share = overlap.clamp(min=0).to(ordered.dtype) / given
+            yield ordered.index_select(-1, number.clamp(max=given - 1)), share
 
-    means = torch.zeros(*ordered.shape[:-1], count, dtype=ordered.dtype, device=ordered.device)
-    for k in range(most):
-        numbers, share = piece(k)
+    means = ordered.new_zeros(*ordered.shape[:-1], count)
+    for numbers, share in pieces():
         means += share * numbers
-    variance = torch.zeros(ordered.shape[:-1], dtype=ordered.dtype, device=ordered.device)
-    for k in range(most):
-        numbers, share = piece(k)
+    variance = ordered.new_zeros(ordered.shape[:-1])
+    for numbers, share in pieces():
         variance += (share * (numbers - means).square()).mean(-1)
     return means, variance

@@ -42,11 +42,7 @@ class Layer:
 class Backbone(nn.Module):
     """A frozen feature stack in eval mode, whose modules are run in order.
 
-    Args:
-        modules: the stack, first to deepest module.
-        taps: layer names by the place in the stack whose output they name.
-        preprocessing: what the weights expect of an image.
-        source: where the weights came from.
+    ``taps`` are layer names by the place in the stack whose output they name.
     """
 
     def __init__(
@@ -58,10 +54,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.stack = nn.ModuleList(modules)
-        self.taps = taps
-        self.preprocessing = preprocessing
-        self.source = source
-        self.is_bfloat16 = False
+        self.taps, self.preprocessing, self.source, self.is_bfloat16 = taps, preprocessing, source, False
         self.eval().requires_grad_(False)
 
     def in_bfloat16(self) -> Backbone:
@@ -78,11 +71,9 @@ class Backbone(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return the feature maps of a preprocessed image ``(B, 3, H, W)``: ``{layer: (B, C, h, w)}``, by depth.
 
-        Raises:
-            UserError: the image is too small for the deepest layer.
+        Raises UserError if the image is too small for the deepest layer.
         """
-        maps = {}
-        activation = image
+        maps, activation = {}, image
         for place, module in enumerate(self.stack):
             try:
                 activation = module(activation.to(torch.bfloat16) if self.is_bfloat16 and place else activation)
@@ -298,8 +289,7 @@ def chosen_preprocessing(weights: str, preprocessing: str) -> str:
 def resolve(name: str, architecture: str, weights: str | None = None) -> Layer:
     """Return the layer that a canonical name (``conv4_2``) or torchvision's own (``features.19``, ``19``) means.
 
-    Raises:
-        UserError: the network has no such layer, or ``weights`` are the bundled ones, which end before it.
+    Raises UserError if the network has no such layer, or ``weights`` are the bundled ones, which end before it.
     """
     known = layers_of(architecture)
     found = next((layer for layer in known if str(name) in (layer.name, layer.module, str(layer.index))), None)
@@ -325,8 +315,7 @@ def layers_of(architecture: str) -> tuple[Layer, ...]:
     ``conv1``, ``bn1``, ``relu1``, ``pool1``, ``layer1_1`` (torchvision's ``layer1.0``), ``layer1_2``. Maps of a block
     are after its last ReLU, behind the sum.
     """
-    by_blocks = architecture.startswith("vgg")
-    block, count = 1, 0
+    by_blocks, block, count = architecture.startswith("vgg"), 1, 0
     layers = []
     for index, (path, module) in enumerate(_skeleton(architecture)):
         if isinstance(module, BasicBlock | Bottleneck):

@@ -25,16 +25,10 @@ README = Path(__file__).with_name("bundle.txt")  # a template
 
 
 def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], title: str) -> list[str]:
-    """Write the zip file; the same runs give the same bytes.
+    """Write the zip file to a seekable one; the same runs give the same bytes.
 
-    Args:
-        file: to write to; it must be seekable.
-        collection: the runs.
-        texts: name to content of what was made for the bundle: report.html, report.md, summary.csv.
-        title: of the report.
-
-    Returns:
-        What is missing, one sentence each; it stands in the bundle's README as well.
+    ``texts`` is name to content of what was made for the bundle: report.html, report.md, summary.csv. Returns what is
+    missing, one sentence each; it stands in the bundle's README as well.
     """
     notes: list[str] = []
     content: dict[str, bytes | Path] = {name: text.encode("utf-8", "replace") for name, text in texts.items()}

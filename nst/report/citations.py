@@ -50,10 +50,7 @@ def networks(runs: Sequence[Run]) -> list[str]:
 def sample_of(name: str, file: str | None, digest: str | None) -> str | None:
     """Return the name of the bundled sample that an input image is, or None for a user's own file.
 
-    Args:
-        name: as configured.
-        file: its path when the run was made.
-        digest: its SHA-256; it decides where it is that of a sample.
+    It is known by its name as configured, its path when the run was made, and its SHA-256, which decides.
     """
     if digest in (known := _sample_digests()):
         return known[digest]
@@ -84,9 +81,8 @@ def _papers() -> dict[str, str]:
 
 def _software() -> str:
     """Return the entry of this software, from ``CITATION.cff`` where the sources are at hand."""
-    about: dict[str, Any] = {}
-    if (path := ROOT / "CITATION.cff").is_file():
-        about = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path = ROOT / "CITATION.cff"
+    about: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     authors = map(_author, about.get("authors") or [{"name": "The NST experiments developers"}])
     fields = {
         "title": about.get("title", "NST experiments: config-driven neural style transfer"),

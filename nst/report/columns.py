@@ -79,13 +79,7 @@ def _column(key: str, label: str, kind: str, text: str, **more: str | None) -> d
 
 
 def value_in(column: dict[str, Any], run: Run, texts: Mapping[str, Mapping[str, str]]) -> float | str | None:
-    """Return what stands in a run's row under a column.
-
-    Args:
-        column: one of ``columns_of``.
-        run: of the row.
-        texts: for each parameter its values, as canonical text, with the text to show.
-    """
+    """Return what stands in a run's row under a column; ``texts`` has what to show for each canonical value."""
     key, kind = column["key"], column["kind"]
     if kind == "parameter":
         value = value_of(run, key)

@@ -35,11 +35,7 @@ class Input:
         return self.sample or self.name.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
     def find(self, folder: Path) -> Path | None:
-        """Return where the image is now, with the bytes that were used, or None.
-
-        Args:
-            folder: of the runs; a bundle has the images beside them.
-        """
+        """Return where the image is now, with the bytes that were used, or None; a bundle has it beside its runs."""
         if self.digest:
             places = [*([Path(self.file)] if self.file else []), *sorted(folder.glob(f"inputs/{self.digest}.*"))]
             if found := next((path for path in places if is_unchanged(path, self.digest)), None):

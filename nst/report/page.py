@@ -39,12 +39,7 @@ class Facet:
 
 
 def render(view: dict[str, Any]) -> str:
-    """Return the page as HTML; the same view gives the same text.
-
-    Args:
-        view: what ``nst.report.view`` makes. What is null or empty in it is left out of the page, or said to be
-            missing.
-    """
+    """Return the page of a view as HTML, the same for the same; what is null or empty is left out, or said to miss."""
     axes, runs, inputs, columns = (view[name] for name in ("axes", "runs", "inputs", "columns"))
     across, down = directions(axes)
     grids = facets(axes, runs, across, down) if across is not None and down is not None else []

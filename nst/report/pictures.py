@@ -69,11 +69,8 @@ def draw(
 ) -> Pictures:
     """Draw the pictures of a report, in one size for all runs, so that they compare.
 
-    Args:
-        finals: the full picture of each run.
-        previews: step to small picture, for each run.
-        inputs: the input images.
-        budget: bytes of all data URIs together, which are never more; 0 draws nothing.
+    ``finals`` is the full picture of each run, ``previews`` step to small picture. The budget is in bytes of all data
+    URIs together, which are never more; 0 draws nothing.
     """
     broken: set[Path] = set()
     sizes = [_size(path, broken) if path else None for path in finals]
@@ -124,16 +121,13 @@ def _fill(
 def _level(
     items: Sequence[Item], levels: Sequence[Level], encode: Callable[[Item, Level], Encoded | None], budget: int
 ) -> tuple[int, int]:
-    """Return the first level that should fit, judged by some of the items, and the bytes it takes for all.
-
-    Levels go from large to small, so that it is found by halving.
-    """
+    """Return the first level that should fit, judged by some of the items, and the bytes it takes for all."""
     there = [item for item in items if item]
     some = [there[i * len(there) // SAMPLE] for i in range(SAMPLE)] if len(there) > SAMPLE else there
     if not some:
         return 0, 0
     factor = len(there) / len(some) * (MARGIN if len(there) > len(some) else 1)
-    low, high, taken = 0, len(levels), 0
+    low, high, taken = 0, len(levels), 0  # levels go from large to small, so that it is found by halving
     while low < high:
         middle = 0 if low == 0 and high == len(levels) else (low + high) // 2  # most reports fit at once
         needed = round(factor * _bytes([encode(item, levels[middle]) for item in some]))
@@ -174,10 +168,8 @@ def _sprite(steps: Mapping[int, Path], level: tuple[int, int], broken: set[Path]
 def _spread(steps: Mapping[int, Path], most: int) -> dict[int, Path]:
     """Return at most so many of the pictures, evenly spread, the last among them."""
     known = sorted(steps.items())
-    if len(known) <= most:
-        return dict(known)
-    if most == 1:
-        return dict(known[-1:])
+    if len(known) <= most or most == 1:
+        return dict(known[-most:])
     return dict(known[round(i * (len(known) - 1) / (most - 1))] for i in range(most))
 
 

@@ -107,13 +107,9 @@ class Collection:
 
 
 def collect(paths: Sequence[Path]) -> Collection:
-    """Read every run in the given folders, and the jobs that their sweeps planned.
+    """Read every run in folders, of sweeps, runs or what holds any of them, and the jobs that their sweeps planned.
 
-    Args:
-        paths: of sweeps, of single runs, or of folders that hold any of them, however deep.
-
-    Raises:
-        UserError: a path is no folder, or there is no run in any of them.
+    Raises UserError if a path is no folder, or there is no run in any of them.
     """
     tops = [_existing_folder(path) for path in paths]
     places: dict[Path, list[str]] = {}  # folder of a run or planned job to what was planned for it
@@ -143,13 +139,7 @@ def collect(paths: Sequence[Path]) -> Collection:
 
 
 def read_run(folder: Path, name: str, planned: Iterable[str] = ()) -> Run:
-    """Read what a run's folder holds.
-
-    Args:
-        folder: of the run; it need not exist.
-        name: to call it by.
-        planned: the overrides that its sweep planned for it.
-    """
+    """Read what a run's folder, which need not exist, holds; ``planned`` are the overrides of its sweep's plan."""
     run = Run(folder, name, overrides=list(planned))
     if not _has_begun(folder):
         return run
@@ -213,11 +203,7 @@ def _has_begun(folder: Path) -> bool:
 
 
 def _read_metrics(path: Path, notes: list[str]) -> Metrics:
-    """Read a ``metrics.csv``.
-
-    A last line without its end is left out, since its last number may be cut, and so are lines that do not fit the
-    header; what an interrupted run did again counts once.
-    """
+    """Read a ``metrics.csv``: whole lines, since the last number may be cut, that fit the header, each step once."""
     try:
         with trust.opened(path) as file:
             text = file.read().decode("utf-8", "replace")
@@ -256,9 +242,7 @@ def _hydra_record(folder: Path) -> dict[str, Any]:
     choices = nested(own, "hydra", "runtime", "choices")
     record: dict[str, Any] = {"config": config} if isinstance(config, dict) else {}
     record |= {"overrides": [str(line) for line in lines]} if isinstance(lines, list) else {}
-    if isinstance(choices, dict):
-        record["choices"] = recipes.recorded(choices)
-    return record
+    return record | ({"choices": recipes.recorded(choices)} if isinstance(choices, dict) else {})
 
 
 def _read_yaml(path: Path) -> Any:

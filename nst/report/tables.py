@@ -109,9 +109,7 @@ def latex_table(view: dict[str, Any]) -> str:
 def brief(value: Any, time: bool = False) -> str:
     """Return a value as text, a number with four significant digits, or fewer if it has no more; nothing for None.
 
-    Args:
-        value: of a cell.
-        time: it is the time of a run in seconds: one decimal below 100 s, none above.
+    A ``time``, of a whole run in seconds, has one decimal below 100 s and none above.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""

@@ -75,20 +75,11 @@ class _Shared:
 
 
 def make_view(
-    collection: Collection,
-    pictures: Pictures,
-    place: Place,
-    title: str | None = None,
-    question: str | None = None,
+    collection: Collection, pictures: Pictures, place: Place, title: str | None = None, question: str | None = None
 ) -> dict[str, Any]:
     """Return the view, which the page, the tables and the bundle are made of.
 
-    Args:
-        collection: the runs.
-        pictures: theirs, from ``draw_pictures``.
-        place: where the report will lie.
-        title: in place of the sweep's own.
-        question: likewise.
+    The pictures are from ``draw_pictures``; a title or question takes the place of the sweep's own.
     """
     runs, sweep = collection.runs, collection.sweep
     axes, inputs = find_axes(collection), find_inputs(runs)
@@ -196,10 +187,7 @@ def _command(run: Run) -> str:
 
 
 def _again(collection: Collection) -> list[str]:
-    """Return the commands that run everything anew, in a new folder: one for each time that points were added.
-
-    A command is as it was typed, but for where it wrote.
-    """
+    """Return the commands, as typed, that run everything anew in a new folder: one for each time points were added."""
     grids = [grid for grid in collection.sweep.get("grids", []) if grid]
     if len(grids) > 1:
         return list(dict.fromkeys(map(_in_new_folder, grids)))

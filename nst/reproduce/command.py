@@ -24,11 +24,7 @@ IDENTICAL, FAILED, DIFFERENT = 0, 1, 2  # what the program exits with
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Reproduce what the command line names.
-
-    Returns:
-        0 if every picture came out identical, 2 if one did not, 1 after an error.
-    """
+    """Reproduce what the command line names; return 0 if every picture came out identical, 2 if not, 1 after errors."""
     words = sys.argv[1:] if arguments is None else arguments
     given = _parser().parse_args(words)
     if arguments is None:
@@ -136,11 +132,7 @@ def _difference(name: str, values: list[Any]) -> str:
 
 
 def _new_folder(out: Path | None, source: Path) -> Path:
-    """Return where the new runs go.
-
-    Raises:
-        UserError: there is something already, or it is part of what is reproduced.
-    """
+    """Return where the new runs go; raise UserError if there is something already, or it is part of the old ones."""
     if out is None:
         stem = Path("outputs") / "reproduced" / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
         choices = (stem, *(stem.with_name(f"{stem.name}-{number}") for number in range(2, 1000)))
@@ -155,14 +147,8 @@ def _new_folder(out: Path | None, source: Path) -> Path:
 def reproduce(run: Run, folder: Path, options: Options, quiet: bool = False) -> Reproduction:
     """Run again in a process of its own, compare, and leave ``reproduction.json`` in the new folder.
 
-    Args:
-        run: the finished run.
-        folder: where the new one goes.
-        options: where its files may be, and what the command line says else.
-        quiet: show nothing of the new run on the console.
-
-    Raises:
-        UserError: an input or weights file is not what it was, or the new run fails.
+    ``quiet`` shows nothing of the new run on the console. Raises UserError if an input or weights file is not what it
+    was, or the new run fails.
     """
     config, notes = recorded_config(run.record)
     config_folders, brought = find_config_folders(run, options)

@@ -126,13 +126,8 @@ def find_file(
 
     It is looked for where it was, in ``known``, in the folders given, in the ``inputs`` folders of the run and of what
     holds it, and in the current folder. Sizes are compared before anything is hashed.
-
-    Args:
-        what: it is, for the message.
-        about: recorded ``file``, ``sha256``, and ``bytes`` where a run has it.
-        known: files of that name, such as a sample's.
-        run: that used it.
-        options: with folders to look in; None looks nowhere else than where it was and in ``known``.
+    ``what`` is for the message. ``about`` has the recorded ``file``, ``sha256``, and ``bytes`` where a run has it;
+    ``known`` are files of that name, such as a sample's. Without options only these places are looked at.
 
     Raises:
         UserError: a file of that name has another hash, and there is no file with the right one.

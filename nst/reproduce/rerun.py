@@ -24,7 +24,7 @@ from nst.errors import UserError
 from nst.runs import resume
 from nst.runs.provenance import VARIABLES
 from nst.runs.record import Job
-from nst.runs.session import Session, live
+from nst.runs.session import Session, run_session
 
 log = logging.getLogger(__name__)
 ROOT = Path(nst.__file__).resolve().parent.parent
@@ -101,16 +101,10 @@ def without_downloads(config: dict[str, Any]) -> list[str]:
 
 
 def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
-    """Run a plan in a fresh process and wait for it.
+    """Run a plan in a fresh process and wait for it; if ``quiet``, show nothing of it.
 
-    Args:
-        plan: what to run.
-        variables: the recorded ones that change how torch computes; None if they were not recorded.
-        quiet: show nothing of it.
-
-    Raises:
-        ErrorShown: it failed, and said so on the console.
-        UserError: it failed.
+    ``variables`` are the recorded ones that change how torch computes, None if they were not recorded. Raises
+    ErrorShown if it failed, and said so on the console, else UserError.
     """
     environment = dict(os.environ)
     if variables is not None:
@@ -145,7 +139,7 @@ def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
 
 def run_plan(plan: Plan) -> int:
     """Run a plan in this process, with its status on disk from beginning to end; return the exit code."""
-    from nst.job import story_of
+    from nst.job import task_of
 
     _log_to(Path(plan.folder) / "run.log")
     sys.argv[:] = [str(ROOT / "scripts" / "reproduce.py"), *plan.words]
@@ -158,18 +152,13 @@ def run_plan(plan: Plan) -> int:
     job = Job(config, Path(plan.folder), plan.choices, plan.overrides)
     try:
         with runtime.PoliteStop() as stop:
-            return 0 if live(Session(job, stop), story_of(job)) else FAILED
+            return 0 if run_session(Session(job, stop), task_of(job)) else FAILED
     except KeyboardInterrupt:
         return 130
 
 
 def usable_device(name: str, recorded: str) -> str:
-    """Return the device to run on: of the kind that the run was made on, if this machine has one.
-
-    Args:
-        name: that was configured, maybe ``auto``.
-        recorded: that the run was made on.
-    """
+    """Return the device to run on: the configured one, or for ``auto`` one of the recorded kind, if there is any."""
     if name != "auto":
         return name if runtime.device_problem(name) is None else "auto"
     kind = torch.device(recorded).type

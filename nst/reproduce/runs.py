@@ -26,8 +26,7 @@ class Run:
 def opened(path: Path) -> Iterator[Path]:
     """Give the folder of a run or sweep; a bundle is unpacked for the time being.
 
-    Raises:
-        UserError: there is no such folder, or it is no bundle that can be unpacked safely.
+    Raises UserError if there is no such folder, or it is no bundle that can be unpacked safely.
     """
     if path.is_dir():
         yield path

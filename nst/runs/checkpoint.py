@@ -26,20 +26,11 @@ class Checkpoints:
 
     Where saving takes long (L-BFGS at a large size keeps hundreds of pictures), the seconds between two are stretched
     so that saving takes no more than a share of the time.
-
-    Args:
-        every_steps: steps between two checkpoints; 0 leaves it to the clock.
-        every_seconds: seconds between two checkpoints; 0 leaves it to the steps.
-        share: of the time that may go into them.
     """
 
     def __init__(self, every_steps: int, every_seconds: float, share: float = LARGEST_SHARE) -> None:
-        self.share = share
-        self.every_steps = every_steps
-        self.every_seconds = every_seconds
-        self.saved_at = time.monotonic()
-        self.saved_step = 0
-        self.took = 0.0
+        self.every_steps, self.every_seconds, self.share = every_steps, every_seconds, share  # 0 is off
+        self.saved_at, self.saved_step, self.took = time.monotonic(), 0, 0.0
 
     def is_due(self, step: int) -> bool:
         """Tell whether one is to be saved after ``step`` updates."""
@@ -53,17 +44,14 @@ class Checkpoints:
         """Note how long the block takes, in which the checkpoint after ``step`` updates is saved."""
         began = time.monotonic()
         yield
-        self.saved_at = time.monotonic()
-        self.saved_step = step
+        self.saved_at, self.saved_step = time.monotonic(), step
         self.took = self.saved_at - began
 
 
 def save(folder: Path, content: dict[str, Any]) -> None:
     """Write a run's checkpoint over the last one, atomically.
 
-    Args:
-        folder: of the run.
-        content: tensors and plain values; further kinds could not be read back safely.
+    It holds tensors and plain values; further kinds could not be read back safely.
 
     Raises:
         UserError: it cannot be written; the last one is untouched.
@@ -84,8 +72,7 @@ class _Summed:
     """A file to write to whose checksum is known in the end; an error is kept, since ``torch.save`` has its own."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
+        self.file, self.digest = file, hashlib.sha256()
         self.error: OSError | None = None
 
     def write(self, part: bytes) -> int:
@@ -186,8 +173,8 @@ def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
     lengths, sums = _lengths(saved), dict(saved.get("files", {}))
     for pictures in (saved["trackers"].get(name) for name in ("frames", "previews")):
         sums |= pictures or {}  # whole files
-        lengths |= {name: _size(folder / name) for name in pictures or {}}
-    short = [name for name, size in lengths.items() if not _is_as_long(folder / name, size)]
+        lengths |= {name: max(_size(folder / name), 0) for name in pictures or {}}
+    short = [name for name, size in lengths.items() if _size(folder / name) < size]
     changed = [
         n for n, size in lengths.items() if n in sums and n not in short and _sha256(folder / n, size) != sums[n]
     ]
@@ -199,8 +186,4 @@ def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
 
 def _size(path: Path) -> int:
     """Return how long a file is; one that is gone has at least a byte too few."""
-    return path.stat().st_size if path.is_file() else 1
-
-
-def _is_as_long(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size >= size
+    return path.stat().st_size if path.is_file() else -1

@@ -59,11 +59,6 @@ def gpus() -> int:
     return torch.cuda.device_count() or int(torch.backends.mps.is_available())
 
 
-def gpus_per_job() -> int:
-    """Return 1 where there are GPUs, else 0."""
-    return min(gpus(), 1)
-
-
 def jobs_at_once() -> int:
     """Return how many jobs to run at once on this machine: one on each GPU, else as many as cores and memory allow."""
     if number := gpus():
@@ -82,10 +77,7 @@ def threads() -> int:
 
 
 def prepare(config: DictConfig) -> None:
-    """Look over launcher and sweeper of a multirun before it starts.
-
-    Args:
-        config: with Hydra's part; a launcher that begins all jobs of a batch at once gets its batches limited.
+    """Look over launcher and sweeper of a multirun; one that begins a batch's jobs at once gets its batches limited.
 
     Raises:
         UserError: the package that the launcher or sweeper needs is not installed, or it has a setting that is none.
@@ -99,17 +91,18 @@ def prepare(config: DictConfig) -> None:
                 f"hydra/{group}={choice} needs an extra package: pip install -e '.[{extra}]'. "
                 f"hydra/{group}=basic needs none."
             )
-    sweeper, target = config.hydra.sweeper, str(config.hydra.launcher.get("_target_"))
+    sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
+    target = str(launcher.get("_target_"))
     if target.endswith("nst_batch_launcher.BatchLauncher"):
-        number = config.hydra.launcher.get("images", "auto")
+        number = launcher.get("images", "auto")
         if number != "auto" and not (isinstance(number, int) and 1 <= number <= MOST_IMAGES):
             raise UserError(f"hydra.launcher.images={number} must be auto or a whole number from 1 to {MOST_IMAGES}.")
     for name in ("n_jobs", "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "nodes"):
-        number = config.hydra.launcher.get(name)
+        number = launcher.get(name)
         if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
             raise UserError(f"hydra.launcher.{name}={number} must be a whole number.")
     at_once = target.endswith("submitit_launcher.LocalLauncher")
-    if at_once and "max_batch_size" in sweeper and sweeper.max_batch_size is None:
+    if at_once and sweeper.get("max_batch_size", 0) is None:
         sweeper.max_batch_size = jobs_at_once()
     logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's database tool tells of each of its parts
 
@@ -134,13 +127,12 @@ def _is_installed(plugin: str) -> bool:
 
 
 def _register() -> None:
-    questions = {"gpus": gpus, "gpus_per_job": gpus_per_job, "jobs_at_once": jobs_at_once, "threads": threads}
+    questions = {"gpus": gpus, "gpus_per_job": lambda: min(gpus(), 1), "jobs_at_once": jobs_at_once, "threads": threads}
     for name, question in questions.items():
         OmegaConf.register_new_resolver(f"nst.{name}", question, replace=True)
     groups = ConfigStore.instance().repo.setdefault("hydra", {})
     for group in ("launcher", "sweeper"):
-        stored = groups.get(group, {})
-        groups[group] = Options()
+        stored, groups[group] = groups.get(group, {}), Options()
         for option, node in stored.items():
             groups[group][option] = node
 

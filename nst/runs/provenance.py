@@ -37,17 +37,9 @@ SOURCES = ("nst", "conf", "scripts", "run.py")  # where a file that git does not
 
 
 def environment(device: torch.device, folder: Path) -> dict[str, Any]:
-    """Return what surrounds a run, and leave the source's uncommitted changes in the run's folder.
+    """Return what surrounds a run, and leave the source's uncommitted changes as ``uncommitted.diff`` in its folder.
 
     To be called once the device is prepared and the components are imported, so that flags and own code are seen.
-
-    Args:
-        device: where the run computes.
-        folder: of the run; ``uncommitted.diff`` goes there, if there are such changes.
-
-    Returns:
-        ``command``, ``arguments``, ``cwd``, ``config_folders``, ``own_code``, ``git``, ``git_note`` (why ``git`` is
-        null or its diff incomplete), ``versions``, ``machine``, ``determinism``.
 
     Raises:
         UserError: the diff cannot be written.
@@ -61,7 +53,7 @@ def environment(device: torch.device, folder: Path) -> dict[str, Any]:
         "config_folders": folders,
         "own_code": own_code(folders),
         "git": source,
-        "git_note": note,
+        "git_note": note,  # why ``git`` is null or its diff incomplete
         "versions": versions(),
         "machine": machine(device),
         "determinism": determinism(),
@@ -165,19 +157,12 @@ def output_file(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Source:
-    """The state of a source tree under git.
+    """The state of a source tree under git."""
 
-    Attributes:
-        commit: that is checked out, 40 digits.
-        diff: from the commit to the files as they are, for ``git apply``; empty if they are the commit's.
-        dirty: whether they differ, also where the diff leaves that out; None if it is not known.
-        note: what the diff leaves out; empty if nothing.
-    """
-
-    commit: str
-    diff: bytes
-    dirty: bool | None
-    note: str = ""
+    commit: str  # that is checked out, 40 digits
+    diff: bytes  # from the commit to the files as they are, for ``git apply``; empty if they are the commit's
+    dirty: bool | None  # whether they differ, also where the diff leaves that out; None if it is not known
+    note: str = ""  # what the diff leaves out
 
 
 class NoGit(Exception):
@@ -220,10 +205,7 @@ def read_source(root: Path) -> Source:
     """Ask git for the commit of a source tree and for everything in it that is not committed.
 
     New files count under ``SOURCES`` only, and where git does not ignore them. Nothing in the repository is changed:
-    git works on a copy of its index and writes objects elsewhere.
-
-    Args:
-        root: the folder that holds the ``nst`` package.
+    git works on a copy of its index and writes objects elsewhere. ``root`` is the folder that holds the package.
 
     Raises:
         NoGit: there is no git, no repository, no commit, or the repository does not track this package.
@@ -281,12 +263,7 @@ class _Git:
         self.variables = {**kept, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
 
     def __call__(self, *arguments: str, given: bytes = b"") -> bytes:
-        """Return what a command prints.
-
-        Raises:
-            GitRefused: it answers with an error.
-            NoGit: there is no git, or it takes too long.
-        """
+        """Return what a command prints; GitRefused if it answers with an error, NoGit if there is none in time."""
         words = ["git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=true", *arguments]
         left = max(self.until - time.monotonic(), 0)
         how: Any = {"cwd": self.root, "env": self.variables, "input": given, "capture_output": True, "timeout": left}
@@ -309,15 +286,14 @@ def _names(printed: bytes) -> list[str]:
 
 
 def _size(path: Path) -> int:
-    try:
+    with contextlib.suppress(OSError):
         return path.stat().st_size
-    except OSError:
-        return 0
+    return 0
 
 
 def _nvidia_driver() -> str | None:
     """Return the NVIDIA driver's version, where the system tells it without a further library."""
+    text = ""
     with contextlib.suppress(OSError):
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
-        return found[1] if (found := re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)) else None
-    return None
+    return found[1] if (found := re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)) else None

@@ -24,42 +24,30 @@ from nst.pretrained import same_numbers
 from nst.runs import checkpoint, provenance, resume, sweep
 
 log = logging.getLogger(__name__)
+DIFFERS = "%s was %s when the run began and is %s now: the bytes may differ"
 
 
 @dataclass
 class Job:
-    """What a run is told: its configuration, its folder, and what was typed, for the record.
+    """What a run is told: its configuration, its folder, and what was typed, for the record."""
 
-    Attributes:
-        config: the composed configuration.
-        folder: where results go; it exists.
-        choices: the option chosen of each group.
-        overrides: what was typed on the command line, or chosen by a sweep.
-        sweep: the folder of the sweep that the run belongs to, if any.
-    """
-
-    config: DictConfig
-    folder: Path
-    choices: dict[str, str]
-    overrides: list[str]
-    sweep: Path | None = None
+    config: DictConfig  # composed
+    folder: Path  # where results go; it exists
+    choices: dict[str, str]  # the option of each group
+    overrides: list[str]  # what was typed on the command line, or chosen by a sweep
+    sweep: Path | None = None  # the folder of the sweep that the run belongs to, if any
 
     def picture(self, name: str) -> Path:
         """Return the path of a picture in the folder, with the suffix of the chosen format."""
         return self.folder / f"{name}{rgb.SUFFIXES[self.config.output_format]}"
 
 
+@dataclass
 class Record:
-    """``run.json``, written whenever something becomes known.
+    """``run.json``, written whenever something becomes known."""
 
-    Args:
-        job: the run.
-        facts: what is known, by its key in the file.
-    """
-
-    def __init__(self, job: Job, facts: dict[str, Any]) -> None:
-        self.job = job
-        self.facts = facts
+    job: Job
+    facts: dict[str, Any]  # what is known, by its key in the file
 
     @classmethod
     def begin(cls, job: Job, device: torch.device) -> Record:
@@ -84,7 +72,7 @@ class Record:
             if name != "diff" and value != (now[group] or {}).get(name)
         }
         for name, (then, here) in changed.items():
-            log.warning("%s was %s when the run began and is %s now: the bytes may differ", name, then, here)
+            log.warning(DIFFERS, name, then, here)
         again = {"step": step, "time": timestamp(), "command": now["command"], "changed": changed}
         record.note(resumed=[*record.facts.get("resumed", []), again])
         return record
@@ -95,11 +83,7 @@ class Record:
         write_json(self.job.folder / "run.json", self.facts)
 
     def note_weights(self, source: Source | None) -> None:
-        """Add where the network's weights came from.
-
-        Raises:
-            UserError: they are not those that the run was begun with.
-        """
+        """Add where the network's weights came from; a UserError if they are others than at its beginning."""
         weights, before = (vars(source) if source is not None else None), self.facts.get("weights")
         if weights and before and same_numbers(before.get("sha256")) != same_numbers(weights["sha256"]):
             raise UserError(
@@ -113,9 +97,7 @@ class Record:
         before = self.facts.get("computation") or {}
         for name, here in chosen.items():
             if name in before and before[name] != here:
-                log.warning(
-                    "%s was %s when the run began and is %s now: the bytes may differ", name, before[name], here
-                )
+                log.warning(DIFFERS, name, before[name], here)
         self.note(computation=chosen)
 
     def note_result(
@@ -156,11 +138,7 @@ def known_before(job: Job, device: torch.device) -> dict[str, Any]:
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier attempt left, so that a run can begin anew; its log is kept.
-
-    Raises:
-        UserError: a file cannot be removed.
-    """
+    """Remove what an earlier attempt left, but for its log, so that a run can begin anew; UserError if that fails."""
     left = ["metrics.csv", "run.json", checkpoint.FILE, resume.NETWORK_FILE, "result.png", "result.jpg"]
     left += [f"{name}{suffix}" for name in ("interrupted", "best") for suffix in rgb.SUFFIXES.values()]
     patterns = (*left, "uncommitted*.diff", "events.out.tfevents.*", "frames/*.png", "previews/*.jpg")
@@ -170,13 +148,9 @@ def clear(folder: Path) -> None:
 
 
 def write_status(folder: Path, status: str, started: str | None = None, reason: str | None = None) -> None:
-    """Write where a run stands, and which process says so.
+    """Write where a run stands, when it began if not now, why it is not done, and which process says so.
 
-    Args:
-        folder: of the run.
-        status: ``running``, ``done``, ``failed``, ``out_of_memory``, ``interrupted`` or ``skipped``.
-        started: when it began; now, if that is not given.
-        reason: why it is not done.
+    The status is ``running``, ``done``, ``failed``, ``out_of_memory``, ``interrupted`` or ``skipped``.
     """
     about: dict[str, Any] = {"status": status, "started": started or timestamp()}
     about |= {} if status == "running" else {"ended": timestamp()}

@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from nst.cli import is_override, quoted
 from nst.configuration import between_scales, images_named, tasks
 from nst.errors import UserError
 from nst.files import plain, sha256
+from nst.runs import folders
+from nst.runs.folders import SWEEP_FILE
 
 # Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
 HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
@@ -39,34 +40,24 @@ OPTIONS_GONE = {"cs231n", "faint_noise", "gatys2016", "li2017"}  # each of a rec
 VALUES_CHANGED = ("steps", "pooling", "margin", "backbone.weights", "layers.style", "style_loss.scale")
 CHECKPOINT_FILE = "checkpoint.pt"
 NETWORK_FILE = "network.safetensors"
-SWEEP_FILE = "sweep.json"
 _MULTIRUN = ("-m", "--multirun")
 _FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=")
 _RESUME = re.compile(r"\+{0,2}resume=(?P<folder>.*)", re.DOTALL)
 
 
-@dataclass
-class Past:
-    """What a folder tells of the run in it.
-
-    Attributes:
-        status: ``status.json``, empty if there is none.
-        record: ``run.json``, empty if there is none.
-    """
-
-    status: dict[str, Any] = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)
+class Past(folders.RunFolder):
+    """What a folder tells of the run in it."""
 
     @property
     def is_done(self) -> bool:
-        """Whether the run has come to its end."""
-        return self.status.get("status") == "done" and "result" in self.record
+        """Whether the run has come to its end, and its status says so."""
+        return "status" in self.status and super().is_done
 
 
 def past(folder: Path) -> Past | None:
     """Return what a folder tells of the run in it, or None if none was begun there."""
-    begun = any((folder / name).exists() for name in ("status.json", "run.json", "metrics.csv"))
-    return Past(read(folder / "status.json"), read(folder / "run.json")) if begun else None
+    begun = any((folder / name).exists() for name in folders.RUN_FILES)
+    return Past(**vars(folders.read(folder))) if begun else None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -82,10 +73,6 @@ def result_is_there(folder: Path, record: dict[str, Any]) -> bool:
 
 def refuse_changes(folder: Path, config: DictConfig) -> None:
     """Refuse to carry on with a run whose configuration or, once it has got somewhere, input images have changed.
-
-    Args:
-        folder: of the run.
-        config: what it would be carried on with.
 
     Raises:
         UserError: every difference, old and new.
@@ -196,12 +183,9 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     What the run or sweep was begun with comes back, but for overrides that are typed anew: a sweep gets further points
     that way, and a changed run is refused later. Hydra is told to work in that folder, and that a sweep is one.
 
-    Args:
-        typed: the arguments, without the program's name.
-
     Returns:
-        The arguments of each call of the program: one, but for a sweep that was given further points once and is
-        carried on with as a whole.
+        The arguments of each call of the program, without its name: one, but for a sweep that was given further points
+        once and is carried on with as a whole.
 
     Raises:
         UserError: there is nothing to resume.

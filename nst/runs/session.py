@@ -35,18 +35,10 @@ class Session:
         stop: answers signals between two steps.
         device: name of the device, if it is not for the run to choose.
         beside: how many runs go on beside each other in this process, this one included.
-        facts: what the record is to hold beside what every run's does.
-        leads: it shows its progress on the console.
-
-    Attributes:
-        saved: the checkpoint that is carried on from, or None.
-        device: that is computed on.
-        record: its ``run.json``.
-        trackers: what watches the run, see ``nst.tracking``, by the names that a checkpoint knows.
-        latest: what they have seen last.
+        shows_progress: it shows its progress on the console.
     """
 
-    device: torch.device
+    device: torch.device  # that is computed on
     record: Record
 
     def __init__(
@@ -55,14 +47,13 @@ class Session:
         stop: runtime.PoliteStop,
         device: str | None = None,
         beside: int = 1,
-        facts: Mapping[str, Any] | None = None,
-        leads: bool = True,
+        shows_progress: bool = True,
     ) -> None:
-        self.job, self.stop, self.beside, self.facts, self.leads = job, stop, beside, dict(facts or {}), leads
+        self.job, self.stop, self.beside, self.shows_progress = job, stop, beside, shows_progress
         self.device_name = device or str(job.config.device)
-        self.saved: dict[str, Any] | None = None
-        self.trackers: Mapping[str, Any] = {}
-        self.latest: Any = None
+        self.saved: dict[str, Any] | None = None  # the checkpoint that is carried on from
+        self.trackers: Mapping[str, Any] = {}  # see nst.tracking, by the names that a checkpoint knows
+        self.latest: Any = None  # what they have seen last
         self.done = 0  # steps
         self.began = self.ready = time.perf_counter()
         every = job.config.checkpoint_steps, job.config.checkpoint_seconds
@@ -102,27 +93,21 @@ class Session:
         if self.saved is not None:
             checkpoint.restore_random_state(self.saved["random"])
 
-    def aloud(self) -> contextlib.AbstractContextManager[None]:
-        """Let the messages of a block reach the console, whichever run leads."""
-        return logs.speaking_for(self.folder)
+    def on_console(self) -> contextlib.AbstractContextManager[None]:
+        """Let the messages of a block reach the console, whichever run shows_progress."""
+        return logs.logging_for(self.folder)
 
     def begin_record(self) -> None:
         """Begin the record, or go on with it."""
         if self.saved is not None:
-            self.record = Record.carry_on(self.job, self.device, self.saved["step"])
             self.done = self.saved["step"]
+            self.record = Record.carry_on(self.job, self.device, self.done)
         else:
             self.record = Record.begin(self.job, self.device)
-        if self.facts:
-            self.record.note(**self.facts)
 
     @contextlib.contextmanager
     def optimising(self, forget: type[Exception] = Exception) -> Iterator[None]:
-        """Let signals wait for the next step; what goes wrong in the block, but for want of room, voids the checkpoint.
-
-        Args:
-            forget: errors after which another attempt starts from its beginning.
-        """
+        """Let signals wait for the next step; an error to ``forget``, but for want of room, voids the checkpoint."""
         if self.ready == self.began:
             self.ready = time.perf_counter()
         self.stop.hold()
@@ -140,15 +125,12 @@ class Session:
     def see(self, snapshot: Any) -> None:
         """Hand a step to the trackers."""
         self.latest, self.done = snapshot, snapshot.step.index + 1
-        for tracker in self.trackers.values():
-            tracker.step(snapshot)
+        with logs.logging_for(self.folder, self.shows_progress):
+            for tracker in self.trackers.values():
+                tracker.step(snapshot)
 
     def between(self, take_content: Callable[[], dict[str, Any]] | None) -> None:
-        """Save a checkpoint if it is due, and answer a signal.
-
-        Args:
-            take_content: returns what the task needs to carry on, or None where that cannot be had.
-        """
+        """Save a checkpoint of what the task needs to carry on, if it is due and can be had, and answer a signal."""
         if take_content is not None and (self.stop.asked is not None or self.checkpoints.is_due(self.done)):
             with self.checkpoints.saving(self.done):
                 self.save_checkpoint(take_content())
@@ -188,7 +170,7 @@ class Session:
         self.close("done")
 
 
-def live(session: Session, story: Callable[[Session], object]) -> bool:
+def run_session(session: Session, story: Callable[[Session], object]) -> bool:
     """Tell a run's story, with its status on disk from beginning to end; return whether it ended well.
 
     Raises:
@@ -197,7 +179,7 @@ def live(session: Session, story: Callable[[Session], object]) -> bool:
     """
     job, started = session.job, timestamp()
     write_status(job.folder, "running", started)
-    with logs.speaking_for(job.folder, session.leads), runtime.seeded(job.config.seed):
+    with logs.logging_for(job.folder, session.shows_progress), runtime.seeded(job.config.seed):
         try:
             story(session)
         except KeyboardInterrupt as error:
@@ -215,7 +197,7 @@ def live(session: Session, story: Callable[[Session], object]) -> bool:
                 error = UserError(f"Code of your own has called sys.exit({error.code!r}). Raise an exception instead.")
             message = describe(error)
             name = f"{job.folder.name}: " if session.beside > 1 else ""
-            with logs.speaking_for(job.folder):
+            with logs.logging_for(job.folder):
                 log.error("%s%s", name, message, exc_info=error)
             ran_out = memory.is_out_of_memory(error)  # seen through what it was raised from
             write_status(job.folder, "out_of_memory" if ran_out else "failed", started, message)

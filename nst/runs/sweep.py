@@ -30,11 +30,12 @@ from nst import cli
 from nst.configuration import recipes
 from nst.errors import UserError
 from nst.files import claim, write_json, writing
-from nst.runs import resume
+from nst.runs import folders, resume
 
 LONGEST_SLUG = 80
-PLAN = resume.SWEEP_FILE
+PLAN = folders.SWEEP_FILE
 STOPPED = "stopped.json"
+Jobs = Sequence[tuple[list[str], DictConfig]]  # overrides and configuration of each
 
 
 def overrides_of(config: DictConfig, whose: str) -> list[str]:
@@ -51,9 +52,7 @@ def is_named(config: DictConfig, kind: str) -> bool:
 def make_folder(config: DictConfig, kind: str) -> tuple[Path, FileLock]:
     """Make and claim the folder of a run or sweep; one named after the time is new, whoever begins in that second.
 
-    Args:
-        config: with Hydra's part, which is told the name.
-        kind: ``run`` or ``sweep``.
+    Hydra's part of the configuration is told the name. ``kind`` is ``run`` or ``sweep``.
 
     Raises:
         UserError: another process has the folder, or it cannot be made.
@@ -76,12 +75,8 @@ def make_folder(config: DictConfig, kind: str) -> tuple[Path, FileLock]:
 
 
 def refuse_used(folder: Path, what: str, knob: str) -> None:
-    """Refuse a folder that already holds results: Hydra would write over part of them before our code runs.
-
-    Raises:
-        UserError: it does.
-    """
-    traces = ("status.json", "metrics.csv", "run.json") if what == "a run" else (PLAN, "multirun.yaml")
+    """Raise a UserError if a folder holds results: Hydra would write over part of them before our code runs."""
+    traces = folders.RUN_FILES if what == "a run" else (PLAN, "multirun.yaml")
     if any((folder / name).exists() for name in traces):
         raise UserError(
             f"{folder} already holds {what}. Carry on with it: resume={folder}. Or choose another: {knob}=FOLDER."
@@ -106,11 +101,7 @@ def sweep_overrides(config: DictConfig) -> list[Override]:
 
 
 def grid(overrides: Sequence[Override]) -> list[list[str]]:
-    """Return the overrides of each job of a grid, as Hydra's basic sweeper forms it.
-
-    Raises:
-        UserError: values are to be drawn, or there are none.
-    """
+    """Return the overrides of each job of a grid, as Hydra's basic sweeper forms it; UserError if values are drawn."""
     axes: dict[str, list[str]] = {}  # the last of a key counts
     for override in overrides:
         key = override.get_key_element()
@@ -129,11 +120,9 @@ def grid(overrides: Sequence[Override]) -> list[list[str]]:
 
 
 def composed(name: str | None, jobs: Sequence[Sequence[str]]) -> Iterator[tuple[list[str], DictConfig]]:
-    """Yield overrides and configuration of each job; where only values differ, one is composed and they are set.
+    """Yield each job's overrides, without Hydra's own settings, and its configuration.
 
-    Args:
-        name: of the configuration.
-        jobs: their overrides; Hydra's own settings among them play no part.
+    Where only values differ, one configuration is composed and they are set.
     """
     loader = GlobalHydra.instance().config_loader()
     parser = OverridesParser.create(config_loader=loader)
@@ -158,17 +147,11 @@ def job_folders(folder: Path) -> list[str]:
     """Return the names of a sweep's job folders, planned or begun, by number."""
     planned = [str(job["folder"]) for job in resume.read(folder / PLAN).get("jobs", [])]
     begun = [path.parent.name for path in folder.glob("*/status.json")]
-    return sorted({*planned, *begun}, key=lambda name: (_number(name) or 0, name))
+    return sorted({*planned, *begun}, key=lambda name: (max(_number(name), 0), name))
 
 
 def job_folder(folder: str, number: int, overrides: Sequence[str]) -> str:
-    """Return the name of a job's folder: as planned, or ``<number>_<what differs>`` where a sampler chose it.
-
-    Args:
-        folder: of the sweep.
-        number: of the job.
-        overrides: the job's, as ``key=value``.
-    """
+    """Return the name of a job's folder in a sweep's: as planned, or ``<number>_<what differs>`` if a sampler chose."""
     plan = resume.read(Path(folder) / PLAN)
     planned = {_same(job["overrides"]): str(job["folder"]) for job in reversed(plan.get("jobs", []))}
     return planned.get(_same(overrides)) or f"{number}{slug(overrides, plan.get('swept'))}"
@@ -177,9 +160,7 @@ def job_folder(folder: str, number: int, overrides: Sequence[str]) -> str:
 def slug(overrides: Sequence[str], swept: Any = None) -> str:
     """Return ``_<what differs>`` for a job's folder, safe on every file system and of limited length.
 
-    Args:
-        overrides: the job's, as ``key=value``.
-        swept: the keys that the sweep varies, which alone are named; all of them if it is None.
+    Of its overrides those are named whose key is ``swept``; all of them if that is None.
     """
     parts = []
     for override in overrides:
@@ -204,18 +185,15 @@ def _brief(value: Any) -> str:
     return re.split(r"[/\\]", str(value))[-1]
 
 
-def _number(name: str) -> int | None:
-    """Return the number that the name of a job's folder begins with."""
-    found = re.match(r"\d+", name)
-    return int(found[0]) if found else None
+def _number(name: str) -> int:
+    """Return the number that the name of a job's folder begins with; -1 if there is none."""
+    return int(found[0]) if (found := re.match(r"\d+", name)) else -1
 
 
 # The plan
 
 
-def make_plan(
-    folder: Path, config: DictConfig, swept: Mapping[str, list[str]], jobs: Sequence[tuple[list[str], DictConfig]]
-) -> dict[str, Any]:
+def make_plan(folder: Path, config: DictConfig, swept: Mapping[str, list[str]], jobs: Jobs) -> dict[str, Any]:
     """Return what ``sweep.json`` is to hold: an earlier plan with the new jobs added, or a new one.
 
     Args:
@@ -228,7 +206,7 @@ def make_plan(
         UserError: a job of the earlier plan has another configuration now.
     """
     old = resume.read(folder / PLAN)
-    planned = _named(folder, config, swept, jobs)
+    planned = _named(old, folder, config, swept, jobs)
     began = {
         "command": cli.command(),
         "arguments": cli.typed(),
@@ -250,14 +228,13 @@ def make_plan(
 
 
 def _named(
-    folder: Path, config: DictConfig, swept: Mapping[str, list[str]], jobs: Sequence[tuple[list[str], DictConfig]]
+    old: Mapping[str, Any], folder: Path, config: DictConfig, swept: Mapping[str, list[str]], jobs: Jobs
 ) -> dict[str, list[str]]:
     """Return the overrides of each job, earlier ones and new ones, by the name of its folder.
 
     A new job that is an earlier one has its folder: the configuration is the same, or what was typed, or the place on
     the sweep's axes, where what else has changed is then refused.
     """
-    old = resume.read(folder / PLAN)
     named = {str(job["folder"]): job["overrides"] for job in old.get("jobs", [])}
     found = {name: resume.read(folder / name / "run.json") for name in named}
     records = {name: record for name, record in found.items() if "config" in record}
@@ -265,7 +242,7 @@ def _named(
     by_config = {_fingerprint(record["config"]): name for name, record in records.items()}
     by_overrides = {_same(overrides): name for name, overrides in named.items()}
     by_point = {_point(axes, record["config"], record["choices"]): name for name, record in records.items()}
-    number = 1 + max((_number(name) or 0 for name in named if _number(name) is not None), default=-1)
+    number = 1 + max(map(_number, named), default=-1)
     for place, (overrides, job) in enumerate(jobs):
         settings = resume.settings(job)
         name = by_config.get(_fingerprint(settings)) or by_overrides.get(_same(overrides))

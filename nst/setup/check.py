@@ -36,11 +36,7 @@ STEPS_TRIED = 1000  # of a schedule of learning rates
 
 
 def check(config: DictConfig, of_task: Callable[[DictConfig], list[str]] = lambda config: []) -> None:
-    """Find every mistake that can be found without loading weights or decoding images.
-
-    Args:
-        config: of a job.
-        of_task: finds further mistakes, which only the job's task knows.
+    """Find every mistake of a job that can be found without loading weights or decoding images, with those of its task.
 
     Raises:
         ConfigError: all of them, in one message.
@@ -153,11 +149,8 @@ def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # a built-in without a signature: its own message comes when it is made
         return None
-    names = [
-        name
-        for name, p in parameters.items()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in PASSED[group] and name != "self"
-    ]
+    named = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [name for name in named if name not in (*PASSED[group], "self")]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     strange = [name for name in arguments if name not in names]
     if strange and not takes_any:
@@ -199,10 +192,8 @@ def _check_losses(config: DictConfig, made: Mapping[str, Any]) -> list[str]:
     is_tiled = config.task == "optimize" and config.tile not in ("auto", "none")
     for group in ("content_loss", "style_loss"):
         if is_tiled and group in made and not is_summed(made[group]):
-            name = type(made[group]).__name__
-            found.append(
-                f"{group}: {name} is no function of sums over positions, so that it cannot be tiled: tile=none."
-            )
+            what = f"{group}: {type(made[group]).__name__}"
+            found.append(f"{what} is no function of sums over positions, so that it cannot be tiled: tile=none.")
     if config.style_masks is None and config.content_mask is None:
         return found
     if config.tile not in ("auto", "none"):
@@ -285,51 +276,40 @@ def _check_descent(config: DictConfig) -> list[str]:
     target, clamp = config.optimizer.get("_target_"), config.clamp
     is_scipy, has_line_search = target == SCIPY, target in LINE_SEARCH
     limits, until = config.clamp_range, config.clamp_until
-    is_range = limits is None or (len(limits) == 2 and all(map(math.isfinite, limits)) and limits[0] < limits[1])
-    mistakes = [
-        (
-            config.jitter and has_line_search,
+    found = []
+    if config.jitter and has_line_search:
+        found.append(
             f"jitter={config.jitter} changes the loss at every step, which L-BFGS cannot bear. Use jitter=0, or "
-            "optimizer=adam.",
-        ),
-        (config.average == 1, "average=1 would never leave the start; a decay below 1 is needed, such as 0.99."),
-        (
-            is_scipy and config.average,
-            "average goes with an optimiser of torch: SciPy's has no use for it. Use average=0.",
-        ),
-        (
-            is_scipy and config.lr_schedule.get("_target_") != schedule.UNCHANGED,
-            "lr_schedule: SciPy's L-BFGS-B has no learning rate. Use lr_schedule=none.",
-        ),
-        (
-            has_line_search and config.clip_gradient,
+            "optimizer=adam."
+        )
+    if config.average == 1:
+        found.append("average=1 would never leave the start; a decay below 1 is needed, such as 0.99.")
+    if is_scipy and config.average:
+        found.append("average goes with an optimiser of torch: SciPy's has no use for it. Use average=0.")
+    if is_scipy and config.lr_schedule.get("_target_") != schedule.UNCHANGED:
+        found.append("lr_schedule: SciPy's L-BFGS-B has no learning rate. Use lr_schedule=none.")
+    if has_line_search and config.clip_gradient:
+        found.append(
             "clip_gradient: L-BFGS learns the shape of the loss from its gradients, which must be whole. Use "
-            "clip_gradient=0, or optimizer=adam.",
-        ),
-        (
-            has_line_search and schedule.carries(config),
+            "clip_gradient=0, or optimizer=adam."
+        )
+    if has_line_search and schedule.carries(config):
+        found.append(
             "schedule.optimizer=carry: what L-BFGS remembers, steps and changes of the gradient, means nothing at "
-            "another size. Use schedule.optimizer=restart.",
-        ),
-        (
-            is_scipy and clamp == "evaluation",
-            "clamp=evaluation would change pixels behind SciPy's back. Use clamp=step or clamp=block.",
-        ),
-        (
-            not is_scipy and clamp == "block",
-            "clamp=block goes with optimizer=lbfgsb, which works in blocks. Use clamp=step.",
-        ),
-        (not is_range, f"clamp_range={limits} must be [low,high] with low below high, or null."),
-        (
-            limits is not None and clamp == "never",
-            "clamp_range says what to clamp to, but clamp=never. Use clamp=step, or clamp_range=null.",
-        ),
-        (
-            until is not None and (clamp not in ("step", "evaluation") or is_scipy),
-            "clamp_until goes with clamp=step or clamp=evaluation and an optimiser of torch. Use clamp_until=null.",
-        ),
-    ]
-    return [text for is_made, text in mistakes if is_made]
+            "another size. Use schedule.optimizer=restart."
+        )
+    if is_scipy and clamp == "evaluation":
+        found.append("clamp=evaluation would change pixels behind SciPy's back. Use clamp=step or clamp=block.")
+    if not is_scipy and clamp == "block":
+        found.append("clamp=block goes with optimizer=lbfgsb, which works in blocks. Use clamp=step.")
+    if limits is not None and not (len(limits) == 2 and all(map(math.isfinite, limits)) and limits[0] < limits[1]):
+        found.append(f"clamp_range={limits} must be [low,high] with low below high, or null.")
+    if limits is not None and clamp == "never":
+        found.append("clamp_range says what to clamp to, but clamp=never. Use clamp=step, or clamp_range=null.")
+    if until is not None and (clamp not in ("step", "evaluation") or is_scipy):
+        text = "clamp_until goes with clamp=step or clamp=evaluation and an optimiser of torch. Use clamp_until=null."
+        found.append(text)
+    return found
 
 
 def _check_training(config: DictConfig) -> list[str]:
@@ -356,10 +336,9 @@ def _try_lr_schedule(config: DictConfig) -> list[str]:
     number = torch.ones(1, requires_grad=True)
     number.grad = torch.zeros(1)
     steps = config.steps
-    if config.task == "optimize" and not schedule.carries(config):
-        steps = max(scale.steps for scale in schedule.scales(config))
-    elif config.task == "optimize":
-        steps = schedule.total_steps(config)
+    if config.task == "optimize":
+        each = [scale.steps for scale in schedule.scales(config)]
+        steps = schedule.total_steps(config) if schedule.carries(config) else max(each)
     try:
         optimizer = build(config.optimizer)([number])
         rates = build(schedule.with_length(config.lr_schedule, steps))(optimizer)

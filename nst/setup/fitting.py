@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nst import configuration, engines, runtime
 from nst.errors import UserError
 from nst.networks.backbones import Backbone
+from nst.runs.session import Retry
 from nst.runtime import memory
 from nst.setup import estimate, network, objective
 from nst.setup.estimate import Need
@@ -48,7 +49,7 @@ class Fit:
         try:
             yield
         except Exception as error:
-            if isinstance(error, OutOfMemory) or not memory.is_out_of_memory(error):
+            if isinstance(error, OutOfMemory | Retry) or not memory.is_out_of_memory(error):
                 raise
             advice = self.advice or "Lower size, or choose a smaller backbone."
             raise OutOfMemory(f"Out of memory. {advice}") from error

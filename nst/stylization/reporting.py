@@ -61,10 +61,10 @@ class Reporter(Callback):
         precision = runtime.choose_precision(config.precision, session.device)
         engine = losses.describe()
         record.note_computation(precision=precision, engine=engine, tile=str(losses.tile or "none"))
-        with session.aloud():
+        with session.on_console():
             log.info("%s", self._headline(precision, engine))
-        if session.saved is None and (warning := rate_too_low(config, space, start)):
-            log.warning("%s", warning)
+            if session.saved is None and (warning := rate_too_low(config, space, start)):
+                log.warning("%s", warning)
         inputs, trackers = self.images, watchers.of_any_task(session, self.images.shape, self.steps, self.evaluator)
         maps_of = inspected_maps(config, session.device)
         if session.saved is None:
@@ -96,12 +96,14 @@ class Reporter(Callback):
             if (latest := self.session.latest) is not None:
                 path = self.session.keep("interrupted", latest.image, self.images.shape)
                 at = latest.step.index
-                log.warning("Interrupted at step %d of %d; the picture is in %s", at, self.steps, path)
+                with self.session.on_console():
+                    log.warning("Interrupted at step %d of %d; the picture is in %s", at, self.steps, path)
             raise
         except Diverged as error:
             if error.best is not None:
                 path = self.session.keep("best", self.canvas.decode(error.best).cpu(), self.images.shape)
-                log.warning("The best picture so far is in %s", path)
+                with self.session.on_console():
+                    log.warning("The best picture so far is in %s", path)
             raise
 
     def end_scale(self, outcome: Outcome) -> None:
@@ -130,9 +132,10 @@ class Reporter(Callback):
         seconds = session.seconds(optimisation=outcome.last.seconds)
         session.record.note_result(outcome, latest.values, seconds, peak)
         session.finish()
-        if warning := has_hardly_moved(session.folder / "metrics.csv"):
-            log.warning("%s", warning)
-        log.info("%s in %.1f s: %s", outcome.reason, seconds["total"], result)
+        with session.on_console():
+            if warning := has_hardly_moved(session.folder / "metrics.csv"):
+                log.warning("%s", warning)
+            log.info("%s in %.1f s: %s", outcome.reason, seconds["total"], result)
         if session.job.sweep is None:
             log.info("Go on from this picture: init=file init.path=%s", result)
 

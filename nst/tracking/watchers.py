@@ -49,7 +49,7 @@ def of_any_task(
         ),
         "frames": Frames(folder / "frames", config.save_every, shape, positions.get("frames")),
         "previews": Previews(folder / "previews", steps, shape, positions.get("previews")),
-        "progress": progress(steps, begin, alone=session.leads and not launchers.in_worker()),
+        "progress": progress(steps, begin, alone=session.shows_progress and not launchers.in_worker()),
     }
 
 

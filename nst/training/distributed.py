@@ -23,17 +23,11 @@ TIMEOUT = datetime.timedelta(hours=12)  # until rank 0 has painted pairs, or sco
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that train one network, seen from one of them.
+    """The processes that train one network, seen from one of them."""
 
-    Attributes:
-        device: this one computes on, as the configuration names devices.
-        rank: which one it is.
-        world_size: how many there are.
-    """
-
-    device: str
-    rank: int = 0
-    world_size: int = 1
+    device: str  # that this one computes on, as the configuration names devices
+    rank: int = 0  # which one it is
+    world_size: int = 1  # how many there are
 
     @property
     def writes(self) -> bool:

@@ -1,5 +1,6 @@
 """Pairs for supervised training: a photograph and what is to become of it, from two folders or painted on the way."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -79,11 +80,7 @@ class Pairs(ImageDataset):
         return original, stylised
 
     def item(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return crop and stylised crop of a number, ``(3, crop, crop)`` float32 RGB in [0, 1] each.
-
-        Raises:
-            UserError: none of the pairs can be read.
-        """
+        """Return crop and stylised crop of a number, ``(3, crop, crop)`` float32 RGB in [0, 1] each; see ``draw``."""
         original, stylised = self.crops(self.draw(index), index, self.crop, self.crop)
         return original, stylised
 
@@ -102,7 +99,7 @@ class Pairs(ImageDataset):
         wrong = []
         for name, files in self.files.items():
             one, other = map(decoding.upright_size, files)
-            if one is not None and other is not None and not _are_alike(one, other):
+            if one and other and not _are_alike(one, other):
                 wrong.append(f"{name} ({one[0]} x {one[1]} and {other[0]} x {other[1]} pixels)")
         if wrong:
             raise UserError(
@@ -138,16 +135,11 @@ def _some(names: list[str]) -> str:
 
 
 def generate(context: TrainingContext, photos: Photos, count: int) -> tuple[Path, Path, float]:
-    """Have the optimiser paint the first items of photographs, into ``pairs/`` of the run's folder.
+    """Have the optimiser paint the first ``count`` items of photographs, into ``pairs/`` of the run's folder.
 
     What an earlier attempt has painted is kept, if it was of the same settings, style and photographs. Pictures are
     painted in the same company whoever paints them, so that a killed run ends with the same bytes. Only the first
     process paints; others wait until it has.
-
-    Args:
-        context: of the training.
-        photos: their items are the originals.
-        count: of pairs.
 
     Returns:
         The folders of originals and stylised, whose files have the same names; and the seconds spent, those of earlier
@@ -183,12 +175,9 @@ def _paint_missing(context: TrainingContext, photos: Photos, folder: Path, names
         return
     seconds = float(resume.read(folder / ABOUT).get("seconds", 0))
     steps, crop = int(context.config.training.painter.steps), photos.crop
-    log.info(
-        "The optimiser paints %d pairs of %d x %d pixels first, in %d steps each: %s",
-        *(sum(map(len, batches)), crop, crop, steps, folder),
-    )
-    bar = progress(len(batches) * steps, unit="step of the pairs")
-    try:
+    told = "The optimiser paints %d pairs of %d x %d pixels first, in %d steps each: %s"
+    log.info(told, *(sum(map(len, batches)), crop, crop, steps, folder))
+    with contextlib.closing(progress(len(batches) * steps, unit="step of the pairs")) as bar:
         for place, batch in enumerate(batches):
             contents = {names[number]: photos.item(number)[None] for number in batch}
             for name, content in contents.items():
@@ -206,8 +195,6 @@ def _paint_missing(context: TrainingContext, photos: Photos, folder: Path, names
             seconds += painted.seconds
             write_json(folder / ABOUT, {"identity": identity, "seconds": seconds})
             context.stop.poll()
-    finally:
-        bar.close()
     fitting.forget()  # targets of pictures that are painted
 
 
@@ -218,8 +205,7 @@ def _missing(folder: Path, names: list[str]) -> set[str]:
 
 def _identity(context: TrainingContext, photos: Photos) -> str:
     """Return what tells pairs from those of other settings, photographs, weights or style pictures, as a digest."""
-    source = getattr(context.backbone, "source", None)
     settings = {k: v for k, v in resume.settings(context.config).items() if k not in resume.HOUSEKEEPING}
     styles = [hashlib.sha256(style.cpu().numpy().tobytes()).hexdigest() for style in context.inputs.styles]
-    about = [settings, styles, photos.digest, getattr(source, "sha256", None)]
+    about = [settings, styles, photos.digest, getattr(getattr(context.backbone, "source", None), "sha256", None)]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

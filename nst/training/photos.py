@@ -82,18 +82,10 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def read(self, name: str) -> Pictures:
-        """Return the pictures of a name.
-
-        Raises:
-            UserError: it is broken.
-        """
+        """Return the pictures of a name; raise UserError if it is broken."""
 
     def draw(self, index: int) -> Pictures:
-        """Return the pictures of a number.
-
-        Raises:
-            UserError: none of the files can be read.
-        """
+        """Return the pictures of a number; raise UserError if none of the files can be read."""
         epoch, place = divmod(index, len(self.names))
         order = _permutation(self.seed, epoch, len(self.names))
         for following in range(len(order)):
@@ -132,11 +124,7 @@ class ImageDataset(ABC):
         return facts | {"broken": len(self.broken), "broken_files": some}
 
     def refuse_changes(self, recorded: Mapping[str, Any]) -> None:
-        """Refuse to go on with other files than those recorded by ``about``, which would give other pictures.
-
-        Raises:
-            UserError: their names or sizes are others.
-        """
+        """Raise UserError if names or sizes are not those recorded by ``about``, which would give other pictures."""
         if recorded.get("digest") in (None, self.digest):
             return
         then, here = recorded.get("count"), len(self.names)
@@ -200,11 +188,7 @@ class Photos(ImageDataset):
         return (decoding.read(self.root / name, self.color, least),)
 
     def item(self, index: int) -> Tensor:
-        """Return the crop of a number, ``(3, crop, crop)`` float32 RGB in [0, 1].
-
-        Raises:
-            UserError: none of the files can be read.
-        """
+        """Return the crop of a number, ``(3, crop, crop)`` float32 RGB in [0, 1]; see ``draw``."""
         (photo,) = self.draw(index)
         if self.fit == "squeeze":
             photo = photo.resize((self.crop, self.crop), Image.Resampling.LANCZOS)
@@ -257,15 +241,7 @@ def load_batches(
 
     Step n has the items n * batch to n * batch + batch - 1, of which a rank gets its share in turn. Items are made
     ahead by threads, not processes: decoding and scaling run beside each other in these too, one cache serves all, and
-    a killed run leaves nobody behind who still holds its folder.
-
-    Args:
-        item: makes the item of a number.
-        begin_step: n of the first one.
-        batch: items of a step, those of all ranks together.
-        rank: of this process, from 0.
-        world_size: how many processes there are.
-        workers: threads that run ahead; 0 makes each item when it is asked for.
+    a killed run leaves nobody behind who still holds its folder. Without ``workers`` each is made when it is asked for.
 
     Raises:
         UserError: the batch cannot be divided among the processes.
@@ -275,9 +251,8 @@ def load_batches(
             f"training.batch={batch} cannot be divided among {world_size} processes. Use a multiple of {world_size}."
         )
     share = batch // world_size
-    steps = (
-        range(step * batch + rank * share, step * batch + (rank + 1) * share) for step in itertools.count(begin_step)
-    )
+    firsts = itertools.count(begin_step * batch + rank * share, batch)
+    steps = (range(first, first + share) for first in firsts)
     if workers == 0:
         yield from ([item(number) for number in numbers] for numbers in steps)
     pool = ThreadPoolExecutor(workers, "photos")

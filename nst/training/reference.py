@@ -42,21 +42,13 @@ PLAIN: dict[str, Any] = {
 
 @dataclass
 class Painted:
-    """What the optimiser made of contents of one size.
+    """What the optimiser made of contents of one size."""
 
-    Attributes:
-        pictures: ``(1, 3, H, W)`` RGB, not clamped, on the CPU, by the content's name.
-        final: the losses of each by tag, likewise.
-        seconds: that it took, targets and all.
-        steps: of the optimiser that were made.
-        reason: why it stopped, in words.
-    """
-
-    pictures: dict[str, Tensor]
-    final: dict[str, dict[str, float]]
-    seconds: float
-    steps: int
-    reason: str
+    pictures: dict[str, Tensor]  # ``(1, 3, H, W)`` RGB, not clamped, on the CPU, by the content's name
+    final: dict[str, dict[str, float]]  # the losses of each by tag, likewise
+    seconds: float  # that it took, targets and all
+    steps: int  # of the optimiser that were made
+    reason: str  # why it stopped, in words
 
 
 @dataclass
@@ -112,7 +104,7 @@ def paint(
         for place, (name, content) in enumerate(contents.items())
     ]
     with runtime.seeded(config.seed):
-        ended = together.tell_together(stories) if several else [stories[0]()]
+        ended = together.run_together(stories) if several else [stories[0]()]
     for error in (end for end in ended if isinstance(end, BaseException)):
         raise error.__cause__ or error
     pictures = {name: picture for name, (picture, _) in zip(contents, ended, strict=True)}
@@ -161,9 +153,8 @@ def problems(painter: Any) -> list[str]:
         if isinstance(value, bool) or not isinstance(value, int):
             found.append(f"training.painter.{name}={value} is no whole number.")
         elif not limits[0] <= value <= limits[1]:
-            found.append(
-                f"training.painter.{name}={value} is out of range: it must be from {limits[0]} to {limits[1]}."
-            )
+            low, high = limits
+            found.append(f"training.painter.{name}={value} is out of range: it must be from {low} to {high}.")
     if painter.get("clamp", "never") not in CLAMPS:
         found.append(unknown("training.painter.clamp", str(painter.get("clamp")), CLAMPS))
     return found

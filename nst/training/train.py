@@ -7,6 +7,7 @@ import math
 import shlex
 import statistics
 import time
+import timeit
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import default_collate
 
 from nst import configuration, runtime, transformers
@@ -49,11 +51,9 @@ class Diverged(UserError):
 
 
 class TrainingSnapshot(Snapshot):
-    """A step of a training as trackers see it: its picture is painted only if somebody looks.
+    """A step of a training as trackers see it: its picture, ``(1, 3, H, W)``, is painted only if somebody looks.
 
-    Args:
-        step: its losses are means over the batch, ``(1,)``; it has no pixels.
-        paint: paints the content, ``(1, 3, H, W)`` RGB in [0, 1] on the CPU.
+    Its losses are means over the batch, ``(1,)``; it has no pixels.
     """
 
     def __init__(self, step: Step, paint: Callable[[], Tensor]) -> None:
@@ -71,12 +71,8 @@ class Training:
     """A training, ready to go.
 
     Attributes:
-        session: of the run.
-        group: the processes that do it.
         inputs: content and styles at the size of the result.
-        method: what it is trained by.
-        network: that is trained.
-        blend: ``(1, S)`` weights of its styles where the content is painted; None: there is one.
+        blend: ``(1, S)`` weights of the network's styles where the content is painted; None: there is one.
         evaluator: what scores the result, or None.
     """
 
@@ -161,13 +157,7 @@ def _prepare(session: Session, group: ProcessGroup) -> Training:
     )
     method.prepare(context)
     training = Training(
-        session=session,
-        group=group,
-        inputs=inputs,
-        method=method,
-        network=network,
-        blend=blend,
-        evaluator=evaluator,
+        session=session, group=group, inputs=inputs, method=method, network=network, blend=blend, evaluator=evaluator
     )
     if method.reference and group.writes:
         _paint_reference(training, context)
@@ -186,23 +176,12 @@ def _paint_reference(training: Training, context: TrainingContext) -> None:
     (picture,) = painted.pictures.values()
     rgb.save(path, rgb.encode(picture, shape=training.inputs.shape))
     found = watchers.scores(training.evaluator, path, record.facts) if training.evaluator else None
-    record.note(
-        reference={
-            **provenance.output_file(path),
-            "seconds": round(painted.seconds, 3),
-            "steps": painted.steps,
-            "scores": found,
-        }
-    )
+    facts = {"seconds": round(painted.seconds, 3), "steps": painted.steps, "scores": found}
+    record.note(reference=provenance.output_file(path) | facts)
 
 
 class _Descent:
-    """What the descent on the weights remembers.
-
-    Attributes:
-        seconds: that its steps took.
-        best: the last network whose loss was a number.
-    """
+    """What the descent on the weights remembers: the ``seconds`` of its steps, ``best``: the last finite network."""
 
     def __init__(self, training: Training) -> None:
         config, saved = training.config, training.session.saved or {}
@@ -226,14 +205,10 @@ class _Descent:
         return {"network": network, "optimizer": optimizer, **rates, "seconds": self.seconds}
 
     def compute(self, network: nn.Module, items: list[Any], step: int, last: bool, logged: bool) -> tuple[Losses, int]:
-        """Compute the losses of a step, and their gradient if an update follows; return them and the signal asked for.
-
-        Raises:
-            Diverged: they are no numbers.
-        """
+        """Return the losses of a step and the signal asked for; their gradient is computed if an update follows."""
         training, started = self.training, time.perf_counter()
         device = training.session.device
-        if hasattr(training.method, "begin_step"):
+        if hasattr(training.method, "begin_step"):  # a method of one's own may have none
             training.method.begin_step(step)
         losses = training.method.losses(network, _on(items, device, training.inputs.content.dtype))
         total = losses.total.mean()
@@ -242,10 +217,10 @@ class _Descent:
         # what the network was before its last update is known to be good, if this loss is
         asked, bad = training.group.max(training.session.stop.asked or 0, bad)
         if bad:
+            kept = "" if self.best is None else " The last network that was good is best.safetensors."
             raise Diverged(
                 f"The loss became NaN or infinite at step {step}. Lower the learning rate (optimizer.lr) or "
-                "the weights (alpha, beta, tv)."
-                + (" The last network that was good is best.safetensors." if self.best is not None else "")
+                f"the weights (alpha, beta, tv).{kept}"
             )
         if logged:
             self.best = copy.deepcopy(training.network.state_dict())
@@ -273,14 +248,8 @@ def _optimise(training: Training) -> Outcome:
         _begin(training, descent)
     with session.optimising(forget=Diverged), _keeping_what_there_is(training, descent):
         session.restore_random_state()
-        items = load_batches(
-            method.item,
-            descent.begin,
-            method.batch,
-            rank=group.rank,
-            world_size=group.world_size,
-            workers=method.workers,
-        )
+        share = {"rank": group.rank, "world_size": group.world_size, "workers": method.workers}
+        items = load_batches(method.item, descent.begin, method.batch, **share)
         with contextlib.closing(items):  # type: ignore[type-var]
             for step in range(descent.begin, steps + 1):
                 last = step == steps
@@ -307,7 +276,16 @@ def _begin(training: Training, descent: _Descent) -> None:
     """Say what begins, record it, and begin to track it, or go on where the checkpoint was."""
     session, record = training.session, training.session.record
     count = sum(parameter.numel() for parameter in descent.trained)
-    log.info("%s", _headline(training, count, descent.begin))
+    method, styles = training.method, [Path(style.image).name for style in configuration.styles(training.config)]
+    choices = session.job.choices
+    chosen = " ".join(choices[group] for group in ("transformer", "training") if group in choices)
+    processes = f" in {training.group.world_size} processes" if training.group.world_size > 1 else ""
+    carried = f", carried on from step {descent.begin}" if descent.begin else ""
+    log.info(
+        "%s",
+        f"A network for {', '.join(styles)}: {chosen}, {count:,} weights, {training.config.steps} steps of "
+        f"{method.batch} pictures on {session.device}{processes}{carried}",
+    )
     height, width = training.inputs.content.shape[2:]
     record.note(size={"width": width, "height": height}, parameters=count, processes=training.group.world_size)
     precision = runtime.choose_precision(training.config.precision, session.device)
@@ -374,27 +352,19 @@ def _finish(training: Training, outcome: Outcome) -> None:
     session.finish()
     text = "%s in %.1f s, a picture of this size takes %.3f s: %s"
     log.info(text, outcome.reason, session.elapsed, per_picture, network)
-    words = ["python", "run.py", "task=apply", f"model={network}", "content=photo.jpg"]
-    log.info("Paint with it: %s", shlex.join(words))
+    log.info("Paint with it: python run.py task=apply %s content=photo.jpg", shlex.quote(f"model={network}"))
 
 
 def seconds_per_picture(training: Training) -> float:
     """Return the median time in which the network paints the content, after one to warm up."""
-    times = []
-    for _ in range(TIMED + 1):
-        started = time.perf_counter()
-        training.paint_content()
-        times.append(time.perf_counter() - started)
-    return float(f"{statistics.median(times[1:]):.4g}")
+    _, *times = timeit.repeat(training.paint_content, number=1, repeat=TIMED + 1)
+    return float(f"{statistics.median(times):.4g}")
 
 
 def break_even(training: float, per_picture: float, optimised: float | None) -> int | None:
     """Return from how many pictures on training a network, and painting with it, takes less time than optimising each.
 
-    Args:
-        training: seconds.
-        per_picture: seconds in which the network paints one.
-        optimised: seconds in which the optimiser does, if that is known.
+    All are seconds: of the training, and for one picture those of the network and, if known, of the optimiser.
     """
     if optimised is None or optimised <= per_picture:
         return None
@@ -411,35 +381,18 @@ def _about(training: Training) -> dict[str, Any]:
     return {"styles": styles, "config": config, "steps": int(config["steps"])}
 
 
-def _headline(training: Training, count: int, begin: int) -> str:
-    job, config, method = training.session.job, training.config, training.method
-    styles = ", ".join(Path(style.image).name for style in configuration.styles(config))
-    chosen = " ".join(job.choices[group] for group in ("transformer", "training") if group in job.choices)
-    processes = f" in {training.group.world_size} processes" if training.group.world_size > 1 else ""
-    carried = f", carried on from step {begin}" if begin else ""
-    return (
-        f"A network for {styles}: {chosen}, {count:,} weights, {config.steps} steps of {method.batch} pictures on "
-        f"{training.session.device}{processes}{carried}"
-    )
-
-
 def _on(items: list[Any], device: torch.device, dtype: torch.dtype) -> Any:
     """Return the items of a step put together, on the device, pictures in the precision of the network."""
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [moved(one) for one in value]
-        return value.to(device, dtype if value.is_floating_point() else value.dtype, non_blocking=True)
-
-    return moved(default_collate(items))
+    return tree_map(
+        lambda value: value.to(device, dtype if value.is_floating_point() else value.dtype, non_blocking=True),
+        default_collate(items),
+    )
 
 
 def _mean(losses: Losses, group: ProcessGroup | None) -> Losses:
     """Return losses averaged over the batch, ``(1,)`` each; with a group over all processes' shares of it."""
-    names = losses.named()
-    values = torch.stack([value.mean() for value in names.values()])
-    values = group.mean(values) if group else values
-    mean = dict(zip(names, values.split(1), strict=True))
+    values = torch.stack([value.mean() for value in losses.named().values()])
+    mean = dict(zip(losses.named(), (group.mean(values) if group else values).split(1), strict=True))
     total, content, style, tv = (mean.pop(f"loss/{name}") for name in ("total", *TERMS))
     return Losses(total, content, style, tv, mean)
 
@@ -449,10 +402,8 @@ def _memory_explained() -> Iterator[None]:
     """Turn an error of the block that says that memory ran out into one that says what to do."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        if not memory.is_out_of_memory(error):
+        if isinstance(error, UserError) or not memory.is_out_of_memory(error):
             raise
         raise UserError(
             "Out of memory. Lower training.batch or training.crop, choose transformer=small, or a smaller backbone."

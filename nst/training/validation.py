@@ -16,17 +16,11 @@ GAP = 6  # pixels between two pictures
 
 @dataclass
 class ValidationPhoto:
-    """A photograph that a network is tried on.
-
-    Attributes:
-        name: of the photograph.
-        photo: ``(1, 3, H, W)`` RGB in [0, 1], on the device.
-        optimised: what the optimiser makes of it, ``(1, 3, H', W')``, or None if that is not known.
-    """
+    """A photograph that a network is tried on."""
 
     name: str
-    photo: Tensor
-    optimised: Tensor | None = None
+    photo: Tensor  # ``(1, 3, H, W)`` RGB in [0, 1], on the device
+    optimised: Tensor | None = None  # what the optimiser makes of it, ``(1, 3, H', W')``, if that is known
 
 
 @dataclass

@@ -27,9 +27,6 @@ class Colours(nn.Module):
     ``tanh`` is ``(150 tanh(x) + mean) / 255`` with the mean of ImageNet's bytes (Johnson 2016, the code's models.lua):
     nothing is far outside of [0, 1], but near black and white there is hardly a gradient.
     ``bytes`` is ``(x + mean) / 255`` (Ulyanov 2016, the authors' code): a network has far to go from its first grey.
-
-    Args:
-        output: ``linear``, ``added``, ``tanh`` or ``bytes``.
     """
 
     mean: Tensor
@@ -38,8 +35,7 @@ class Colours(nn.Module):
 
     def __init__(self, output: str) -> None:
         super().__init__()
-        self.output = output
-        about = PREPROCESSINGS["imagenet"]
+        self.output, about = output, PREPROCESSINGS["imagenet"]
         for name, value in (("mean", about.mean), ("deviation", about.std), ("caffe_mean", CAFFE_MEAN)):
             self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
 

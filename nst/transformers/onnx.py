@@ -29,14 +29,9 @@ def export(network: nn.Module, path: Path, about: Mapping[str, Any] | None = Non
     Its input ``images`` is ``(1, 3, height, width)`` RGB in [0, 1], of any height and width from 16 up; its output
     ``painted`` has the same shape and is not clamped. A network of several styles has a second input ``blend``,
     ``(1, styles)``: how much each counts. The metadata hold the JSON that the network's own file holds.
-
-    Args:
-        network: what ``nst.transformers.load`` returned; it is not changed.
-        path: of the ``.onnx`` file, written atomically; what stood there remains if anything goes wrong.
-        about: what ``nst.transformers.load`` returned with it.
-
-    Returns:
-        The largest difference between a colour of ONNX Runtime's and torch's, over pictures of two sizes.
+    Network and ``about`` are what ``nst.transformers.load`` returned, and are not changed. The file is written
+    atomically; what stood there remains if anything goes wrong. Returns the largest difference between a colour of ONNX
+    Runtime's and torch's, over pictures of two sizes.
 
     Raises:
         UserError: a package is missing, the network cannot be exported, or paints something else then.

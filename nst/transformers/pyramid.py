@@ -31,12 +31,7 @@ class PyramidTransformer(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int = 8,
-        levels: int = 6,
-        styles: int = 1,
-        output: str = "bytes",
-        gains: str = "uniform",
+        self, channels: int = 8, levels: int = 6, styles: int = 1, output: str = "bytes", gains: str = "uniform"
     ) -> None:
         super().__init__()
         problems = layers.size_problems(channels=(channels, 1, 256), levels=(levels, 1, 8), styles=(styles, 1, 10_000))

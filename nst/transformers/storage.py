@@ -29,17 +29,9 @@ HOW_TO_GET_ONE = "A network file is what task=train leaves as network.safetensor
 def build(node: Any, styles: int, seed: int, as_if: Any = None) -> nn.Module:
     """Make an image-transformation network, its weights drawn from a seed; torch's own random state does not change.
 
-    Args:
-        node: a mapping with ``_target_`` and the arguments, to which ``styles`` is added.
-        styles: how many styles the network is to paint in.
-        seed: of the weights.
-        as_if: what to keep in place of the node.
-
-    Returns:
-        The network, on the CPU in float32, with the node as its attribute ``node``, so that ``save`` can keep it.
-
-    Raises:
-        UserError: the network refuses its arguments.
+    The node is a mapping with ``_target_`` and the arguments, to which ``styles`` is added. The network, on the CPU in
+    float32, has it, or ``as_if``, as its attribute ``node``, so that ``save`` can keep it. Raises UserError if the
+    network refuses its arguments.
     """
     node = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
     return _made(lambda: configuration.build(node, styles=styles), seed, node if as_if is None else as_if)
@@ -86,14 +78,8 @@ def load(path: Path, node: Any = None) -> tuple[nn.Module, dict[str, Any]]:
     """Read a network that ``save`` wrote.
 
     What the file names is made only if it is a network of this package. Another, whose code would have to be imported,
-    must be named by the caller.
-
-    Args:
-        path: of the file.
-        node: the network's configuration, for one from outside this package.
-
-    Returns:
-        The network, on the CPU in eval mode, and ``about`` as it was given to ``save``.
+    must be named by the caller: its configuration is the ``node``. Returns the network, on the CPU in eval mode, and
+    ``about`` as it was given to ``save``.
 
     Raises:
         UserError: there is no such file, it is damaged or truncated, no network of ours, or of a newer format.

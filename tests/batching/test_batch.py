@@ -22,7 +22,7 @@ from nst.batching import grouping
 from nst.batching.grouping import Candidate
 from nst.errors import UserError
 from nst.images import rgb
-from nst.job import _Apart
+from nst.job import _BatchFailed
 from nst.losses import (
     GramLoss,
     HistogramLoss,
@@ -282,7 +282,7 @@ def test_images_of_other_sizes_are_not_put_together(
     tmp_path: Path, other: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     common = (*COMMON, "style_loss=mrf", "evaluator=none")
-    with pytest.raises(_Apart) as caught:
+    with pytest.raises(_BatchFailed) as caught:
         done_together(tmp_path, common, (*common, other))
     assert (len(caught.value.jobs), caught.value.size, caught.value.failed) == (2, 1, [])
     assert "sizes" in caplog.text

@@ -86,7 +86,7 @@ def test_no_waiting_for_the_device_between_logged_steps(images: int) -> None:
             pose(composed("size=64", "steps=10", "device=cuda"), device).optimize(callbacks[0])
             ends = []
         else:
-            ends = together.tell_together([functools.partial(story, number) for number in range(images)])
+            ends = together.run_together([functools.partial(story, number) for number in range(images)])
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert [end for end in ends if isinstance(end, BaseException)] == []

@@ -655,7 +655,7 @@ def test_gradients_that_are_too_long_are_clipped(pixels, is_clipped):
     _, seen, _ = descend(sgd, parabola, 1, pixels, clip_gradient=0.25)
     gradient = 2 * np.linspace(0.5, 3.0, 12).reshape(SHAPE) * (pixels.numpy() - 0.5)
     norm = np.linalg.norm(gradient)
-    assert (norm > 0.25 * 12) is is_clipped
+    assert bool(norm > 0.25 * 12) is is_clipped
     gradient *= min(0.25 * 12 / norm, 1)
     np.testing.assert_allclose(seen[1].pixels, pixels.numpy() - 0.01 * gradient, rtol=1e-12)
 

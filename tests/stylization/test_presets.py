@@ -82,7 +82,7 @@ def random_weights(architecture: str) -> stated.State:
 def small_world() -> Iterator[None]:
     """Random weights wherever a preset asks for others, so that its preprocessing is what follows those it names."""
 
-    def load(features: torch.nn.Module, architecture: str, source: str, *more: Any) -> weights.Source:
+    def load(features: torch.nn.Module, architecture: str, source: str, *more: Any, **rest: Any) -> weights.Source:
         state = random_weights(architecture)
         with torch.no_grad():
             for name, parameter in features.named_parameters():
@@ -161,14 +161,14 @@ def seen(monkeypatch) -> Seen:
     """Look over the shoulder of a run, which goes its ordinary way."""
     seen, optimize = Seen(), stylize.optimize
 
-    def watched(picture: Tensor, losses_of: LossOfPicture, *more: Any) -> Outcome:
+    def watched(picture: Tensor, losses_of: LossOfPicture, *more: Any, **rest: Any) -> Outcome:
         pixels = picture.clone().requires_grad_(True)
         losses = losses_of(pixels, (0, 0), 0)
         (gradient,) = torch.autograd.grad(losses.total.sum(), pixels)
         seen.start.append(picture.clone())
         seen.terms.append([float(term.detach()) for term in (losses.content, losses.style, losses.tv)])
         seen.gradient.append(gradient)
-        outcome = optimize(picture, losses_of, *more)
+        outcome = optimize(picture, losses_of, *more, **rest)
         seen.end.append(outcome.last.pixels.clone())
         return outcome
 

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from nst import runtime
-from nst.runs.session import Session, live
+from nst.runs.session import Session, run_session
 from nst.stylization.stylize import stylize
 from nst.tracking.tensorboard import picture_steps
 
@@ -117,7 +117,7 @@ def test_total_variation_in_the_metrics_is_that_of_the_saved_picture(folder: Pat
 def test_the_run_does_not_depend_on_or_change_the_global_random_state(tmp_path: Path, folder: Path) -> None:
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    assert live(Session(job(tmp_path, *KNOBS), runtime.PoliteStop()), stylize)
+    assert run_session(Session(job(tmp_path, *KNOBS), runtime.PoliteStop()), stylize)
     assert (tmp_path / "result.png").read_bytes() == (folder / "result.png").read_bytes()
     assert torch.equal(torch.get_rng_state(), before)
 
