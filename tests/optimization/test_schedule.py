@@ -450,10 +450,10 @@ def test_the_largest_scale_decides_on_tiles_for_all(tmp_path: Path, monkeypatch:
 def test_memory_that_runs_out_at_a_later_scale_names_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     optimize = stylize.optimize
 
-    def too_large(picture: torch.Tensor, *rest: Any) -> Any:
+    def too_large(picture: torch.Tensor, *rest: Any, **named: Any) -> Any:
         if picture.shape[3] == 48:
             raise MemoryError
-        return optimize(picture, *rest)
+        return optimize(picture, *rest, **named)
 
     monkeypatch.setattr(stylize, "optimize", too_large)
     with pytest.raises(fitting.OutOfMemory, match="Out of memory"):
