@@ -31,8 +31,8 @@ def sum_of_squares(values: Tensor, dtype: torch.dtype) -> Tensor:
 def gram_matrix(features: Tensor, norm: str = "N") -> Tensor:
     """Gram matrix ``(B, C, C)`` of a feature map, the channel correlations G = F F^T / n (Gatys 2016, eq. 3).
 
-    The norm says what n is: ``none`` 1, ``N`` the positions H * W, ``CN`` channels times positions. ``GramLoss`` divides
-    ``channel_products`` itself, since these can be added up over the tiles of a picture.
+    The norm says what n is: ``none`` 1, ``N`` the positions H * W, ``CN`` channels times positions. ``GramLoss`` takes
+    ``channel_products`` and divides itself, since these can be added up over the tiles of a picture.
     """
     return channel_products(features) / gram_divisor(norm, features.shape[1:])
 

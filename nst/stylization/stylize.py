@@ -71,10 +71,8 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
             with runtime.seeded(config.seed):  # so that losses that draw do not depend on where a run is carried on
                 losses, plan = take_targets(config, network, inputs)
             space = PixelSpace(config.pixel_space, network.preprocessing)
-            if number == 0:
-                picture = start(config, inputs, network)
-            else:  # of which only the size counts: the pixels come with the state, from the scale before
-                picture = torch.empty_like(inputs.content)
+            # of a further scale only the size counts here: its pixels come with the state, from the scale before
+            picture = torch.empty_like(inputs.content) if number else start(config, inputs, network)
             options = options_of(config, space, picture, begin + scales[number].steps, is_last)
             if outcome is None:  # the first scale, or the one at which the checkpoint was saved
                 reporter.begin(losses, memory or plan, space, picture)
