@@ -24,7 +24,7 @@ from nst.runs.record import Job
 from nst.runs.session import Session
 from nst.setup import fitting
 from nst.setup.fitting import MemoryPlan
-from nst.setup.inputs import Inputs, load
+from nst.setup.inputs import Inputs, load_images
 from nst.setup.network import load_network
 from nst.setup.objective import PictureLoss
 from nst.setup.start import start
@@ -88,7 +88,7 @@ class Steps(Callback):
 
 def pose(config: DictConfig, device: torch.device = CPU) -> Problem:
     """Load images and network, take the targets, and make the start, as a run of one scale does."""
-    inputs, backbone = load(config, device), load_network(config, device)
+    inputs, backbone = load_images(config, device), load_network(config, device)
     losses, fit = fitting.take_targets([config], backbone, [inputs])
     return Problem(config, inputs, backbone, losses.space, start(config, inputs, backbone), losses, fit)
 

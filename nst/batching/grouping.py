@@ -20,7 +20,7 @@ from nst.optimization import schedule
 from nst.runs import resume
 from nst.runtime import memory
 from nst.setup import fitting
-from nst.setup.inputs import load
+from nst.setup.inputs import load_images
 from nst.setup.layers import layer_weights
 from nst.setup.network import load_network
 
@@ -112,7 +112,7 @@ def room(config: DictConfig) -> int:
     try:
         with runtime.own_device(config.device) as name:
             device = runtime.prepare(name, config.precision)
-            inputs, backbone = load(config, device), load_network(config, device)
+            inputs, backbone = load_images(config, device), load_network(config, device)
             need = fitting.estimate_memory(config, backbone, inputs)
             free = memory.free_bytes(device)
     except UserError:  # it will be told by the job

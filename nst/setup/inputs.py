@@ -62,7 +62,7 @@ class Inputs:
         return list(regions)
 
 
-def load(config: DictConfig, device: torch.device) -> Inputs:
+def load_images(config: DictConfig, device: torch.device) -> Inputs:
     """Load the images of a job.
 
     Raises:

@@ -17,7 +17,7 @@ from nst.runs.session import Session
 from nst.setup import fitting
 from nst.setup.check import check
 from nst.setup.fitting import MemoryPlan
-from nst.setup.inputs import Inputs, load
+from nst.setup.inputs import Inputs, load_images
 from nst.setup.network import load_network
 from nst.setup.objective import LossWithTargets
 from nst.setup.start import start
@@ -53,7 +53,7 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
         log.info("Reading images of %d pixels and their targets; that takes a while ...", scales[-1].size)
     with session.computing() as device:
         session.begin_record()
-        images = load(schedule.at(config, -1), device)
+        images = load_images(schedule.at(config, -1), device)
         reporter = Reporter(session, images)
         network = load_network(config, device)
         session.record.note_weights(getattr(network, "source", None))
@@ -67,7 +67,7 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
             is_last = number == len(scales) - 1
             config = schedule.at(session.config, number)
             config.tile = tile or config.tile
-            inputs = images if is_last else load(config, device)
+            inputs = images if is_last else load_images(config, device)
             with runtime.seeded(config.seed):  # so that losses that draw do not depend on where a run is carried on
                 losses, plan = take_targets(config, network, inputs)
             space = PixelSpace(config.pixel_space, network.preprocessing)

@@ -32,7 +32,7 @@ from nst.runs import checkpoint, provenance, resume
 from nst.runs.session import Session
 from nst.runtime import memory
 from nst.setup.check import check
-from nst.setup.inputs import Inputs, load
+from nst.setup.inputs import Inputs, load_images
 from nst.setup.network import load_network
 from nst.tracking import Snapshot, watchers
 from nst.training import reference
@@ -134,7 +134,7 @@ def _prepare(session: Session, group: ProcessGroup) -> Training:
     if group.writes:
         session.begin_record()
         evaluator = configuration.build(config.evaluator)
-    inputs = load(config, device)
+    inputs = load_images(config, device)
     backbone = load_network(config, device)
     dtype = runtime.pixel_dtype(config.precision)
     styles = configuration.styles(config)

@@ -16,7 +16,7 @@ from nst.networks import backbones, weights
 from nst.runtime import memory
 from nst.setup import fitting, objective
 from nst.setup.check import check
-from nst.setup.inputs import load
+from nst.setup.inputs import load_images
 from nst.setup.network import load_network
 from nst.setup.objective import PictureLoss
 
@@ -174,7 +174,7 @@ class AsOnGPU(PictureLoss):
 
 def on_a_gpu(*overrides):
     config = composed(*TINY, "cuda_graph=true", *overrides)
-    return AsOnGPU([config], load_network(config, CPU), [load(config, CPU)])
+    return AsOnGPU([config], load_network(config, CPU), [load_images(config, CPU)])
 
 
 @pytest.mark.parametrize("recorder", ["as it is", "cannot"])

@@ -16,7 +16,7 @@ from torch import Tensor
 from nst import runtime
 from nst.errors import ConfigError
 from nst.images import rgb
-from nst.setup.inputs import load
+from nst.setup.inputs import load_images
 from nst.setup.network import load_network
 from nst.training import reference
 from nst.training.reference import Painted
@@ -38,7 +38,7 @@ def training(*overrides: str, **painter: Any) -> DictConfig:
 
 
 def paint(config: DictConfig, contents: dict[str, Tensor] | None = None, **options: Any) -> Painted:
-    inputs = load(config, CPU)
+    inputs = load_images(config, CPU)
     contents = {str(config.content): inputs.content} if contents is None else contents
     runtime.prepare("cpu", config.precision)
     with runtime.PoliteStop() as stop:

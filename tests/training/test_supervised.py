@@ -21,7 +21,7 @@ from nst import configuration, runtime
 from nst.errors import ConfigError, UserError
 from nst.files import write_json
 from nst.images import rgb
-from nst.setup.inputs import load
+from nst.setup.inputs import load_images
 from nst.setup.layers import layer_weights
 from nst.setup.network import load_network
 from nst.training import pairs, reference
@@ -67,7 +67,9 @@ def context(
 
     runtime.prepare("cpu", config.precision)
     backbone = load_network(config, CPU)
-    return TrainingContext(config, folder, load(config, CPU), backbone, stop or runtime.PoliteStop(), note, writes)
+    return TrainingContext(
+        config, folder, load_images(config, CPU), backbone, stop or runtime.PoliteStop(), note, writes
+    )
 
 
 def facts(folder: Path) -> dict[str, Any]:

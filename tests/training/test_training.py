@@ -25,7 +25,7 @@ from torch.utils.data import default_collate
 
 from nst import configuration, runtime, transformers
 from nst.images import rgb
-from nst.setup.inputs import load
+from nst.setup.inputs import load_images
 from nst.setup.network import load_network
 from nst.training import train
 from nst.training.method import TrainingContext
@@ -48,7 +48,7 @@ def prepared(folder: Path, *overrides: str) -> tuple[Perceptual, TrainingContext
     config = composed(*QUICK, "precision=float64", *overrides)
     runtime.prepare("cpu", config.precision)
     context = TrainingContext(
-        config, folder, load(config, CPU), load_network(config, CPU),
+        config, folder, load_images(config, CPU), load_network(config, CPU),
         runtime.PoliteStop(), lambda **facts: None,
     )  # fmt: skip
     method = configuration.build(config.training)

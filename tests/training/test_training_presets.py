@@ -14,7 +14,7 @@ from torch.nn import functional as nnf
 
 from nst import configuration, runtime
 from nst.setup.check import check
-from nst.setup.inputs import load
+from nst.setup.inputs import load_images
 from nst.setup.network import load_network
 from nst.training.method import TrainingContext
 from nst.training.perceptual import Perceptual
@@ -74,7 +74,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_recipe(name: str, stated: ob
     config = composed(f"experiment={name}", *RANDOM, *SMALL, "precision=float64")
     check(config)
     runtime.prepare("cpu", "float64")
-    backbone, inputs = load_network(config, CPU), load(config, CPU)
+    backbone, inputs = load_network(config, CPU), load_images(config, CPU)
     method = configuration.build(config.training)
     assert isinstance(method, Perceptual)
     method.prepare(TrainingContext(config, tmp_path, inputs, backbone, runtime.PoliteStop(), lambda **facts: None))
