@@ -72,9 +72,9 @@ class BatchLauncher(Launcher):
 
     def _run_together(self, configs: dict[int, DictConfig]) -> dict[int, JobReturn]:
         """Run several jobs as one batch: Hydra begins one inside the other, and the last one runs them all."""
-        from nst.job import objectives, run_in_sweep, this_job
-        from nst.runs import logs, resume
-        from nst.runs.record import Job
+        from nst.job import objectives, run_in_sweep, this_job  # here, since they need torch
+        from nst.runs import logs, resume  # likewise
+        from nst.runs.record import Job  # likewise
 
         jobs: list[Job] = []
         files: list[tuple[Path, logging.Handler]] = []
@@ -104,7 +104,7 @@ class BatchLauncher(Launcher):
 
 def _candidate(number: int, config: DictConfig) -> Any:
     """Return what the plan needs to know of a job; its folder is named by a resolver that asks for Hydra's part."""
-    from nst.batching.grouping import Candidate
+    from nst.batching.grouping import Candidate  # here, since it needs torch
 
     before = HydraConfig.instance().cfg
     try:

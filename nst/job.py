@@ -67,7 +67,7 @@ def this_job(config: DictConfig) -> Job:
 
 def _helps(job: Job) -> bool:
     """Do the part of a process that helps another to train a network; return False in that other one."""
-    from nst.training import train
+    from nst.training import train  # here, since a run that optimises needs none of it
 
     if job.config.task != "train" and torchrun.world_size() > 1:
         raise UserError(f"torchrun is for task=train; task={job.config.task} runs in one process: python run.py ...")
@@ -209,7 +209,7 @@ def task_of(job: Job) -> Callable[[Session], object]:
 
         return train
     if job.config.task == "apply":
-        from nst.applying.apply import apply
+        from nst.applying.apply import apply  # likewise
 
         return apply
     return stylize

@@ -21,6 +21,7 @@ import nst
 from nst import configuration, runtime
 from nst.cli import ConsoleFormatter, ConsoleHandler
 from nst.errors import UserError
+from nst.job import task_of
 from nst.runs import resume
 from nst.runs.provenance import VARIABLES
 from nst.runs.record import Job
@@ -139,8 +140,6 @@ def start(plan: Plan, variables: Mapping[str, str] | None, quiet: bool) -> None:
 
 def run_plan(plan: Plan) -> int:
     """Run a plan in this process, with its status on disk from beginning to end; return the exit code."""
-    from nst.job import task_of
-
     _log_to(Path(plan.folder) / "run.log")
     sys.argv[:] = [str(ROOT / "scripts" / "reproduce.py"), *plan.words]
     _use_config_folders(plan.config_folders)

@@ -63,9 +63,9 @@ def jobs_at_once() -> int:
     """Return how many jobs to run at once on this machine: one on each GPU, else as many as cores and memory allow."""
     if number := gpus():
         return number
-    import torch
+    import torch  # here, as above
 
-    from nst.runtime.memory import free_bytes
+    from nst.runtime.memory import free_bytes  # likewise
 
     free = free_bytes(torch.device("cpu"))
     return max(min(cores(), free // JOB_BYTES if free is not None else cores()), 1)

@@ -325,7 +325,7 @@ def single_layers(architecture: str) -> str:
 
 def growing_layers(architecture: str) -> str:
     """Return an axis for a sweep: the layers up to each scale of a network, as ``[relu1_1],[relu1_1,relu2_1],...``."""
-    from nst.networks.backbones import scales
+    from nst.networks.backbones import scales  # here, since it needs torch
 
     names = scales(architecture)
     return ",".join(f"[{','.join(names[: count + 1])}]" for count in range(len(names)))
