@@ -65,7 +65,7 @@ def render(view: dict[str, Any]) -> str:
         facets=grids,
         strip=row,
         faces=pictured,
-        batch_size=[place for place, item in enumerate(inputs) if item["thumb"] and place not in shown],
+        beside=[place for place, item in enumerate(inputs) if item["thumb"] and place not in shown],
         shape=next(((r["width"], r["height"]) for r in runs if r["width"] and r["height"]), (3, 2)),
         groups=groups(columns),
         cells=cells(columns, runs),
