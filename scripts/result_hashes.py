@@ -114,7 +114,8 @@ def preset(name: str) -> tuple[str, ...]:
     words = [f"experiment={name}", "size=64", "steps=10"]
     words += [] if name in ("sketch", "showpiece") or name.startswith("approach") else ["backbone.weights=random"]
     if "override /task: train" in text:
-        return (*words, "training.batch=2", "training.workers=0")
+        pairs = ["training.count=2", "training.painter.steps=3"] if "override /training: supervised" in text else []
+        return (*words, "training.batch=2", "training.workers=0", *pairs)
     return (*words, "log_every=1")
 
 
