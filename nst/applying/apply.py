@@ -56,7 +56,7 @@ class Painted:
 
 
 @dataclass
-class Work:
+class PaintingRun:
     """What painting needs, whatever is painted; without an evaluator nothing is scored."""
 
     session: Session
@@ -137,7 +137,7 @@ def apply(session: Session) -> None:
         blend = None if network.blend is None else network.blend.to(device, dtype)
         painter = Painter(network.network.to(device, dtype), blend, device, dtype, config.tile)
         sizing = media.Sizing(config.size, config.fit, config.resample, config.background)
-        work = Work(session, painter, sizing, evaluator)
+        work = PaintingRun(session, painter, sizing, evaluator)
         kind = media.kind_of(str(config.content))
         what = (Path(str(config.content)).name, network.styles_in_words(), network.path.name, device, precision)
         log.info("%s in the style of %s, with %s on %s in %s", *what)
@@ -168,7 +168,7 @@ def _evaluator(session: Session, network: model.Model) -> Evaluator | None:
     return None
 
 
-def _picture(work: Work) -> Painted:
+def _picture(work: PaintingRun) -> Painted:
     """Paint a picture."""
     path = rgb.locate(str(work.config.content))
     picture = rgb.opened(str(path), work.sizing.background)
@@ -178,7 +178,7 @@ def _picture(work: Work) -> Painted:
     return Painted(1, 0, [painting.seconds], _score(work, work.result, path), _in_words(painting))
 
 
-def _folder(work: Work) -> Painted:
+def _folder(work: PaintingRun) -> Painted:
     """Paint each picture of a folder, but those that an earlier attempt has painted; draw the contact sheet."""
     folder, root = typed_path(str(work.config.content)), work.session.folder
     found = media.pictures_in(folder, leave_out=root)
@@ -223,7 +223,7 @@ def _folder(work: Work) -> Painted:
     return Painted(len(painted), len(failures), [row.seconds for row in painted], _average(scores), facts)
 
 
-def _of_folder(work: Work, path: Path, name: str, painting_name: str) -> tuple[PictureRow, dict[str, Any]]:
+def _of_folder(work: PaintingRun, path: Path, name: str, painting_name: str) -> tuple[PictureRow, dict[str, Any]]:
     """Paint a picture of a folder; return its row, and how it was painted."""
     target = work.session.folder / f"{painting_name}{rgb.SUFFIXES[work.config.output_format]}"
     try:
@@ -259,7 +259,7 @@ def _pair(row: PictureRow, folder: Path, root: Path, background: str) -> tuple[I
     return pair[0], pair[1], Path(row.picture).name
 
 
-def _clip(work: Work) -> Painted:
+def _clip(work: PaintingRun) -> Painted:
     """Paint an animation or a video frame by frame, in parts, and join them."""
     session, parts_folder = work.session, work.session.folder / PARTS
     clip = media.open_clip(str(work.config.content), work.sizing.background)
@@ -311,13 +311,13 @@ def _clip(work: Work) -> Painted:
     return Painted(count, 0, seconds, _score(work, work.result, work.original), facts)
 
 
-def _frame(work: Work, clip: Clip, picture: Image.Image) -> tuple[np.ndarray, Painting]:
+def _frame(work: PaintingRun, clip: Clip, picture: Image.Image) -> tuple[np.ndarray, Painting]:
     """Return the pixels of a painted frame, with the proportions of the clip."""
     painting = work.paint(work.sizing.seen(picture, clip.path))
     return rgb.stretched(painting.pixels, work.sizing.kept(*picture.size, clip.path)), painting
 
 
-def _show(work: Work, picture: Image.Image, pixels: np.ndarray) -> None:
+def _show(work: PaintingRun, picture: Image.Image, pixels: np.ndarray) -> None:
     """Save a painted frame as the result to be shown, beside the frame that it was painted from."""
     rgb.save(work.original, rgb.encode_bytes(np.asarray(picture)))
     rgb.save(work.result, work.encoded(pixels, None))
@@ -352,7 +352,7 @@ def _in_words(painting: Painting) -> dict[str, Any]:
     return {"tile": painting.tile, "statistics_at": {"width": width, "height": height}}
 
 
-def _score(work: Work, result: Path, content: Path) -> Scores | None:
+def _score(work: PaintingRun, result: Path, content: Path) -> Scores | None:
     """Score a saved painting; what cannot be scored does not fail a run that has painted."""
     if work.evaluator is None:
         return None
@@ -409,7 +409,7 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(folder / PARTS)
 
 
-def _finish(work: Work, kind: str, painted: Painted, seconds: dict[str, float]) -> None:
+def _finish(work: PaintingRun, kind: str, painted: Painted, seconds: dict[str, float]) -> None:
     """Record what has been painted, and remove what it is not needed for any more."""
     session, result = work.session, work.result
     with decoding.opened(result) as picture:

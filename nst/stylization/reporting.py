@@ -22,7 +22,7 @@ from nst.setup.fitting import MemoryPlan
 from nst.setup.inputs import Inputs
 from nst.setup.network import inspected_maps
 from nst.setup.objective import LossWithTargets
-from nst.tracking import Snapshot, watchers
+from nst.tracking import Snapshot, common
 from nst.tracking.inside import Inside
 
 log = logging.getLogger(__name__)
@@ -65,11 +65,11 @@ class Reporter(Callback):
             log.info("%s", self._headline(precision, engine))
             if session.saved is None and (warning := rate_too_low(config, space, start)):
                 log.warning("%s", warning)
-        inputs, trackers = self.images, watchers.of_any_task(session, self.images.shape, self.steps, self.evaluator)
+        inputs, trackers = self.images, common.of_any_task(session, self.images.shape, self.steps, self.evaluator)
         maps_of = inspected_maps(config, session.device)
         if session.saved is None:
             first = inputs.canvas(space).decode(start)
-            watchers.show_inputs(trackers["tensorboard"], inputs.content, inputs.styles, first)
+            common.show_inputs(trackers["tensorboard"], inputs.content, inputs.styles, first)
         show, begun = trackers["tensorboard"].show, session.saved is not None
         inside = Inside(maps_of, show, self.steps, content=inputs.content, style=inputs.style, begun=begun)
         session.trackers = {**trackers, "inside": inside}
@@ -125,7 +125,7 @@ class Reporter(Callback):
         assert outcome is not None
         peak = runtime.peak_memory_bytes(session.device)
         result = session.keep("result", latest.image, self.images.shape)
-        scores = watchers.scores(self.evaluator, result, session.record.facts) if self.evaluator else None
+        scores = common.scores(self.evaluator, result, session.record.facts) if self.evaluator else None
         if scores:
             session.trackers["tensorboard"].scores(scores, outcome.last.index)
         session.record.note(scores=scores)

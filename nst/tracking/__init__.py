@@ -51,7 +51,7 @@ class Tracker:
     def position(self) -> Any:
         """Put on disk what was seen so far; return what is needed to carry on from here, in plain values.
 
-        A run that is resumed hands it back when the tracker is made; see ``nst.tracking.watchers``.
+        A run that is resumed hands it back when the tracker is made; see ``nst.tracking.common``.
         """
 
     def close(self, status: str) -> None:

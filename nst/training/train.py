@@ -34,7 +34,7 @@ from nst.runtime import memory
 from nst.setup.check import check
 from nst.setup.inputs import Inputs, load_images
 from nst.setup.network import load_network
-from nst.tracking import Snapshot, watchers
+from nst.tracking import Snapshot, common
 from nst.training import reference
 from nst.training.distributed import ProcessGroup, process_group
 from nst.training.method import TrainingContext, TrainingMethod
@@ -175,7 +175,7 @@ def _paint_reference(training: Training, context: TrainingContext) -> None:
     painted = reference.paint(config, training.inputs, contents, context.backbone, context.stop)
     (picture,) = painted.pictures.values()
     rgb.save(path, rgb.encode(picture, shape=training.inputs.shape))
-    found = watchers.scores(training.evaluator, path, record.facts) if training.evaluator else None
+    found = common.scores(training.evaluator, path, record.facts) if training.evaluator else None
     facts = {"seconds": round(painted.seconds, 3), "steps": painted.steps, "scores": found}
     record.note(reference=provenance.output_file(path) | facts)
 
@@ -318,9 +318,9 @@ def _trackers(training: Training) -> dict[str, Any]:
     """Make everything that watches the training, each where it stood at the checkpoint."""
     session, config, content = training.session, training.config, training.inputs.content
     steps = int(config.steps)
-    trackers = watchers.of_any_task(session, training.inputs.shape, steps, training.evaluator)
+    trackers = common.of_any_task(session, training.inputs.shape, steps, training.evaluator)
     if session.saved is None:
-        watchers.show_inputs(trackers["tensorboard"], content, training.inputs.styles, training.paint_content())
+        common.show_inputs(trackers["tensorboard"], content, training.inputs.styles, training.paint_content())
     path = session.folder / REFERENCE
     optimised = rgb.load(str(path), max(content.shape[2:])) if path.is_file() else None
     shown = [ValidationPhoto(Path(str(config.content)).stem, content, optimised)]
@@ -337,7 +337,7 @@ def _finish(training: Training, outcome: Outcome) -> None:
     network = folder / resume.NETWORK_FILE
     transformers.save(network, training.network, _about(training))
     result = training.keep("result")
-    scores = watchers.scores(training.evaluator, result, record.facts) if training.evaluator else None
+    scores = common.scores(training.evaluator, result, record.facts) if training.evaluator else None
     if scores:
         session.trackers["tensorboard"].scores(scores, outcome.last.index)
     about = training.method.about()
