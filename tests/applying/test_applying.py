@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from nst import configuration, reproduce, runtime, transformers
 from nst.applying import contact_sheet, model
-from nst.applying.apply import apply
+from nst.applying.apply import apply, problems
 from nst.applying.painter import Painter, receptive_field
 from nst.applying.pictures import PictureRow, PicturesFile
 from nst.errors import ConfigError, UserError
@@ -278,7 +278,7 @@ def test_a_network_for_any_style_takes_those_that_are_named(tmp_path: Path) -> N
     paint(tmp_path / "two", *overrides, "style=[mosaic,wave]", "style_weights=[1,3]")
     assert close(np.asarray(Image.open(tmp_path / "two/result.png")), directly(content, [0.25, 0.75], net))
     with pytest.raises(ConfigError, match="nowhere"):
-        check(job(tmp_path / "none", *overrides, "style=nowhere").config)
+        check(job(tmp_path / "none", *overrides, "style=nowhere").config, problems)
     with pytest.raises(UserError, match="another style"):
         paint(tmp_path / "one", *overrides, "style=wave")
 
@@ -602,7 +602,7 @@ def test_mistakes_are_told_before_anything_is_painted(tmp_path: Path) -> None:
             overrides if any(line.startswith("content=") for line in overrides) else [*overrides, f"content={content}"]
         )
         with pytest.raises(ConfigError) as caught:
-            check(job(tmp_path / "out", *lines).config)
+            check(job(tmp_path / "out", *lines).config, problems)
         assert len(caught.value.problems) == 1, caught.value.problems
         assert re.search(told, str(caught.value), re.DOTALL), str(caught.value)
 
