@@ -130,11 +130,20 @@ class Session:
                 tracker.step(snapshot)
 
     def between(self, take_content: Callable[[], dict[str, Any]] | None) -> None:
-        """Save a checkpoint of what the task needs to carry on, if it is due and can be had, and answer a signal."""
-        if take_content is not None and (self.stop.asked is not None or self.checkpoints.is_due(self.done)):
+        """Save a checkpoint if it is due, or if a signal has come, and answer that.
+
+        Args:
+            take_content: returns what the task needs to carry on, or None where that cannot be had.
+        """
+        if take_content is not None:
+            self.save_if_due(take_content, at_once=self.stop.asked is not None)
+        self.stop.poll()
+
+    def save_if_due(self, take_content: Callable[[], dict[str, Any]], at_once: bool) -> None:
+        """Save a checkpoint if it is due, or at once."""
+        if at_once or self.checkpoints.is_due(self.done):
             with self.checkpoints.saving(self.done):
                 self.save_checkpoint(take_content())
-        self.stop.poll()
 
     def save_checkpoint(self, content: dict[str, Any]) -> None:
         """Save a checkpoint after ``done`` steps."""

@@ -265,10 +265,10 @@ def _optimise(training: Training) -> Outcome:
                 if last:
                     break
                 descent.update()
-                session.stop.asked = asked or None
                 if group.writes:
-                    session.between(descent.state)
-                session.stop.poll()
+                    session.save_if_due(descent.state, at_once=bool(asked))
+                if asked:  # of all processes; a signal that came since is answered after the next step
+                    raise runtime.Interrupted(asked)
     return Outcome(now, f"all {steps} steps done")
 
 

@@ -295,7 +295,7 @@ def test_a_signal_between_two_steps_leaves_what_is_painted(tmp_path: Path) -> No
     def poll() -> None:
         nonlocal polled
         polled += 1
-        if polled == 4:  # two steps and the end of the first batch, then a step of the second
+        if polled == 6:  # two steps of two pictures and the end of the first batch, then a step of the second
             raise runtime.Interrupted(2)
 
     stop.poll = poll  # type: ignore[method-assign]
