@@ -142,7 +142,7 @@ def apply(session: Session) -> None:
         what = (Path(str(config.content)).name, network.styles_in_words(), network.path.name, device, precision)
         log.info("%s in the style of %s, with %s on %s in %s", *what)
         runtime.keep_freed_memory()
-        with session.optimising():
+        with session.holding_signals():
             painted = {"picture": _picture, "folder": _folder}.get(kind, _clip)(work)
         runtime.give_back_freed_memory()
         _finish(work, kind, painted, session.seconds())

@@ -94,7 +94,7 @@ class Session:
             checkpoint.restore_random_state(self.saved["random"])
 
     def on_console(self) -> contextlib.AbstractContextManager[None]:
-        """Let the messages of a block reach the console, whichever run shows_progress."""
+        """Let the messages of a block reach the console, whether or not this run shows its progress there."""
         return logs.logging_for(self.folder)
 
     def begin_record(self) -> None:
@@ -106,11 +106,18 @@ class Session:
             self.record = Record.begin(self.job, self.device)
 
     @contextlib.contextmanager
-    def optimising(self, forget: type[Exception] = Exception) -> Iterator[None]:
-        """Let signals wait for the next step; an error to ``forget``, but for want of room, voids the checkpoint."""
-        if self.ready == self.began:
-            self.ready = time.perf_counter()
+    def holding_signals(self) -> Iterator[None]:
+        """Let a signal wait for the next step, also while targets are taken or a result is saved."""
+        self.ready = time.perf_counter()
         self.stop.hold()
+        try:
+            yield
+        finally:
+            self.stop.release()
+
+    @contextlib.contextmanager
+    def optimising(self, forget: type[Exception] = Exception) -> Iterator[None]:
+        """Void the checkpoint if the block ends with an error to ``forget``, but for want of room."""
         try:
             yield
         except Retry:
@@ -119,8 +126,6 @@ class Session:
             if not (memory.is_out_of_memory(error) or isinstance(error, CannotWrite)):
                 checkpoint.remove(self.folder)
             raise
-        finally:
-            self.stop.release()
 
     def see(self, snapshot: Any) -> None:
         """Hand a step to the trackers."""
@@ -192,16 +197,16 @@ def run_session(session: Session, task: Callable[[Session], object]) -> bool:
         try:
             task(session)
         except KeyboardInterrupt as error:
-            session.close("interrupted")
+            _close(session, "interrupted")
             write_status(job.folder, "interrupted", started, str(error))
             if job.sweep is None:
                 log.warning("%s", how_to_carry_on(job.folder))
             raise
         except Retry:
-            _close_failed(session)
+            _close(session, "failed")
             raise
         except (Exception, SystemExit) as error:
-            _close_failed(session)
+            _close(session, "failed")
             if isinstance(error, SystemExit):
                 error = UserError(f"Code of your own has called sys.exit({error.code!r}). Raise an exception instead.")
             message = describe(error)
@@ -216,9 +221,9 @@ def run_session(session: Session, task: Callable[[Session], object]) -> bool:
     return True
 
 
-def _close_failed(session: Session) -> None:
+def _close(session: Session, status: str) -> None:
     with contextlib.suppress(UserError):  # the disk may be full; that has been told
-        session.close("failed")
+        session.close(status)
 
 
 def how_to_carry_on(folder: Path) -> str:

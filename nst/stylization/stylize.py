@@ -1,5 +1,6 @@
 """The main story: one picture, from its images to its result. Read it from top to bottom."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -51,7 +52,7 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
     saved = session.load_checkpoint()
     if scales[-1].size >= LARGE:
         log.info("Reading images of %d pixels and their targets; that takes a while ...", scales[-1].size)
-    with session.computing() as device:
+    with session.computing() as device, contextlib.ExitStack() as begun:
         session.begin_record()
         images = load_images(schedule.at(config, -1), device)
         reporter = Reporter(session, images)
@@ -77,6 +78,8 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
             if outcome is None:  # the first scale, or the one at which the checkpoint was saved
                 reporter.begin(losses, memory or plan, space, picture)
                 session.restore_random_state()
+                begun.enter_context(session.holding_signals())
+                begun.enter_context(reporter.keeping_what_there_is())
             else:
                 height, width = picture.shape[2:]
                 log.info("Scale %d: %d x %d pixels, from step %d", number + 1, width, height, begin)
@@ -84,7 +87,7 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
                 del outcome  # and with it what L-BFGS remembers
             reporter.at_scale(number, begin, inputs.canvas(space))
             optimizer = configuration.build(config.optimizer)
-            with session.optimising(), plan.explained(), reporter.keeping_what_there_is():
+            with session.optimising(), plan.explained():
                 outcome = optimize(picture, losses, optimizer, options, callback=reporter, state=state)
             reporter.end_scale(outcome)
             begin = outcome.last.index

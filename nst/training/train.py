@@ -123,9 +123,10 @@ def train(session: Session) -> None:
             session.saved = checkpoint.load(session.folder)
         with session.computing(), _memory_explained():
             training = _prepare(session, group)
-            outcome = _optimise(training)
-            if group.writes:
-                _finish(training, outcome)
+            with session.holding_signals():
+                outcome = _optimise(training)
+                if group.writes:
+                    _finish(training, outcome)
 
 
 def _prepare(session: Session, group: ProcessGroup) -> Training:
