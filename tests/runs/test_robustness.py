@@ -277,3 +277,26 @@ def test_a_subdir_of_one_s_own_is_planned_told_and_finished(tmp_path: Path) -> N
     assert "not started" not in done.stdout
     assert (tmp_path / "out" / "mine_1" / "result.png").is_file()
     assert "2 done earlier" in run("resume=out", cwd=tmp_path).stdout
+
+
+@posix
+def test_a_signal_between_two_scales_leaves_picture_and_checkpoint(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "class Own:\n"
+        "    taken = 0\n"
+        "    def target(self, features):\n"
+        "        Own.taken += not features.is_meta  # of the second scale the second time\n"
+        "        if Own.taken == 2: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        return features.mean((2, 3))\n"
+        "    def __call__(self, features, target): return (features.mean((2, 3)) - target).square().mean(1)\n"
+    )
+    (tmp_path / "own").mkdir()
+    chosen = [word for word in own_loss(tmp_path / "own", code) if not word.startswith("size=")]
+    arguments = (*chosen, "schedule.sizes=[16,48]", "optimizer=adam", "evaluator=none", "report=false")
+    process = start(*arguments, "hydra.run.dir=out", cwd=tmp_path)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+    assert status(tmp_path / "out") == "interrupted"
+    assert (tmp_path / "out" / "interrupted.png").is_file()
+    assert (tmp_path / "out" / "checkpoint.pt").is_file()
