@@ -187,19 +187,19 @@ def _batch(jobs: Sequence[Job], stop: runtime.PoliteStop) -> list[Job]:
 
 def _stylize_in_batch(session: Session) -> None:
     """Optimise a picture of a batch."""
-    stylize(session, functools.partial(_take_targets_stylize_in_batch, session))
+    stylize(session, functools.partial(_take_targets_in_batch, session))
 
 
-def _take_targets_stylize_in_batch(
+def _take_targets_in_batch(
     session: Session, config: DictConfig, network: Backbone, images: Inputs
 ) -> tuple[together.BatchedLoss, MemoryPlan]:
     """Take the targets of a picture of a batch, and note in its run's record with whom it is computed."""
-    share, fit = together.take_targets(config, network, images, session.folder.name)
-    session.shows_progress = share.place == 0
+    loss, plan = together.take_targets(config, network, images, session.folder.name)
+    session.shows_progress = loss.place == 0
     if session.latest is None:  # not yet on its way: some that began may have failed
-        names = share.batch.names
-        session.record.note(batch={"images": len(names), "index": share.place, "jobs": names})
-    return share, fit
+        names = loss.batch.names
+        session.record.note(batch={"images": len(names), "index": loss.place, "jobs": names})
+    return loss, plan
 
 
 def task_of(job: Job) -> Callable[[Session], object]:

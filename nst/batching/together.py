@@ -128,7 +128,7 @@ class _Member:
     ended: Any = None
 
 
-def _resume(member: _Member, *reply: Any, error: BaseException | None = None) -> None:
+def _continue(member: _Member, *reply: Any, error: BaseException | None = None) -> None:
     """Let a run go on with what it asked for, or with an exception, until it asks again or ends."""
     member.request = None
     try:
@@ -153,18 +153,18 @@ def run_together(runs: Sequence[Callable[[], Any]]) -> list[Any]:
     members = [_Member(greenlet(run)) for run in runs]
     with runtime.seeded(0), runtime.threads(0):  # put back in the end: the runs end in any order
         for member in members:
-            _resume(member)
+            _continue(member)
         threads = torch.get_num_threads()
         while waiting := [member for member in members if member.request is not None]:
             try:
                 replies = _answers(waiting)
             except BaseException as error:  # a signal, too, ends them all, each in its own way
                 for member in waiting:
-                    _resume(member, error=_as_retry(error))
+                    _continue(member, error=_as_retry(error))
                 continue
             for member, reply in zip(waiting, replies, strict=True):
                 if reply is not None:
-                    _resume(member, reply)
+                    _continue(member, reply)
                     torch.set_num_threads(threads)  # which a run that has ended put back
     return [member.ended for member in members]
 
@@ -200,9 +200,9 @@ def _shares(requests: Sequence[_Targets]) -> list[tuple[BatchedLoss, MemoryPlan]
     inputs = [request.inputs for request in requests]
     if len({one.content.shape for one in inputs}) > 1:
         raise Retry("The pictures have different sizes.")
-    loss, fit = fitting.take_targets([request.config for request in requests], requests[0].backbone, inputs)
+    loss, plan = fitting.take_targets([request.config for request in requests], requests[0].backbone, inputs)
     batch = _Batch(loss, [torch.zeros_like(one.content) for one in inputs], [request.name for request in requests])
-    return [(BatchedLoss(batch, place), fit) for place in range(len(inputs))]
+    return [(BatchedLoss(batch, place), plan) for place in range(len(inputs))]
 
 
 def _losses(requests: Sequence[_Evaluation]) -> list[tuple[Losses, Tensor | None]]:
