@@ -148,6 +148,7 @@ class Config:
     content_loss: Any = _knob("how far a map is from the content image's")
     style_loss: Any = _knob("how far a layer's statistics are from the style image's")
     init: Any = _knob("the picture to start from")
+    parameterization: Any = _knob("what the optimiser moves: the pixels, or coefficients that they are made of")
     optimizer: Any = _knob("how to descend; also sets clamp and jitter to what suits it")
     schedule: Any = _knob("one scale, or coarse to fine: the sizes")
     lr_schedule: Any = _knob("how the learning rate changes from step to step")
@@ -157,10 +158,11 @@ class Config:
 
 
 GROUPS = (
-    *("backbone", "layers", "content_loss", "style_loss", "init", "optimizer", "schedule", "lr_schedule"),
-    *("evaluator", "transformer", "training"),
+    *("backbone", "layers", "content_loss", "style_loss", "init", "parameterization", "optimizer", "schedule"),
+    *("lr_schedule", "evaluator", "transformer", "training"),
 )
 
+PIXELS = "nst.optimization.parameterization.Pixels"
 LINE_SEARCH = ("torch.optim.LBFGS", "nst.optimization.optimizers.ScipyLBFGSB")  # what they remember belongs to one size
 
 HELP = """\
@@ -323,7 +325,8 @@ def between_scales(config: Mapping[str, Any]) -> str:
     asked, optimizer = config["schedule"].get("optimizer", "restart"), config["optimizer"]
     if asked != "auto":
         return str(asked)
-    return "restart" if optimizer.get("_target_") in LINE_SEARCH else "carry"
+    of_pixels = config.get("parameterization", {}).get("_target_", PIXELS) == PIXELS
+    return "carry" if of_pixels and optimizer.get("_target_") not in LINE_SEARCH else "restart"
 
 
 def _listed(value: Any) -> list[Any]:

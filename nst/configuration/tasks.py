@@ -31,10 +31,10 @@ IDLE: dict[str, dict[str, Any]] = {
 # Groups that a task has no use for.
 IDLE_GROUPS: dict[str, tuple[str, ...]] = {
     "optimize": ("transformer", "training"),
-    "train": ("init", "schedule"),
+    "train": ("init", "parameterization", "schedule"),
     "apply": (
         *("backbone", "layers", "content_loss", "style_loss", "init", "optimizer", "schedule", "lr_schedule"),
-        *("transformer", "training"),
+        *("parameterization", "transformer", "training"),
     ),
 }
 # Beside them, knobs that do nothing and harm nobody at whatever value: they come with a group or with a study.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nst.losses.functional import sum_of_squares
 from nst.optimization.optimizers import ScipyLBFGSB
+from nst.optimization.parameterization import Pixels
 from nst.optimization.state import (
     CLAMPS,
     Callback,
@@ -18,6 +19,7 @@ from nst.optimization.state import (
     Options,
     State,
     Step,
+    Variable,
 )
 
 
@@ -49,7 +51,8 @@ def optimize(
     Args:
         picture: the start, ``(1, 3, H, W)`` in pixel space; it is not changed.
         losses: of a picture that was rolled by a shift before the network saw it, at a step.
-        optimizer: given ``[pixels]``, makes a ``torch.optim.Optimizer``; or a ``ScipyLBFGSB``.
+        optimizer: given the tensors that it moves, ``[pixels]`` or their coefficients, makes a
+            ``torch.optim.Optimizer``; or a ``ScipyLBFGSB``.
         options: for how long, and what else is done to the pixels.
         callback: is handed every step.
         state: what ``callback.between`` was offered; the optimisation goes on from there, to the same bytes.
@@ -63,6 +66,8 @@ def optimize(
     is_scipy = isinstance(optimizer, ScipyLBFGSB)
     if is_scipy and (options.average or options.lr_schedule or options.clip_gradient or options.clamp == "evaluation"):
         raise ValueError("SciPy's optimiser knows no average, lr_schedule or clip_gradient, nor clamp=evaluation")
+    if is_scipy and options.clamp == "step" and not isinstance(options.parameterization, Pixels):
+        raise ValueError("SciPy's bounds are those of pixels: clamp=step goes with parameterization=pixels")
     descent = Descent(picture, losses, options, callback or Callback(), state)
     if isinstance(optimizer, ScipyLBFGSB):
         reason, rate, rest = optimizer.minimize(descent, state), None, {}
@@ -91,8 +96,8 @@ def _minimize_with_torch(
     what state it has beyond that of the descent."""
     options, pixels, progress, average = descent.options, descent.pixels, descent.progress, descent.average
     pixels.requires_grad_(True)
-    variable = _Variable(pixels, options.unit)
-    optimizer: Any = make([variable.tensor])
+    variable = Variable(pixels, options.parameterization, options.unit, (state or {}).get("coefficients"))
+    optimizer: Any = make(variable.tensors)
     scheduler = options.lr_schedule(optimizer) if options.lr_schedule else None
     for own, name in ((optimizer, "optimizer"), (scheduler, "lr_schedule")):
         if own is not None and state is not None and name in state:
@@ -105,7 +110,8 @@ def _minimize_with_torch(
         return float(scheduler.get_last_lr()[0]) if scheduler else None
 
     def own_state() -> State:
-        return {"optimizer": optimizer.state_dict()} | ({"lr_schedule": scheduler.state_dict()} if scheduler else {})
+        rates = {"lr_schedule": scheduler.state_dict()} if scheduler else {}
+        return {"optimizer": optimizer.state_dict()} | variable.state() | rates
 
     reason = f"all {options.steps} steps done"
     try:
@@ -116,7 +122,7 @@ def _minimize_with_torch(
             optimizer.step(evaluation)
             variable.to_pixels()
             options.keep_in_bounds(pixels, index + 1, "step")
-            variable.from_pixels()
+            variable.follow_pixels()
             is_stuck = is_lbfgs and torch.equal(pixels, evaluation.picture)
             if average and not is_stuck:
                 average.update(pixels)
@@ -141,32 +147,13 @@ def _minimize_with_torch(
     return reason, rate(), own_state()
 
 
-class _Variable:
-    """What torch's optimiser moves: the pixels, or the pixels in another unit."""
-
-    def __init__(self, pixels: Tensor, unit: Tensor | None) -> None:
-        self.pixels, self.unit = pixels, unit
-        self.tensor = pixels if unit is None else (pixels.detach() / unit).requires_grad_(True)
-
-    @torch.no_grad()
-    def to_pixels(self) -> None:
-        if self.unit is not None:
-            self.pixels.copy_(self.tensor * self.unit)
-
-    @torch.no_grad()
-    def from_pixels(self) -> None:  # after each step, so that the pixels are all there is to carry on from
-        if self.unit is not None:
-            self.tensor.copy_(self.pixels / self.unit)
-            self.tensor.grad = None if self.pixels.grad is None else self.pixels.grad * self.unit
-
-
 class _Evaluation:
     """The closure of a step: computes the loss and its gradient, and remembers the picture that the step began with."""
 
     step: Step
     picture: Tensor
 
-    def __init__(self, descent: Descent, variable: _Variable, index: int) -> None:
+    def __init__(self, descent: Descent, variable: Variable, index: int) -> None:
         self.descent, self.variable, self.index, self.is_first = descent, variable, index, True
         self.shift = descent.draw_shift()
 
@@ -180,7 +167,8 @@ class _Evaluation:
         total.backward()
         if descent.options.clip_gradient and pixels.grad is not None:
             _clip(pixels.grad, descent.options.clip_gradient)
-        self.variable.from_pixels()
+        self.variable.follow_pixels()
+        self.variable.take_gradient()
         progress.record(pixels, losses)
         if self.is_first:
             self.is_first, self.picture = False, pixels.detach().clone()

@@ -2,16 +2,17 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from torch import Tensor
 
 from nst.losses.objective import Losses
-from nst.optimization.state import Descent, State, Step
+from nst.optimization.state import Descent, State, Step, Variable
 
 
 class KerasAdam(torch.optim.Adam):
@@ -67,7 +68,7 @@ class ScipyLBFGSB:
             path.begin = progress.step
             result = minimize(
                 path.value_and_gradient,
-                pixels.cpu().double().numpy().ravel(),
+                path.restart(),
                 jac=True,
                 method="L-BFGS-B",
                 bounds=limits,
@@ -87,6 +88,7 @@ class ScipyLBFGSB:
                 why = message if result.success else "the line search found no lower loss"
                 return f"L-BFGS-B stopped after {progress.step} iterations: {why}"
             options.keep_in_bounds(pixels, progress.step, "block")
+            path.restart()
             path.between(path.take_state)
         return f"all {options.steps} steps done"
 
@@ -104,6 +106,9 @@ class _Path:
         self.descent, self.begin, self.has_converged = descent, descent.progress.step, False
         self.current: Step | None = None
         self.pending: Step | None = None
+        given = (state or {}).get("coefficients")
+        self.variable = Variable(descent.pixels.clone(), descent.options.parameterization, coefficients=given)
+        self.accepted = _flat(self.variable.tensors)
         if state is not None and "pending" in state:
             index, evaluations, losses, seconds = state["pending"]
             shown = state.get("pending_pixels", descent.pixels).to(descent.pixels, copy=True)
@@ -117,7 +122,7 @@ class _Path:
         losses = {name: getattr(step.losses, name).detach() for name in ("total", "content", "style", "tv")}
         losses["unweighted"] = {tag: value.detach() for tag, value in step.losses.unweighted.items()}
         about = [step.index, step.evaluations, losses, step.seconds]
-        return self.descent.state() | {"pending": about, "pending_pixels": step.pixels}
+        return self.descent.state() | self.variable.state() | {"pending": about, "pending_pixels": step.pixels}
 
     def between(self, take_state: Callable[[], State] | None) -> None:
         paused = time.perf_counter()
@@ -125,17 +130,35 @@ class _Path:
         self.started += time.perf_counter() - paused
 
     def value_and_gradient(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
-        pixels, progress = self.descent.pixels, self.descent.progress
-        trial = torch.from_numpy(flat).to(pixels).reshape(pixels.shape).requires_grad_(True)
+        variable, progress = self.variable, self.descent.progress
+        self.load(flat)
+        variable.to_pixels()
+        trial = variable.pixels.detach().clone().requires_grad_(True)
         losses = self.descent.losses(trial, (0, 0), self.begin)
         total = losses.total.sum()
-        (gradient,) = torch.autograd.grad(total, trial)
+        (variable.pixels.grad,) = torch.autograd.grad(total, trial)
+        variable.take_gradient()
         progress.record(trial, losses)
         progress.check()
         self.current = Step(progress.step, progress.evaluations, losses, trial.detach(), 0.0)
         if self.pending is None:
             self.accept()
-        return float(total.detach()), gradient.cpu().double().numpy().ravel()
+        return float(total.detach()), _flat(tensor.grad for tensor in variable.tensors if tensor.grad is not None)
+
+    def restart(self) -> np.ndarray:
+        """Return where a block begins: what was accepted last, with what was done to the pixels since."""
+        self.load(self.accepted)
+        self.variable.pixels.copy_(self.descent.pixels)
+        self.variable.follow_pixels()
+        self.accepted = _flat(self.variable.tensors)
+        return self.accepted
+
+    def load(self, flat: np.ndarray) -> None:
+        """Give the coefficients the values of a flat array."""
+        sizes = [tensor.numel() for tensor in self.variable.tensors]
+        with torch.no_grad():
+            for tensor, part in zip(self.variable.tensors, torch.from_numpy(flat).split(sizes), strict=True):
+                tensor.copy_(part.reshape(tensor.shape))
 
     def iteration(self, flat: np.ndarray) -> None:
         assert self.current is not None
@@ -150,6 +173,7 @@ class _Path:
         descent, progress, step = self.descent, self.descent.progress, self.current
         assert step is not None
         descent.pixels.copy_(step.pixels)
+        self.accepted = _flat(self.variable.tensors)
         progress.seconds += time.perf_counter() - self.started
         earlier, logged = self.pending, progress.step % descent.options.log_every == 0
         self.pending = replace(step, index=progress.step, seconds=progress.seconds, logged=logged)
@@ -157,3 +181,8 @@ class _Path:
             descent.callback.step(replace(earlier, logged=earlier.index % descent.options.log_every == 0))
         descent.callback.between(None)
         self.started = time.perf_counter()
+
+
+def _flat(tensors: Iterable[Tensor]) -> np.ndarray:
+    """Return the numbers of all tensors in float64, as SciPy works with them."""
+    return np.concatenate([tensor.detach().cpu().double().numpy().ravel() for tensor in tensors])

@@ -1,7 +1,7 @@
 """What an optimisation works on and remembers: steps, jitter, the best picture, the state to carry on from."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nst.errors import UserError
 from nst.losses.functional import sum_of_squares
 from nst.losses.objective import Losses, Shift
+from nst.optimization.parameterization import Parameterization, Pixels
 
 CLAMPS = ("never", "step", "end", "evaluation", "block")
 Bounds = tuple[Tensor, Tensor]
@@ -94,6 +95,7 @@ class Options:
         stop_change: stop after a step that changes the picture by less than this share of its norm (ibid.); 0 is off.
         unit: what torch's optimiser counts pixels in, ``(1, 3, 1, 1)`` above 0: with their range from black to white a
             learning rate means the same in every pixel space; None: as they are. SciPy's has no rate, and no unit.
+        parameterization: what the optimiser moves in place of the pixels.
         is_last: no further scale follows, so that the final picture is handed to the callback.
     """
 
@@ -109,6 +111,7 @@ class Options:
     clip_gradient: float = 0.0
     stop_change: float = 0.0
     unit: Tensor | None = None
+    parameterization: Parameterization = field(default_factory=Pixels)
     is_last: bool = True
 
     def keep_in_bounds(self, pixels: Tensor, index: int, moment: str = "end") -> None:
@@ -264,6 +267,73 @@ class Descent:
             return False
         change, size = (sum_of_squares(picture.detach(), picture.dtype) for picture in (after - before, after))
         return bool(change < self.options.stop_change**2 * size)
+
+
+class Variable:
+    """What an optimiser moves, and the pixels that it is the coefficients of.
+
+    Args:
+        pixels: the picture ``(1, 3, H, W)``, changed in place.
+        parameterization: what the coefficients are.
+        unit: what a pixel is counted in before it has coefficients, ``(1, 3, 1, 1)``, or None.
+        coefficients: to carry on from; None takes the picture's.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        parameterization: Parameterization,
+        unit: Tensor | None = None,
+        coefficients: Sequence[Tensor] | None = None,
+    ) -> None:
+        self.pixels, self.parameterization, self.unit = pixels, parameterization, unit
+        self.of_pixels = isinstance(parameterization, Pixels)
+        if self.of_pixels and unit is None:
+            self.tensors = [pixels]
+        else:
+            made = self.coefficients(pixels.detach()) if coefficients is None else coefficients
+            self.tensors = [one.to(pixels, copy=True).contiguous().requires_grad_(True) for one in made]
+
+    def coefficients(self, pixels: Tensor) -> list[Tensor]:
+        """Return those of a picture, or of a change of one."""
+        return self.parameterization.coefficients(pixels if self.unit is None else pixels / self.unit)
+
+    def picture(self) -> Tensor:
+        """Return what the coefficients make, differentiably."""
+        size = self.pixels.shape[2], self.pixels.shape[3]
+        made = self.parameterization.picture(self.tensors, size)
+        return made if self.unit is None else made * self.unit
+
+    @torch.no_grad()
+    def to_pixels(self) -> None:
+        """Let the pixels follow the coefficients."""
+        if self.tensors[0] is not self.pixels:
+            self.pixels.copy_(self.picture())
+
+    @torch.no_grad()
+    def follow_pixels(self) -> None:
+        """Let the coefficients follow what was done to the pixels, such as a clamp."""
+        if self.of_pixels and self.unit is not None:  # the pixels are all there is to carry on from
+            self.tensors[0].copy_(self.pixels / self.unit)
+        elif not self.of_pixels and not torch.equal(change := self.pixels - self.picture(), torch.zeros_like(change)):
+            for tensor, more in zip(self.tensors, self.coefficients(change), strict=True):
+                tensor.add_(more)
+
+    def take_gradient(self) -> None:
+        """Carry the gradient of the pixels on to the coefficients."""
+        if self.tensors[0] is self.pixels or self.pixels.grad is None:
+            return
+        if self.of_pixels and self.unit is not None:
+            self.tensors[0].grad = self.pixels.grad * self.unit
+            return
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(self.picture(), self.tensors, self.pixels.grad)
+        for tensor, gradient in zip(self.tensors, gradients, strict=True):
+            tensor.grad = gradient
+
+    def state(self) -> State:
+        """Return what is needed beside the pixels to carry on: more coefficients than pixels are not told by these."""
+        return {} if self.of_pixels else {"coefficients": [tensor.detach().clone() for tensor in self.tensors]}
 
 
 def at_size(state: State, size: tuple[int, int], options: Options, carry: bool) -> State:

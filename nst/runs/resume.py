@@ -30,13 +30,14 @@ BEFORE: dict[str, Any] = {
     **dict.fromkeys(("style_weights", "style_size", "style_fit", "style_masks", "content_mask")),
     **{"color": "style", "inspect": [], "optimizer_units": "pixels", "schedule": {"sizes": None}},
     "lr_schedule": {"_target_": "nst.optimization.schedule.unchanged"},
+    "parameterization": {"_target_": "nst.optimization.parameterization.Pixels"},
 }
 # What a component did before it had such an argument.
 ARGUMENTS_BEFORE: dict[str, dict[str, Any]] = {
     "nst.networks.backbones.load": {"padding": "zeros", "padding_layers": "all", "rescale": "none"},
     "nst.losses.GramLoss": {"shift": 0.0, "cross_layers": "none"},
 }
-OPTIONS_BEFORE = {"schedule": "single", "lr_schedule": "none"}  # of those that are groups
+OPTIONS_BEFORE = {"schedule": "single", "lr_schedule": "none", "parameterization": "pixels"}  # of those that are groups
 # Groups and values whose default was another one before there was the knob ``optimizer_units``.
 GROUPS_CHANGED = ("backbone", "init", "optimizer", "schedule")
 OPTIONS_GONE = {"cs231n", "faint_noise", "gatys2016", "li2017"}  # each of a recipe, which brings the same by itself

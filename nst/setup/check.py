@@ -23,13 +23,14 @@ from nst.losses.objective import COMBINATIONS
 from nst.losses.protocols import traits
 from nst.networks import backbones
 from nst.optimization import schedule
+from nst.optimization.parameterization import Fourier, Pixels
 from nst.setup.layers import inspected_layers, layer_weights
 
 # What the framework itself passes to a component, beside the arguments in the configuration.
 PASSED = {
     **{"backbone": ("layers", "pooling"), "init": ("content", "style", "space", "seed"), "optimizer": ("params",)},
     **{"lr_schedule": ("optimizer",), "transformer": ("styles",)},
-    **dict.fromkeys(("content_loss", "style_loss", "evaluator", "training"), ()),
+    **dict.fromkeys(("content_loss", "style_loss", "evaluator", "training", "parameterization"), ()),
 }
 SCIPY = LINE_SEARCH[1]
 STEPS_TRIED = 1000  # of a schedule of learning rates
@@ -57,6 +58,7 @@ def check(config: DictConfig, of_task: Callable[[DictConfig], list[str]] = lambd
         problems += schedule.problems(config, SMALLEST_SIZE, LARGEST_SIZE)
         if all(isinstance(config[group], Mapping) for group in ("optimizer", "schedule", "lr_schedule")):
             problems += _check_descent(config)
+            problems += _check_coefficients(config, made.get("parameterization", Pixels()))
     elif config.task == "train":
         problems += _check_training(config)
     problems += of_task(config)
@@ -122,7 +124,7 @@ def _check_component(group: str, node: Any, made: dict[str, Any]) -> list[str]:
     if problem := _bind(group, target, arguments):
         return [problem]
     try:
-        if group in ("content_loss", "style_loss", "training"):
+        if group in ("content_loss", "style_loss", "training", "parameterization"):
             made[group] = build(node)
         elif group == "init" and node.get("path") is None:  # which would read a file
             space = pixels.PixelSpace("unit", pixels.PREPROCESSINGS["none"])
@@ -309,6 +311,24 @@ def _check_descent(config: DictConfig) -> list[str]:
     if until is not None and (clamp not in ("step", "evaluation") or is_scipy):
         text = "clamp_until goes with clamp=step or clamp=evaluation and an optimiser of torch. Use clamp_until=null."
         found.append(text)
+    return found
+
+
+def _check_coefficients(config: DictConfig, made: Any) -> list[str]:
+    """Check what goes with coefficients that are not the pixels."""
+    found: list[str] = []
+    if isinstance(made, Pixels):
+        return found
+    name = type(made).__name__
+    if config.optimizer.get("_target_") == SCIPY and config.clamp == "step":
+        found.append(f"clamp=step bounds pixels, and {name} has other coefficients. Use clamp=end or clamp=block.")
+    if schedule.carries(config):
+        found.append(
+            f"schedule.optimizer=carry: what is remembered of the coefficients of {name} means nothing at another "
+            "size. Use schedule.optimizer=restart."
+        )
+    if isinstance(made, Fourier) and config.pixel_space == "network":
+        found.append("parameterization=fourier takes colours apart, which must be RGB: use pixel_space=unit.")
     return found
 
 

@@ -116,5 +116,6 @@ def options_of(config: DictConfig, space: PixelSpace, picture: Tensor, end: int,
         clip_gradient=config.clip_gradient,
         stop_change=config.stop_change,
         unit=None if in_own_unit else white - black,
+        parameterization=configuration.build(config.parameterization),
         is_last=is_last,
     )
