@@ -159,8 +159,7 @@ def is_per_image(loss: LayerLoss) -> bool:
         generator = torch.Generator().manual_seed(0)
         maps, others = (torch.randn(2, 8, 6, 5, generator=generator) * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
                         for _ in range(2))  # fmt: skip
-        if traits(loss).couples_layers:
-            loss = _OfOneMap(loss)
+        loss = _of_one_map(loss)
         before = torch.get_rng_state()
         alone = [loss(image, loss.target(other)) for image, other in zip(maps.split(1), others.split(1), strict=True)]
         targets = [loss.target(other) for other in others.split(1)]
@@ -175,8 +174,12 @@ def is_per_image(loss: LayerLoss) -> bool:
         return shared.shape == (2,) and torch.allclose(shared, torch.cat(alone), rtol=1e-4)
 
 
+def _of_one_map(loss: LayerLoss) -> LayerLoss:
+    return _OfOneMap(loss) if traits(loss).couples_layers or traits(loss).joins_layers else loss
+
+
 class _OfOneMap:
-    """A loss of pairs of maps as one of a single map, which is paired with half of itself."""
+    """A loss of two or more maps as one of a single map, which is paired with half of itself."""
 
     def __init__(self, loss: LayerLoss) -> None:
         self.loss = loss
@@ -193,6 +196,7 @@ class _OfOneMap:
 
 def keeps_size(loss: LayerLoss) -> bool:
     """Tell whether what a loss keeps of an image is as large as the image, so that all must have one size."""
+    loss = _of_one_map(loss)
     with torch.random.fork_rng(devices=[]):
         shapes = [[leaf.shape for leaf in tree_leaves(loss.target(torch.ones(1, 8, 6, side)))] for side in (5, 7)]
     return shapes[0] != shapes[1]

@@ -66,6 +66,7 @@ class BatchedLoss:
 
     def __init__(self, batch: _Batch, place: int) -> None:
         self.batch, self.place, self.tile = batch, place, batch.loss.tile
+        self.keeps_start = batch.loss.keeps_start
 
     def __call__(self, pixels: Tensor, shift: Shift, step: int) -> Losses:
         """Wait until the other runs need their losses, too, and return those of this picture."""

@@ -63,7 +63,7 @@ def make(
 def untileable(backbone: nn.Module, losses: Iterable[object]) -> str | None:
     """Return why a picture cannot be computed in tiles with this network and these losses, or None if it can."""
     for loss in losses:
-        if traits(loss).couples_layers:
+        if traits(loss).couples_layers or traits(loss).joins_layers:
             return f"{type(loss).__name__} compares layers with each other"
         if not is_summed(loss):
             return f"{type(loss).__name__} is no function of sums over positions"

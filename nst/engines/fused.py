@@ -20,6 +20,7 @@ from torchvision.models.squeezenet import Fire
 from nst.engines import operators
 from nst.engines.operators import Pooling
 from nst.engines.requests import Shapes, Sums, Window, each, given, only, target_of, value_of
+from nst.images.pixels import RGB
 from nst.losses import functional
 from nst.losses.functional import at_least_float32
 from nst.losses.objective import LossRequest, TargetRequest
@@ -168,6 +169,7 @@ class Fused:
     def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
         self.chain = list(_chain(backbone, dtype))
         self.taps, self.dtype = backbone.taps, dtype
+        self.rgb, self.gives_rgb = backbone.rgb, backbone.gives_rgb
         self.under_autograd = {type(link.module).__name__ for _, link in self.chain if isinstance(link, ByAutograd)}
 
     def describe(self, losses: Iterable[object]) -> str:
@@ -219,16 +221,21 @@ class Fused:
             MapRequest(name, _known(r.loss), r.target, windows.get(name))
             for r in requests.values()
             for name in each(r.layer)
+            if name != RGB
         ]
         results = iter(zip(of_maps, _Chain.apply(image, self, of_maps, shapes), strict=True))
         found = {}
         for tag, request in requests.items():
-            own = [next(results) for _ in each(request.layer)]
-            found[tag] = given(request.layer, (r if of_map.known else at_least_float32(r) for of_map, r in own))
+            own = []
+            for name in each(request.layer):
+                of_map, result = (None, self.rgb(image)) if name == RGB else next(results)
+                own.append(result if of_map and of_map.known else at_least_float32(result))
+            found[tag] = given(request.layer, own)
         return found, shapes
 
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
-        return {name: activation for name, _, activation, _ in self.run(image) if name is not None}
+        rgb = {RGB: self.rgb(image)} if self.gives_rgb else {}
+        return rgb | {name: activation for name, _, activation, _ in self.run(image) if name is not None}
 
     def run(self, image: Tensor) -> Iterator[tuple[str | None, Link, Tensor, list[Tensor]]]:
         """Run the chain; yield for each link its layer's name, itself, its maps, and what its backward pass needs."""

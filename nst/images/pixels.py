@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 PIXEL_SPACES = ("unit", "network")
+RGB = "rgb"  # the name of the picture itself where it stands among the layers of a network
 
 
 @dataclass(frozen=True)

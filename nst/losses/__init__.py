@@ -9,6 +9,7 @@ from nst.losses.gram import GramLoss
 from nst.losses.guided import Guided
 from nst.losses.mmd import GaussianMMDLoss, LinearMMDLoss, PolynomialMMDLoss
 from nst.losses.moments import MomentsLoss
+from nst.losses.neighbors import NearestNeighborLoss
 from nst.losses.patches import MRFLoss
 from nst.losses.protocols import LayerLoss, SummedLoss, is_guidable, is_summed
 from nst.losses.regularization import TotalVariation
@@ -27,6 +28,7 @@ __all__ = [
     "MRFLoss",
     "MSELoss",
     "MomentsLoss",
+    "NearestNeighborLoss",
     "PolynomialMMDLoss",
     "RelaxedEMDLoss",
     "SelfSimilarityLoss",

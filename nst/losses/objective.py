@@ -19,6 +19,7 @@ Roll = Shift | tuple[Shift, ...]  # one shift for all images of a batch, or one 
 Weight = float | Tensor
 COMBINATIONS = ("mean", "sum")
 TERMS = ("content", "style", "tv")
+HYPERCOLUMN = "hypercolumn"  # in the tags, all layers that a loss joins
 
 
 class TargetRequest(NamedTuple):
@@ -89,6 +90,9 @@ class LayerTerm:
             pairs = list(itertools.pairwise(weights))
             self.layers = {f"{a}-{b}": (a, b) for a, b in pairs}
             weights = {f"{a}-{b}": (weights[a] + weights[b]) / 2 for a, b in pairs}
+        if traits(loss).joins_layers and weights:  # whose weights the loss has been told
+            self.layers = {HYPERCOLUMN: tuple(weights)}
+            weights = {HYPERCOLUMN: 1.0}
         total = sum(weights.values()) if combine == "mean" else 1.0
         scale = float(traits(loss).scale)
         self.weights: dict[str, Weight] = {layer: scale * weight / total for layer, weight in weights.items()}

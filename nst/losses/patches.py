@@ -16,15 +16,14 @@ def patches(features: Tensor, side: int, stride: int) -> Tensor:
 
 
 @torch.no_grad()
-def nearest_patches(ours: Tensor, others: Tensor, most: int = SCORES) -> Tensor:
+def nearest(ours: Tensor, units: Tensor, most: int = SCORES) -> Tensor:
     """Find for each patch the other one with which its normalised cross-correlation is largest (Li & Wand 2016, eq. 3).
 
-    Of ours ``(B, D, n)`` and others ``(B or 1, D, m)``, return which of the others, ``(B, n)``, the first of several
-    that are equally near. At most so many correlations are held at once: memory is bounded by it and not by n * m.
+    Of ours ``(B, D, n)`` and others ``(B or 1, D, m)`` of length 1, return which of the others, ``(B, n)``, the first
+    of several that are equally near; how long ours are makes no difference. At most so many correlations are held at
+    once: memory is bounded by it and not by n * m.
     """
-    lengths = torch.linalg.vector_norm(others, dim=1, keepdim=True)
-    units = others / torch.where(lengths > 0, lengths, 1)  # the length of ours makes no difference to the order
-    at_once = max(most // (len(ours) * others.shape[2]), 1)
+    at_once = max(most // (len(ours) * units.shape[2]), 1)
     return torch.cat([(part.mT @ units).argmax(2) for part in ours.split(at_once, dim=2)], dim=1)
 
 
@@ -37,9 +36,18 @@ def mrf_loss(features: Tensor, target: Tensor, side: int = 3, stride: int = 2) -
     """
     side = min(side, *features.shape[2:], *target.shape[2:])
     ours, others = patches(features, side, stride), patches(target, side, stride)
-    nearest = nearest_patches(ours, others)
-    matched = others.expand(len(ours), -1, -1).gather(2, nearest[:, None].expand(ours.shape))
-    return squared_error(ours, matched)
+    return squared_error(ours, chosen(others, nearest(ours, normalized(others))))
+
+
+def chosen(others: Tensor, which: Tensor) -> Tensor:
+    """Return of others ``(B or 1, D, m)`` those that are named ``(B, n)``: ``(B, D, n)``."""
+    return others.expand(len(which), -1, -1).gather(2, which[:, None].expand(-1, others.shape[1], -1))
+
+
+def normalized(vectors: Tensor) -> Tensor:
+    """Return vectors ``(B, C, n)`` at length 1, but zero where they are."""
+    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / torch.where(lengths > 0, lengths, 1)
 
 
 class MRFLoss:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-Layer = str | tuple[str, str]  # one layer, or two that a loss compares with each other
+Layer = str | tuple[str, ...]  # one layer, or several that a loss takes together
 
 
 @runtime_checkable
@@ -61,12 +61,30 @@ class SizedLoss(Protocol):
         """Return the loss for a picture of so many pixels."""
 
 
+@runtime_checkable
+class MatchingLoss(Protocol):
+    """A style loss whose target depends on what is to be painted."""
+
+    def to_match(self, content: Tensor, start: Tensor) -> Tensor | None:
+        """Return the picture whose maps ``match`` is given, or None if it does not ask.
+
+        Args:
+            content: the content image, ``(1, 3, H, W)`` RGB in [0, 1].
+            start: the picture that the scale begins with, likewise, not clamped.
+        """
+
+    def match(self, target: Any, features: Any) -> Any:
+        """Return the target for a picture, given the style image's, and the maps of the picture to match."""
+
+
 @dataclass(frozen=True)
 class Traits:
     """What a loss may declare as attributes of these names, and what holds of one that does not; see ``traits``."""
 
     scale: float = 1.0  # multiplies the whole term
     couples_layers: bool = False  # it is given pairs of maps, of each layer and the next one listed
+    joins_layers: bool = False  # it is given all layers' maps as one tuple, and told the layers by ``for_layers``
+    turns: int = 1  # quarter turns of the style image whose targets it is given to join by ``joined``
     takes_guide: bool = False  # it can look at a region: it is called with ``guide``, weights of positions
     waits_for_the_device: bool = False  # a step with it is not recorded as a CUDA graph
 

@@ -18,7 +18,7 @@ from torchvision.models.squeezenet import Fire
 from nst import pretrained
 from nst.errors import ConfigError, UserError, nearest, unknown
 from nst.files import existing_file
-from nst.images.pixels import PREPROCESSINGS, Preprocessing, extended
+from nst.images.pixels import PREPROCESSINGS, RGB, Preprocessing, extended
 from nst.networks import rescaling
 from nst.networks import weights as weight_sources
 
@@ -39,6 +39,9 @@ class Layer:
     module: str
 
 
+PICTURE = Layer(-1, RGB, RGB)
+
+
 class Backbone(nn.Module):
     """A frozen feature stack in eval mode, whose modules are run in order.
 
@@ -55,6 +58,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.stack = nn.ModuleList(modules)
         self.taps, self.preprocessing, self.source, self.is_bfloat16 = taps, preprocessing, source, False
+        self.gives_rgb = False
         self.eval().requires_grad_(False)
 
     def in_bfloat16(self) -> Backbone:
@@ -65,7 +69,7 @@ class Backbone(nn.Module):
         first, *others = self.stack
         rounded = [copy.deepcopy(module).to(torch.bfloat16) for module in others]
         network = Backbone([first, *rounded], self.taps, self.preprocessing, self.source)
-        network.is_bfloat16 = True
+        network.is_bfloat16, network.gives_rgb = True, self.gives_rgb
         return network
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -73,7 +77,7 @@ class Backbone(nn.Module):
 
         Raises UserError if the image is too small for the deepest layer.
         """
-        maps, activation = {}, image
+        maps, activation = {RGB: self.rgb(image)} if self.gives_rgb else {}, image
         for place, module in enumerate(self.stack):
             try:
                 activation = module(activation.to(torch.bfloat16) if self.is_bfloat16 and place else activation)
@@ -83,6 +87,10 @@ class Backbone(nn.Module):
             if place in self.taps:
                 maps[self.taps[place]] = activation
         return maps
+
+    def rgb(self, image: Tensor) -> Tensor:
+        """Return the layer ``rgb`` of a preprocessed image ``(B, 3, H, W)``: RGB, normalised as torchvision does."""
+        return PREPROCESSINGS["imagenet"](self.preprocessing.inverse(image))
 
 
 def refuse_too_small(error: RuntimeError, image: Tensor, layers: Iterable[str]) -> None:
@@ -154,7 +162,7 @@ def load(
         architecture: torchvision's name, one of ``ARCHITECTURES``.
         weights: ``bundled``, ``torchvision``, ``caffe``, ``random``, a file or a URL; see ``weights.load``.
         layers: names such as ``conv4_2``, ``relu4_2``, ``pool4``, ``fire5``, ``layer2_1``, or torchvision's own
-            (``features.19``).
+            (``features.19``); ``rgb`` beside others is the picture itself.
         pooling: ``max``, ``avg`` or ``l2`` in place of every max pooling.
         preprocessing: one of ``PREPROCESSINGS``; ``auto`` is what the named source of weights was trained with.
         avg_scale: what the output of average and L2 pooling is multiplied by (crowsonkb: 2 and 0.78).
@@ -175,11 +183,11 @@ def load(
     mistakes = problems(architecture, weights, *settings)
     if pooling not in POOLINGS:
         mistakes.append(unknown("pooling", pooling, POOLINGS))
-    if not wanted:
+    if not set(wanted) - {RGB}:
         mistakes.append("No layer is asked for, so there is nothing to compute.")
     if mistakes:
         raise ConfigError(mistakes)
-    taps = {layer.index: layer.name for layer in (resolve(name, architecture) for name in wanted)}
+    taps = {layer.index: layer.name for layer in (resolve(name, architecture) for name in wanted) if layer != PICTURE}
     names, modules = zip(*_skeleton(architecture)[: max(taps) + 1], strict=True)
     features = nn.Sequential(*modules).to_empty(device="cpu")
     others = no_download(architecture, wanted)
@@ -195,7 +203,9 @@ def load(
     if rescale == "mean_activation":
         rescaling.to_mean_activation(features, chosen)
         source = dataclasses.replace(source, rescale=rescale)
-    return Backbone(features, taps, chosen, source)
+    network = Backbone(features, taps, chosen, source)
+    network.gives_rgb = RGB in wanted
+    return network
 
 
 def problems(
@@ -291,6 +301,8 @@ def resolve(name: str, architecture: str, weights: str | None = None) -> Layer:
 
     Raises UserError if the network has no such layer, or ``weights`` are the bundled ones, which end before it.
     """
+    if name == RGB:
+        return PICTURE
     known = layers_of(architecture)
     found = next((layer for layer in known if str(name) in (layer.name, layer.module, str(layer.index))), None)
     if found is None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from nst.images.bands import finest_band
 from nst.images.color import match_pca
 from nst.images.pixels import PixelSpace
 from nst.images.rgb import load
@@ -93,6 +94,11 @@ def from_style_color(
     return space.encode(color) + from_noise(
         content, style, space, seed, distribution=distribution, center=0.0, amplitude=amplitude
     )
+
+
+def from_detail(content: Tensor, style: Tensor, space: PixelSpace, seed: int) -> Tensor:
+    """Start from the content's smallest details on the style's mean colour (Kolkin 2019, code of STROTSS)."""
+    return space.encode(style.mean((2, 3), keepdim=True) + finest_band(content))
 
 
 def from_blend(

@@ -10,11 +10,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as nnf
 
+from nst.images.bands import Size, finest_band, halved, resized
 from nst.losses.settings import check_count
 
-Size = tuple[int, int]  # height and width
 # RGB from three uncorrelated channels, as the colours of ImageNet's photographs are correlated (Olah, Mordvintsev &
 # Schubert 2017, "Feature Visualization"; the numbers of their Lucid, where the largest column has a norm of 1).
 COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
@@ -58,12 +57,10 @@ class Laplacian:
         """Return the bands ``(B, 3, h, w)``, the finest first."""
         bands = []
         for _ in range(self.levels):
-            height, width = picture.shape[2:]
-            if max(height, width) == 1:
+            if max(picture.shape[2:]) == 1:
                 break
-            coarse = resized(picture, (max(height // 2, 1), max(width // 2, 1)))
-            bands.append(picture - resized(coarse, (height, width)))
-            picture = coarse
+            bands.append(finest_band(picture))
+            picture = halved(picture)
         return [*bands, picture]
 
     def picture(self, coefficients: Sequence[Tensor], size: Size) -> Tensor:
@@ -93,26 +90,6 @@ class Fourier:
         spectrum = torch.view_as_complex(coefficients[0]) * _falloff(size, coefficients[0])
         channels = torch.fft.irfft2(spectrum, s=size, norm="ortho")
         return torch.einsum("ij,bjhw->bihw", _colors(channels.dtype, channels.device), channels)
-
-
-def resized(maps: Tensor, size: Size) -> Tensor:
-    """Resize ``(B, C, H, W)`` bilinearly (not antialiased, pixels are squares) to a height and width.
-
-    It is done by two products with small matrices, whose gradient has the same bits each time on a GPU.
-    """
-    down, across = (_interpolation(*pair, maps.dtype, maps.device) for pair in zip(maps.shape[2:], size, strict=True))
-    return down @ maps @ across.mT
-
-
-def finest_band(picture: Tensor) -> Tensor:
-    """Return the finest band ``(B, 3, H, W)`` of a picture's Laplacian pyramid: its smallest details."""
-    return Laplacian(1).coefficients(picture)[0]
-
-
-@functools.lru_cache(maxsize=64)
-def _interpolation(before: int, after: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the matrix ``(after, before)`` that interpolates linearly along one axis."""
-    return nnf.interpolate(torch.eye(before, dtype=dtype)[None], after, mode="linear")[0].mT.contiguous().to(device)
 
 
 @functools.lru_cache(maxsize=8)

@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import MultiStepLR
 from nst.configuration import between_scales
 from nst.errors import unknown
 
-SETTINGS = ("from", "to", "factor", "sizes", "optimizer")
+SETTINGS = ("from", "to", "factor", "sizes", "again", "optimizer", "detail", "factors")
+AND_SO_ON = "..."  # in a list of factors: the one before it repeats until only those after it are left
 MOST_STEPS = 10_000_000  # at a scale
 BETWEEN_SCALES = ("restart", "carry", "auto")
 SMALLEST_FACTOR = 1.05
@@ -74,7 +75,10 @@ def at(config: DictConfig, number: int) -> DictConfig:
     one.size, one.steps = every[number].size, every[number].steps
     if (style_size := OmegaConf.select(config, "style_size", default=None)) is not None:
         one.style_size = _in_proportion(style_size, every[number].size, every[-1].size)
-    one.schedule = {"sizes": None, "optimizer": config.schedule.get("optimizer", "restart")}
+    for name, factors in _factors(config.schedule):
+        OmegaConf.update(one, name, OmegaConf.select(config, name) * _spread(factors, len(every))[number])
+    kept = {"optimizer": config.schedule.get("optimizer", "restart"), "detail": one.schedule.get("detail", 0.0)}
+    one.schedule = {"sizes": None, **kept}
     if carries(config):
         one.lr_schedule = with_length(config.lr_schedule, total_steps(config))
     return one
@@ -123,6 +127,11 @@ def problems(config: DictConfig, smallest: int, largest: int) -> list[str]:
     if strange := [name for name in schedule if name not in SETTINGS]:
         return [unknown("setting of schedule", str(strange[0]), SETTINGS)]
     found = _problems_of_sizes(schedule, smallest, largest)
+    if not _is_whole(schedule.get("again", 0), 0, 100):
+        found.append(f"schedule.again={schedule.get('again')} must be a whole number from 0 up.")
+    if not _is_number(detail := schedule.get("detail", 0.0)) or detail < 0:
+        found.append(f"schedule.detail={detail} must be a number from 0 up.")
+    found += _problems_of_factors(config)
     if schedule.get("optimizer", "restart") not in BETWEEN_SCALES:
         found.append(f"schedule.optimizer={schedule.get('optimizer')} is not one of {', '.join(BETWEEN_SCALES)}.")
     if not found and _is_list(config.steps) and len(config.steps) > max(count := len(_sizes(config)), 2):
@@ -152,8 +161,8 @@ def _problems_of_sizes(schedule: Mapping[str, Any], smallest: int, largest: int)
             return [f"schedule.sizes={sizes} must be a list of sizes, such as [256,512]."]
         if wrong := [size for size in sizes if not _is_whole(size, smallest, largest)]:
             return [f"schedule.sizes: {wrong[0]} is no size: {wanted}."]
-        if any(after <= before for before, after in itertools.pairwise(sizes)):
-            return [f"schedule.sizes={list(sizes)} must grow from scale to scale."]
+        if any(after < before for before, after in itertools.pairwise(sizes)):
+            return [f"schedule.sizes={list(sizes)} must not shrink from scale to scale."]
         return []
     found = [
         f"schedule.{name}={schedule[name]}: {wanted}."
@@ -163,8 +172,7 @@ def _problems_of_sizes(schedule: Mapping[str, Any], smallest: int, largest: int)
     if schedule.get("from") is not None and "factor" not in schedule:
         return [f"schedule.from={schedule['from']} goes with schedule=pyramid. Use that, or schedule.from=null."]
     factor = schedule.get("factor")
-    is_number = isinstance(factor, int | float) and not isinstance(factor, bool) and math.isfinite(factor)
-    if schedule.get("from") is not None and not (is_number and float(factor or 0) >= SMALLEST_FACTOR):
+    if schedule.get("from") is not None and not (_is_number(factor) and float(factor or 0) >= SMALLEST_FACTOR):
         found.append(f"schedule.factor={factor}: a number from {SMALLEST_FACTOR} up is needed.")
     return found
 
@@ -187,11 +195,48 @@ def _sizes(config: DictConfig) -> list[int]:
     if schedule.get("sizes") is not None:
         return [int(size) for size in schedule.sizes]
     last = int(config.size if schedule.get("to") is None else schedule.to)
+    again = [last] * schedule.get("again", 0)
     if schedule.get("from") is None:
-        return [last]
+        return [last, *again]
     smaller = (round(last / schedule.factor**i) for i in itertools.count())
     sizes = itertools.takewhile(lambda size: size >= min(schedule["from"], last), smaller)
-    return sorted(set(sizes))
+    return [*sorted(set(sizes)), *again]
+
+
+def _factors(node: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    """Return the numbers of the configuration that have factors, by name, each with the list of them."""
+    found = []
+    for name, value in (node.get("factors") or {} if not path else node).items():
+        whole = f"{path}{name}"
+        found += _factors(value, f"{whole}.") if isinstance(value, Mapping) else [(whole, value)]
+    return found
+
+
+def _spread(factors: Sequence[Any], count: int) -> list[float]:
+    """Return one factor for each scale; the last one repeats, or the one before ``...``."""
+    listed = list(factors)
+    place = listed.index(AND_SO_ON) if AND_SO_ON in listed else len(listed)
+    first, rest = listed[:place], listed[place + 1 :]
+    missing = max(count - len(first) - len(rest), 0)
+    return [*first, *first[-1:] * missing, *rest][-count:] if rest else [*first, *first[-1:] * missing][:count]
+
+
+def _problems_of_factors(config: DictConfig) -> list[str]:
+    """Return what is wrong with the factors that numbers have scale by scale."""
+    found = []
+    if not isinstance(config.schedule.get("factors") or {}, Mapping):
+        return ["schedule.factors must name numbers of the configuration, such as schedule.factors.alpha=[1,0.5]."]
+    for name, factors in _factors(config.schedule):
+        if not _is_number(OmegaConf.select(config, name, default=None)):
+            found.append(f"schedule.factors.{name}: {name} is no number of this configuration. Leave it out with ~.")
+        listed = list(factors) if _is_list(factors) else []
+        numbers = [factor for factor in listed if factor != AND_SO_ON]
+        if not numbers or listed[0] == AND_SO_ON or len(listed) - len(numbers) > 1 or not all(map(_is_number, numbers)):
+            found.append(
+                f"schedule.factors.{name}={listed or factors} must be a list of numbers, one for each scale; the last "
+                "one repeats, or the one before '...', as in [1,...,0.5]."
+            )
+    return found
 
 
 def _in_proportion(style_size: Any, size: int, last: int) -> Any:
@@ -206,6 +251,10 @@ def _listed(value: Any) -> list[Any]:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_whole(value: Any, low: int, high: int) -> bool:

@@ -336,7 +336,7 @@ class Variable:
         return {} if self.of_pixels else {"coefficients": [tensor.detach().clone() for tensor in self.tensors]}
 
 
-def at_size(state: State, size: tuple[int, int], options: Options, carry: bool) -> State:
+def at_size(state: State, size: tuple[int, int], options: Options, carry: bool, added: Tensor | None = None) -> State:
     """Return the state to begin a scale with, given that at the end of the scale before.
 
     The picture is resampled (bicubic, antialiased where it shrinks) and kept in its bounds; the counts and the jitter
@@ -350,8 +350,10 @@ def at_size(state: State, size: tuple[int, int], options: Options, carry: bool) 
         carry: take along the learning rate and the optimiser's state, resampled where it is shaped like the picture, as
             crowsonkb/style-transfer-pytorch does. What is nowhere negative, such as Adam's second moments, is resampled
             bilinearly, which keeps it so.
+        added: ``(1, 3, H, W)``, is added to the enlarged picture, such as details of the content image.
     """
     pixels = _resampled(state["pixels"], size, "bicubic")
+    pixels = pixels if added is None else pixels + added
     options.keep_in_bounds(pixels, state["progress"]["step"])
     worst = torch.full_like(state["progress"]["best_loss"], torch.finfo(state["progress"]["best_loss"].dtype).max)
     begun = {

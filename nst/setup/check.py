@@ -18,6 +18,7 @@ from nst.evaluation import evaluator
 from nst.evaluation.evaluator import Evaluator
 from nst.files import is_folder
 from nst.images import decoding, pixels, rgb
+from nst.images.pixels import RGB
 from nst.losses import is_guidable, is_summed
 from nst.losses.objective import COMBINATIONS
 from nst.losses.protocols import traits
@@ -236,11 +237,30 @@ def _check_backbone_and_layers(config: DictConfig, made: Mapping[str, Any]) -> l
         found.append(
             "style_loss.cross_layers=adjacent needs two style layers or more: each is taken with the next one."
         )
+    for kind in listed:
+        found += _check_joined(config, kind, made.get(f"{kind}_loss"))
     if not any(listed.values()):
         found.append("layers.content and layers.style are both empty, so the network has nothing to say.")
     elif not (config.tv or (config.alpha and listed["content"]) or (config.beta and listed["style"])):
         found.append("Every term that has layers has the weight 0, so nothing would change. Raise alpha, beta or tv.")
     return found
+
+
+def _check_joined(config: DictConfig, kind: str, loss: Any) -> list[str]:
+    """Check the layers of a loss that may join them; only that may look at the picture itself beside them."""
+    try:
+        weights = layer_weights(config, kind)
+        if traits(loss).joins_layers and weights:
+            loss.for_layers(weights)
+        elif RGB in weights:
+            return [
+                f"layers.{kind}: {RGB}, the picture itself, goes with losses of hypercolumns, as in style_loss=strotss."
+            ]
+    except ConfigError:
+        pass  # told with the layers
+    except ValueError as error:
+        return [f"{kind}_loss: {error}."]
+    return []
 
 
 def _check_shapes(config: DictConfig) -> list[str]:

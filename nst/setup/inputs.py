@@ -29,6 +29,7 @@ class Inputs:
         masks: of each style ``(1, 1, H, W)`` in [0, 1], where it goes, or None for everywhere.
         protected: ``(1, 1, H, W)`` in [0, 1], where the content stays as it is, or None.
         colors: the content image in colour, where only its luminance is painted, or None.
+        start: the picture that the scale begins with, ``(1, 3, H, W)`` RGB, not clamped; None: the content.
     """
 
     content: Tensor
@@ -37,6 +38,7 @@ class Inputs:
     masks: list[Tensor | None] = field(default_factory=list)
     protected: Tensor | None = None
     colors: Tensor | None = None
+    start: Tensor | None = None
 
     @property
     def style(self) -> Tensor:

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from nst import configuration, engines, runtime
-from nst.engines import LossRequest, replay
+from nst.engines import LossRequest, TargetRequest, replay
 from nst.images.pixels import PixelSpace, with_margin
 from nst.losses import Guided, TotalVariation, is_summed
 from nst.losses.objective import Blend, LayerTerm, Losses, Objective, Roll, Shift, together
-from nst.losses.protocols import DrawingLoss, SizedLoss, traits
+from nst.losses.protocols import DrawingLoss, MatchingLoss, SizedLoss, traits
 from nst.networks.backbones import Backbone
 from nst.optimization.state import LossOfPicture
 from nst.runs.session import Retry
@@ -44,14 +44,24 @@ def forget() -> None:
     _targets.clear()
 
 
+class Maps:
+    """Keeps the maps that it is given; no loss, but asked of an engine like the target of one."""
+
+    def target(self, features: Any) -> Any:
+        """Return the map ``(B, C, H, W)``, or maps."""
+        return features
+
+
 class LossWithTargets(LossOfPicture, Protocol):
     """A loss that has taken its targets.
 
     Attributes:
         tile: pixels of a tile's side at most, or None for the whole picture at once.
+        keeps_start: its targets depend on the picture that the scale begins with.
     """
 
     tile: int | None
+    keeps_start: bool
 
     def describe(self) -> str:
         """Say what computes losses and gradient, for the log and the record."""
@@ -82,6 +92,11 @@ class PictureLoss:
         self.content_term = term(configs, "content", content)
         self.style_terms = [term(configs, "style", content, label) for label in labels_of([s.image for s in listed])]
         self.regions = regions_for(inputs[0], self.style_terms[0].loss)
+        self.keeps_start = isinstance(self.style_terms[0].loss, MatchingLoss)
+        losses = [one.loss for one in (self.content_term, *self.style_terms)]
+        self.drawing = [loss for loss in losses if isinstance(loss, DrawingLoss)]
+        for loss in self.drawing:  # which may draw for its targets, too
+            loss.begin_step(0, config.seed)
         self._own: LRUCache[Hashable, dict[str, Any]] = LRUCache(TARGETS_BYTES, _bytes)
         self._identity = functools.lru_cache(maxsize=None)(_identity)  # once for each image, not for each shift of it
         self._first_contents = _first_of_each([config.content for config in configs])
@@ -93,8 +108,6 @@ class PictureLoss:
         style = self.style_terms[0] if len(self.style_terms) == 1 else Blend(self.style_terms, weights)
         variation = TotalVariation(config.tv_kind, config.tv_reduction)
         self.objective = Objective(self.content_term, style, variation, alpha=alpha, beta=beta, tv=tv)
-        losses = [one.loss for one in (self.content_term, *self.style_terms)]
-        self.drawing = [loss for loss in losses if isinstance(loss, DrawingLoss)]
         self._step = -1
         waits = any(traits(loss).waits_for_the_device for loss in losses)
         self._replay: replay.Replay | None = None
@@ -135,11 +148,30 @@ class PictureLoss:
         return self.space.to_network(roll(with_margin(pixels, self.configs[0].margin)))
 
     @torch.no_grad()
-    def _take(self, image: Tensor, term: LayerTerm, shift: Shift) -> dict[str, Any]:
+    def _take(self, image: Tensor, requests: dict[str, TargetRequest], shift: Shift) -> dict[str, Any]:
         """Take targets in a batch as large as the pictures', or kernels might round otherwise and 0 would not be 0."""
         copies = self.space.encode(image).expand(len(self.configs), -1, -1, -1).contiguous()
         shifted = self._seen(copies, lambda framed: _rolled(framed, shift))
-        return _of_one(self.engine.targets(shifted, term.target_requests()), len(self.configs))
+        return _of_one(self.engine.targets(shifted, requests), len(self.configs))
+
+    def _take_turned(self, image: Tensor, term: LayerTerm, shift: Shift) -> dict[str, Any]:
+        """Take the targets of an image and of the quarter turns of it that the loss wants."""
+        requests, turns = term.target_requests(), traits(term.loss).turns
+        found = [self._take(image.rot90(turn, (2, 3)), requests, shift) for turn in range(turns)]
+        if turns == 1:
+            return found[0]
+        return {tag: cast(Any, term.loss).joined([one[tag] for one in found]) for tag in requests}
+
+    def _match(self, targets: dict[str, Any], term: LayerTerm, picture: int) -> dict[str, Any]:
+        """Let a loss find the target of a picture among what it kept of the style image."""
+        loss, inputs = cast(MatchingLoss, term.loss), self.inputs[picture]
+        image = loss.to_match(inputs.content, inputs.content if inputs.start is None else inputs.start)
+        if image is None:
+            return targets
+        requests = {tag: TargetRequest(layer, Maps()) for tag, (layer, _) in term.target_requests().items()}
+        maps = self._take(image, requests, (0, 0))
+        with torch.no_grad():
+            return {tag: loss.match(target, maps[tag]) for tag, target in targets.items()}
 
     def _targets(self, term: LayerTerm, picture: int, image: Tensor, shift: Shift = (0, 0)) -> dict[str, Any]:
         config, is_shared = self.configs[0], self.device.type != "meta" and is_summed(term.loss)
@@ -148,7 +180,7 @@ class PictureLoss:
         # others are for this run only: a rehearsal, or losses that may draw numbers or remember
         store, which = (_targets, self._identity(image)) if is_shared else (self._own, picture)
         key = self.engine, *about, which, shift
-        return cast(dict[str, Any], cached(store, key, lambda: self._take(image, term, shift)))
+        return cast(dict[str, Any], cached(store, key, lambda: self._take_turned(image, term, shift)))
 
     def _request_content(self, shift: Roll) -> dict[str, LossRequest]:
         shifts, found = _of_each(shift, len(self.configs)), []
@@ -163,7 +195,8 @@ class PictureLoss:
             names = [f"{name} {config.content}" for name, config in zip(names, self.configs, strict=True)]
         first = _first_of_each(names)
         own = {picture: self._targets(term, picture, self.inputs[picture].styles[place]) for picture in first}
-        return _joined([own[picture] for picture in first])
+        found = [own[picture] for picture in first]
+        return _joined([self._match(f, term, p) for p, f in enumerate(found)] if self.keeps_start else found)
 
     def _request_styles(self, shift: Roll) -> dict[str, LossRequest]:
         requests: dict[str, LossRequest] = {}
@@ -225,6 +258,10 @@ def term(configs: Sequence[DictConfig], kind: str, like: Tensor, label: str = ""
     if isinstance(loss, SizedLoss):
         loss = loss.for_picture(*like.shape[2:])
     weights = [layer_weights(config, kind) for config in configs]
+    if traits(loss).joins_layers:
+        if any(of_image != weights[0] for of_image in weights):
+            raise Retry("Their layers have different weights, which hypercolumns are made with.")
+        loss = loss.for_layers(weights[0])
     return LayerTerm.of_batch(kind, loss, weights, combine, like=like, label=label)
 
 

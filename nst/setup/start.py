@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nst import configuration, runtime
+from nst.images.bands import finest_band
 from nst.images.pixels import PixelSpace
 from nst.networks.backbones import Backbone
 from nst.setup.inputs import Inputs
@@ -36,3 +37,13 @@ def start(config: DictConfig, inputs: Inputs, backbone: Backbone) -> Tensor:
     total = torch.stack(shares).sum(0)
     pictures = [make(style) * share / total for style, share in zip(inputs.styles, shares, strict=True)]
     return torch.stack(pictures).sum(0)
+
+
+def detail(config: DictConfig, inputs: Inputs, backbone: Backbone) -> Tensor | None:
+    """Return what ``schedule.detail`` adds to the picture of the scale before: the content's smallest details, or None.
+
+    ``(1, 3, H, W)`` in the configuration's pixel space. STROTSS begins its further scales so (Kolkin 2019, code).
+    """
+    share = config.schedule.get("detail", 0.0)
+    space = PixelSpace(config.pixel_space, backbone.preprocessing)
+    return share * finest_band(space.encode(inputs.content)) if share else None

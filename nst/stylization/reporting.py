@@ -74,8 +74,10 @@ class Reporter(Callback):
         inside = Inside(maps_of, show, self.steps, content=inputs.content, style=inputs.style, begun=begun)
         session.trackers = {**trackers, "inside": inside}
 
-    def at_scale(self, number: int, begin: int, canvas: Canvas) -> None:
-        """Say which scale begins at which step, and what becomes of its pixels."""
+    def at_scale(self, number: int, begin: int, canvas: Canvas, start: Tensor | None = None) -> None:
+        """Say which scale begins at which step, what becomes of its pixels, and its start, if targets need that."""
+        kept = {} if start is None else {"start": start.clone()}
+        self.place: dict[str, Any] = {"scale": number, "begin": begin, **kept}
         self.scale, self.scale_began, self.canvas = number, begin, canvas
 
     def step(self, step: Step) -> None:
@@ -84,8 +86,7 @@ class Reporter(Callback):
 
     def between(self, take_state: Callable[[], State] | None) -> None:
         """Save a checkpoint if it is due, and answer a signal."""
-        place: dict[str, Any] = {"scale": self.scale, "begin": self.scale_began}
-        self.session.between(take_state and (lambda: place | {"descent": take_state()}))
+        self.session.between(take_state and (lambda: self.place | {"descent": take_state()}))
 
     @contextlib.contextmanager
     def keeping_what_there_is(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ from nst.setup.fitting import MemoryPlan
 from nst.setup.inputs import Inputs, load_images
 from nst.setup.network import load_network
 from nst.setup.objective import LossWithTargets
-from nst.setup.start import start
+from nst.setup.start import detail, start
 from nst.stylization.reporting import Reporter
 
 log = logging.getLogger(__name__)
@@ -69,23 +69,27 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
             config = schedule.at(session.config, number)
             config.tile = tile or config.tile
             inputs = images if is_last else load_images(config, device)
-            with runtime.seeded(config.seed):  # so that losses that draw do not depend on where a run is carried on
-                losses, plan = take_targets(config, network, inputs)
             space = PixelSpace(config.pixel_space, network.preprocessing)
             # of a further scale only the size counts here: its pixels come with the state, from the scale before
             picture = torch.empty_like(inputs.content) if number else start(config, inputs, network)
             options = options_of(config, space, picture, begin + scales[number].steps, is_last)
-            if outcome is None:  # the first scale, or the one at which the checkpoint was saved
+            is_first = outcome is None  # of this process: the first of the run, or that of the checkpoint
+            if outcome is not None:
+                size, carry = (picture.shape[2], picture.shape[3]), schedule.carries(session.config)
+                state = at_size(outcome.state, size, options, carry, added=detail(config, inputs, network))
+                del outcome  # and with it what L-BFGS remembers
+            began_with = saved.get("start") if is_first and saved else state["pixels"] if state else picture
+            inputs.start = None if began_with is None else space.decode(began_with.to(picture))
+            with runtime.seeded(config.seed):  # so that losses that draw do not depend on where a run is carried on
+                losses, plan = take_targets(config, network, inputs)
+            if is_first:
                 reporter.begin(losses, memory or plan, space, picture)
                 session.restore_random_state()
                 begun.enter_context(session.holding_signals())
                 begun.enter_context(reporter.keeping_what_there_is())
             else:
-                height, width = picture.shape[2:]
-                log.info("Scale %d: %d x %d pixels, from step %d", number + 1, width, height, begin)
-                state = at_size(outcome.state, (height, width), options, schedule.carries(session.config))
-                del outcome  # and with it what L-BFGS remembers
-            reporter.at_scale(number, begin, inputs.canvas(space))
+                log.info("Scale %d: %d x %d pixels, from step %d", number + 1, *picture.shape[:1:-1], begin)
+            reporter.at_scale(number, begin, inputs.canvas(space), began_with if losses.keeps_start else None)
             optimizer = configuration.build(config.optimizer)
             with session.optimising(), plan.explained():
                 outcome = optimize(picture, losses, optimizer, options, callback=reporter, state=state)

@@ -24,9 +24,9 @@ from nst.losses import (
     transport,
 )
 from nst.losses.drawing import Drawing, sampled_positions, unit_directions
-from nst.losses.patches import nearest_patches
+from nst.losses.patches import nearest, normalized
 from nst.losses.protocols import DrawingLoss
-from nst.losses.similarity import cosine_distances, moment_distance, relaxed_emd, self_similarity
+from nst.losses.similarity import cosine_distances, moment_distance, moments, relaxed_emd, self_similarity
 from nst.losses.transport import matched_quantiles, sliced_wasserstein, wasserstein_1d
 from nst.networks import backbones
 from nst.setup.layers import layer_weights
@@ -372,7 +372,8 @@ def test_the_larger_of_the_two_sides_counts() -> None:
 def test_moments_see_the_lengths_that_cosines_do_not() -> None:
     vectors = maps(1, 4, 9)
     assert relaxed_emd(2 * vectors, vectors).item() == pytest.approx(0, abs=1e-12)
-    assert moment_distance(2 * vectors, vectors, "relative").item() == pytest.approx(1 + 3)  # doubled, and four times
+    # means are doubled, covariances four times as large
+    assert moment_distance(2 * vectors, moments(vectors), "relative").item() == pytest.approx(1 + 3)
 
 
 def test_self_similarity_does_not_see_lengths_and_rotations() -> None:
@@ -410,9 +411,9 @@ def test_a_transposed_or_shuffled_map_has_the_same_histograms() -> None:
 
 def test_patches_are_matched_in_parts_as_at_once() -> None:
     ours, others = maps(2, 12, 17), maps(1, 12, 23, seed=1)
-    at_once = nearest_patches(ours, others)
+    at_once = nearest(ours, normalized(others))
     for most in (1, 50, 100, 2 * 23 * 5):
-        assert torch.equal(nearest_patches(ours, others, most), at_once)
+        assert torch.equal(nearest(ours, normalized(others), most), at_once)
     scores = torch.nn.functional.cosine_similarity(ours[:, :, :, None], others[:, :, None], dim=1)
     assert torch.equal(at_once, scores.argmax(2))
 
