@@ -96,7 +96,7 @@ def test_a_scale_is_a_run_of_its_own_size_and_steps() -> None:
         (("schedule.sizes=[64,9000]",), r"9000 is no size"),
         (("schedule.sizes=[64,96.5]",), r"96\.5 is no size"),
         (("schedule.sizes=[64,true]",), r"True is no size"),
-        (("schedule.sizes=[64,64]",), r"must grow from scale to scale"),
+        (("schedule.sizes=[64,48]",), r"must not shrink from scale to scale"),
         (("schedule.from=8",), r"schedule\.from=8: a whole number from 16"),
         (("schedule.to=big",), r"schedule\.to=big: a whole number"),
         (("schedule.factor=1",), r"schedule\.factor=1: a number from 1\.05 up"),
@@ -118,6 +118,14 @@ def test_a_scale_is_a_run_of_its_own_size_and_steps() -> None:
         (("clip_gradient=-1",), r"clip_gradient=-1\.0 is out of range"),
         (("stop_change=nan",), r"stop_change=nan is out of range"),
         (("average=0.9", "optimizer=lbfgsb"), r"average goes with an optimiser of torch"),
+        (("schedule=pyramid", "schedule.again=-1"), r"schedule.again=-1 must be a whole number from 0"),
+        (("schedule=pyramid", "schedule.detail=-1"), r"schedule.detail=-1 must be a number from 0"),
+        (("schedule=pyramid", "+schedule.factors={gamma:[1]}"), r"schedule.factors.gamma: gamma is no number"),
+        (("schedule=pyramid", "+schedule.factors={content:[1]}"), r"content is no number of this configuration"),
+        (("schedule=pyramid", "+schedule.factors={alpha:2}"), r"schedule.factors.alpha=2 must be a list of numbers"),
+        (("schedule=pyramid", "+schedule.factors={alpha:[...]}"), r"must be a list of numbers, one for each scale"),
+        (("schedule=pyramid", "+schedule.factors={alpha:[1,x]}"), r"must be a list of numbers, one for each scale"),
+        (("schedule=pyramid", "schedule.factors=3"), r"schedule.factors must name numbers of the configuration"),
         (("lr_schedule=step", "optimizer=lbfgsb"), r"SciPy's L-BFGS-B has no learning rate"),
         (("clip_gradient=1", "optimizer=lbfgs"), r"clip_gradient: L-BFGS learns"),
         (("clip_gradient=1", "optimizer=lbfgsb"), r"clip_gradient: L-BFGS learns"),
@@ -235,6 +243,61 @@ def test_a_pyramid_from_to_loads_each_picture_at_its_own_size(tmp_path: Path) ->
     assert len(rows(tmp_path / "out")) == 10
 
 
+@pytest.mark.parametrize(
+    ("factors", "count", "expected"),
+    [
+        ([1, 0.5], 4, [1, 0.5, 0.5, 0.5]),
+        ([1, 0.5, 0.25], 2, [1, 0.5]),
+        ([1, "...", 0], 4, [1, 1, 1, 0]),
+        ([0, 1, "..."], 4, [0, 1, 1, 1]),
+        ([0, "...", 2, 3], 3, [0, 2, 3]),
+        ([0, "...", 1], 1, [1]),
+        ([3], 2, [3, 3]),
+    ],
+)
+def test_numbers_change_scale_by_scale(factors: list[Any], count: int, expected: list[float]) -> None:
+    sizes = [32 + 8 * scale for scale in range(count)]
+    given = ("optimizer=adam", "optimizer.lr=0.25", "schedule=pyramid", f"schedule.sizes={sizes}", "beta=0.5")
+    listed = json.dumps(factors).replace(" ", "").replace('"', "'")
+    whole = composed(*given, f"+schedule.factors={{beta:{listed},optimizer:{{lr:{listed}}}}}")
+    check.check(whole) if 0 not in factors else None
+    found = [schedule.at(whole, number) for number in range(count)]
+    assert [one.beta for one in found] == [0.5 * factor for factor in expected]
+    assert [one.optimizer.lr for one in found] == [0.25 * factor for factor in expected]
+    assert (whole.beta, whole.optimizer.lr) == (0.5, 0.25)
+
+
+def test_the_last_size_may_be_gone_through_again(tmp_path: Path) -> None:
+    given = (
+        "schedule=pyramid",
+        "schedule.from=32",
+        "schedule.factor=1.5",
+        "schedule.again=2",
+        "size=48",
+        "steps=[3,2]",
+    )
+    assert [(one.size, one.steps) for one in schedule.scales(composed(*given))] == [(32, 3), (48, 2), (48, 2), (48, 2)]
+    kept = (*given, *TINY[3:], "precision=float64", "clamp=never")
+    stylized(tmp_path / "out", *kept, "+schedule.factors={alpha:[1,...,2]}")
+    shown = record(tmp_path / "out")["scales"]
+    assert [one["width"] for one in shown] == [32, 48, 48, 48]
+    terms = [one["final"]["loss/content"] / one["final"]["unweighted/content"] for one in shown]
+    assert terms == pytest.approx([1, 1, 1, 2])
+
+
+def test_details_of_the_content_are_added_to_the_enlarged_picture(tmp_path: Path) -> None:
+    common = ("steps=3", "log_every=1", "evaluator=none", "jitter=0", "clamp=never", "precision=float64", "device=cpu")
+    both = stylized(tmp_path / "both", *TINY, *common, "schedule.detail=0.5")
+    small = stylized(tmp_path / "small", "size=32", *common)
+    problem = posed("size=48", *common)
+    content = problem.inputs.content
+    lost = torch.nn.functional.interpolate(content, [side // 2 for side in content.shape[2:]], mode="bilinear")
+    detail = content - torch.nn.functional.interpolate(lost, content.shape[2:], mode="bilinear")
+    enlarged = torch.nn.functional.interpolate(small.latest.step.pixels, (32, 48), mode="bicubic")
+    expected = problem.optimize(picture=enlarged + 0.5 * detail)
+    torch.testing.assert_close(both.latest.step.pixels, expected.last.pixels, rtol=1e-9, atol=1e-12)
+
+
 class Drawing:
     """A loss that draws from torch's own generator, for its target and at every step."""
 
@@ -332,7 +395,7 @@ def test_a_later_scale_that_diverges_leaves_what_it_began_with(tmp_path: Path) -
             found.total = found.total * torch.nan
             return found
 
-        bad.describe, bad.tile = losses.describe, losses.tile  # type: ignore[attr-defined]
+        bad.describe, bad.tile, bad.keeps_start = losses.describe, losses.tile, False  # type: ignore[attr-defined]
         return (bad if config.size == 48 else losses), fit
 
     with pytest.raises(Exception, match="NaN or infinite at step 3"):
