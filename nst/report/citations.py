@@ -18,6 +18,12 @@ from nst.samples import samples
 
 ROOT = Path(nst.__file__).parent.parent
 NETWORKS = {"squeezenet": "iandola2016squeezenet", "vgg": "simonyan2015very"}  # start of a name to its paper
+PARTS = {  # last part of a component's _target_ to its paper
+    **dict.fromkeys(("MomentsLoss", "LinearMMDLoss", "PolynomialMMDLoss", "GaussianMMDLoss"), "li2017demystifying"),
+    **{"SlicedWassersteinLoss": "heitz2021sliced", "HistogramLoss": "risser2017stable", "MRFLoss": "li2016combining"},
+    **dict.fromkeys(("RelaxedEMDLoss", "SelfSimilarityLoss", "from_detail"), "kolkin2019style"),
+    **{"NearestNeighborLoss": "kolkin2022neural", "Fourier": "olah2017feature"},
+}
 SCORES = {"ssim": "wang2004image", "lpips": "zhang2018unreasonable"}
 
 
@@ -27,12 +33,24 @@ def bibtex(runs: Sequence[Run]) -> str:
     asked = (("config", "backbone", "architecture"), ("scores", "evaluator"))
     names = {str(run.fact(*keys)) for run in runs for keys in asked}
     used += [paper for start, paper in sorted(NETWORKS.items()) if any(name.startswith(start) for name in names)]
+    parts = {t.rpartition(".")[2] for run in runs for t in _targets(run.fact("config"))}
+    used += list(dict.fromkeys(PARTS[part] for part in sorted(parts) if part in PARTS))
     scores = {name for run in runs for name, value in (run.fact("scores") or {}).items() if value is not None}
     used += [paper for name, paper in SCORES.items() if name in scores]
     recipes = sorted({run.choices.get("experiment", "none") for run in runs} - {"none"})
     folders = [*(path for run in runs for path in run.config_folders), str(ROOT / "conf")]
     entries = [_software(), *(_papers()[name] for name in used), *(_recipe(name, folders) for name in recipes)]
     return "\n\n".join(entry for entry in entries if entry) + "\n"
+
+
+def _targets(node: Any) -> list[str]:
+    """Return the ``_target_`` of every component in a recorded configuration."""
+    if isinstance(node, list):
+        return [target for one in node for target in _targets(one)]
+    if not isinstance(node, dict):
+        return []
+    own = [str(node["_target_"])] if "_target_" in node else []
+    return own + [target for one in node.values() for target in _targets(one)]
 
 
 def networks(runs: Sequence[Run]) -> list[str]:
