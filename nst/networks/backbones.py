@@ -22,7 +22,10 @@ from nst.images.pixels import PREPROCESSINGS, Preprocessing, extended
 from nst.networks import rescaling
 from nst.networks import weights as weight_sources
 
-ARCHITECTURES = ("squeezenet1_1", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn", "resnet18", "resnet50")
+ARCHITECTURES = (
+    *("squeezenet1_1", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+    *("resnet18", "resnet50"),
+)
 POOLINGS = ("max", "avg", "l2")
 PADDINGS = ("zeros", "replicate", "reflect")
 PADDING_LAYERS = ("first", "all")
