@@ -20,7 +20,7 @@ from nst.setup.layers import inspected_layers, layer_weights
 from nst.setup.objective import KINDS, cached
 
 _networks: LRUCache[Hashable, Backbone] = LRUCache(2)  # between the runs of a process
-OWN = "nst.networks.backbones.load"
+OURS = ("nst.networks.backbones.load", "nst.networks.traced.load")
 
 
 def forget() -> None:
@@ -76,7 +76,7 @@ def _network(config: DictConfig, layers: list[str], device: torch.device) -> Bac
         runtime.keep_freed_memory()
         return backbone
 
-    if config.backbone.get("_target_") != OWN:
+    if config.backbone.get("_target_") not in OURS:
         return build()  # one of the user's own may change while it is used
     file = existing_file(str(config.backbone.weights))
     version = [file.stat().st_mtime_ns, file.stat().st_size] if file is not None else None
