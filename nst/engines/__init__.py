@@ -51,7 +51,8 @@ def make(
         whole = Fused(backbone, dtype)
     else:
         if engine == "fused" and not isinstance(backbone, Backbone):
-            log.info("%s is not one of this package's networks: engine=plain runs it", type(backbone).__name__)
+            name = getattr(backbone, "name", type(backbone).__name__)
+            log.info("engine=fused: %s is not made for it, engine=plain runs it", name)
         whole = Plain(backbone, dtype, compiled)
     if tile is None:
         return whole
