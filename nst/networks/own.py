@@ -46,7 +46,8 @@ class OwnNetwork(nn.Module):
                 f"{self.name}.preprocessing is {type(declared).__name__}: a name ({', '.join(PREPROCESSINGS)}) or an "
                 "nst.images.pixels.Preprocessing is needed."
             )
-        if strange := {str(p.dtype).removeprefix("torch.") for p in network.parameters()} - {"float32"}:
+        held = [tensor for tensor in (*network.parameters(), *network.buffers()) if tensor.is_floating_point()]
+        if strange := {str(tensor.dtype).removeprefix("torch.") for tensor in held} - {"float32"}:
             log.info("%s has weights in %s: it computes in float32", self.name, " and ".join(sorted(strange)))
         self.network = network
         self.eval().requires_grad_(False)
