@@ -134,7 +134,8 @@ def test_precision_that_a_network_of_ones_own_does_not_have_is_told_once(tmp_pat
     text = result.stdout + result.stderr
     assert result.returncode == 0, text
     assert text.count("precision=bfloat16: OrientedEdges is not made for it, and computes in float32") == 1
-    assert "(plain, float32)" in text
+    assert "in float32 (plain, float32)" in text
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["computation"]["precision"] == "float32"
 
 
 CODE = (

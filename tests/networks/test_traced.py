@@ -154,7 +154,7 @@ def test_what_cannot_be_had_is_told_before_weights_are_loaded(
 
 def test_a_too_small_image_is_a_user_error(capfd: pytest.CaptureFixture[str]) -> None:
     net = traced.load("alexnet", "random", ["features.5"])
-    with pytest.raises(UserError, match="too small for the layers features.5"):
+    with pytest.raises(UserError, match=r"too small for the layers features\.5"):
         net(torch.rand(1, 3, 20, 20))
     assert capfd.readouterr().err == ""
 
