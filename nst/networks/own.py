@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nst.errors import UserError, unknown
 from nst.images.pixels import PREPROCESSINGS, Preprocessing
 from nst.networks.backbones import refuse_too_small
+from nst.networks.weights import Source
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,9 @@ class OwnNetwork(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise UserError(f"backbone: {type(network).__name__} is no network: a torch.nn.Module is needed.")
-        self.name, self.layers, self.source = type(network).__name__, tuple(layers), getattr(network, "source", None)
+        self.name, self.layers = type(network).__name__, tuple(layers)
+        source = getattr(network, "source", None)
+        self.source = source if isinstance(source, Source) else None
         declared: Any = getattr(network, "preprocessing", None)
         if declared is None:
             log.info(
