@@ -127,7 +127,9 @@ def problems(
         if any(node.target in (nnf.max_pool2d, torch.max_pool2d) for node in cut.graph.nodes):
             found.append(f"pooling={pooling}: {architecture} pools by a function that cannot be replaced: pooling=max.")
         elif not any(isinstance(module, nn.MaxPool2d) for module in cut.modules()):
-            found.append(f"pooling={pooling} changes nothing: {architecture} has no max pooling up to these layers.")
+            found.append(
+                f"pooling={pooling} changes nothing: {architecture} has no max pooling up to these layers: pooling=max."
+            )
     return found
 
 

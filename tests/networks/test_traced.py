@@ -19,11 +19,11 @@ from nst.networks import traced, weights
 # A network of each family, two of its modules, and one whose map its successor changes in place.
 FAMILIES = {
     "densenet121": ("features.denseblock1.denselayer2", "features.transition1", "features.norm0"),
-    "mobilenet_v2": ("features.2", "features.3", "features.0.1"),
-    "efficientnet_b0": ("features.1", "features.2", "features.0.1"),
+    "mobilenet_v2": ("features.2", "features.3", "features.1.conv.2"),
+    "efficientnet_b0": ("features.1", "features.2", "features.1.0.block.0"),
     "convnext_tiny": ("features.0", "features.1", "features.1.0"),
     "googlenet": ("conv2", "inception3a", "conv1.bn"),
-    "regnet_y_400mf": ("stem", "trunk_output.block1", "stem.1"),
+    "regnet_y_400mf": ("stem", "trunk_output.block1", "trunk_output.block2"),
     "shufflenet_v2_x0_5": ("conv1", "stage2", "conv1.1"),
     "resnet34": ("layer1", "layer2.0", "layer1.0.bn2"),
 }
@@ -161,7 +161,7 @@ def test_a_too_small_image_is_a_user_error(capfd: pytest.CaptureFixture[str]) ->
 
 def test_it_paints_and_its_memory_is_told() -> None:
     problem = posed(
-        "backbone=torchvision", "backbone.architecture=mobilenet_v2", "backbone.weights=random", "size=48",
+        "backbone=torchvision", "backbone.architecture=mobilenet_v2", "backbone.weights=random", "size=48", "pooling=max",
         "layers.content=[features.3]", "layers.style=[features.1:2,features.3]", "style_loss=gram_smooth",
         "content_loss=mse_smooth",
     )  # fmt: skip
