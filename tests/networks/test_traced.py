@@ -162,7 +162,7 @@ def test_a_too_small_image_is_a_user_error(capfd: pytest.CaptureFixture[str]) ->
 def test_it_paints_and_its_memory_is_told() -> None:
     problem = posed(
         "backbone=torchvision", "backbone.architecture=mobilenet_v2", "backbone.weights=random", "size=48",
-        "pooling=max", "layers.content=[features.3]", "layers.style=[features.1:2,features.3]", 
+        "pooling=max", "layers.content=[features.3]", "layers.style=[features.1:2,features.3]",
         "style_loss=gram_smooth", "content_loss=mse_smooth",
     )  # fmt: skip
     assert problem.fit.need is not None
