@@ -51,7 +51,8 @@ def make(
         whole = Fused(backbone, dtype)
     else:
         if engine == "fused" and not isinstance(backbone, Backbone):
-            log.info("%s is not one of this package's networks: engine=plain runs it", type(backbone).__name__)
+            name = getattr(backbone, "name", type(backbone).__name__)
+            log.info("engine=fused: %s is not made for it, engine=plain runs it", name)
         whole = Plain(backbone, dtype, compiled)
     if tile is None:
         return whole
@@ -68,5 +69,6 @@ def untileable(backbone: nn.Module, losses: Iterable[object]) -> str | None:
         if not is_summed(loss):
             return f"{type(loss).__name__} is no function of sums over positions"
     if tiles.receptive_fields(backbone) is None:
-        return f"the network ({type(backbone).__name__}) has a layer whose reach is not known"
+        name = getattr(backbone, "name", type(backbone).__name__)
+        return f"the network ({name}) has a layer whose reach is not known"
     return None

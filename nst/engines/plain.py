@@ -1,6 +1,5 @@
 """The plain engine: the network and the losses under torch's own autograd."""
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,8 +13,6 @@ from nst.losses.objective import LossRequest, TargetRequest
 from nst.losses.protocols import Layer
 from nst.networks.backbones import Backbone
 
-log = logging.getLogger(__name__)
-
 
 class Plain:
     """Runs a backbone module by module and hands its maps to the losses; autograd does the rest.
@@ -24,18 +21,16 @@ class Plain:
     """
 
     def __init__(self, backbone: nn.Module, dtype: torch.dtype, compiled: bool = False) -> None:
-        if dtype == torch.bfloat16:
-            if isinstance(backbone, Backbone):
-                backbone = backbone.in_bfloat16()
-            else:
-                log.info("%s is not one of this package's networks: it computes in float32", type(backbone).__name__)
+        self.is_lifted = dtype == torch.bfloat16 and not isinstance(backbone, Backbone)  # to float32, as it is
+        if dtype == torch.bfloat16 and isinstance(backbone, Backbone):
+            backbone = backbone.in_bfloat16()
         self.compiled = compiled
         is_real = all(parameter.device.type != "meta" for parameter in backbone.parameters())  # no rehearsal
         self.backbone = torch.compile(backbone) if compiled and is_real else backbone
 
     def describe(self, losses: Iterable[object]) -> str:
         """Say what computes; see ``nst.engines.Engine``."""
-        return "plain, compiled" if self.compiled else "plain"
+        return "plain" + ", compiled" * self.compiled + ", float32" * self.is_lifted
 
     def targets(self, image: Tensor, wanted: dict[str, TargetRequest]) -> dict[str, Any]:
         """Take the targets of an image; see ``nst.engines.Engine``."""

@@ -83,6 +83,16 @@ def _shifted_rows(features: Tensor, shift: float) -> Tensor:
     return rows + shift if shift else rows
 
 
+def smoothed(features: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the softmax of each image's map, divided by a temperature, over all its C N numbers, times C N.
+
+    Activation smoothing (Wang, Li & Vasconcelos 2021, "Rethinking and Improving the Robustness of Image Style
+    Transfer"). The factor, which a relative norm cancels, makes the mean 1, so that images of any size compare.
+    """
+    rows = at_least_float32(features).flatten(1)
+    return ((rows / temperature).softmax(1) * rows.shape[1]).view(features.shape)
+
+
 def gram_divisor(norm: str, shape: Sequence[float]) -> float:
     """Return what a Gram matrix is divided by, given ``(C, H, W)``; see ``gram_matrix``."""
     channels, height, width = shape
@@ -110,10 +120,10 @@ def content_loss(features: Tensor, target: Tensor, norm: str | float = "relative
     return content_value(squared_differences(features, target), target, norm, reduction)
 
 
-def content_value(sums: Tensor, target: Tensor, norm: str | float, reduction: str) -> Tensor:
-    """Finish ``content_loss`` from its ``squared_differences`` ``(B,)``."""
+def content_value(sums: Tensor, target: Tensor, norm: str | float, reduction: str, zero: float = 0.0) -> Tensor:
+    """Finish ``content_loss`` from its ``squared_differences`` ``(B,)``; ``zero`` is what an all-zero map would be."""
     elements = target[0].numel() if reduction == "mean" else 1
-    return sums / elements / divisor(norm, lambda: _size(target, reduction))
+    return sums / elements / divisor(norm, lambda: _size(target - zero, reduction))
 
 
 def gram_loss(
@@ -147,8 +157,12 @@ def gram_value(
     *,
     reduction: str,
     picture: int | None = None,
+    zero: float = 0.0,
 ) -> Tensor:
-    """Finish ``gram_loss`` from its ``channel_products`` ``(B, C, C)`` and the map's ``(C, H, W)``."""
+    """Finish ``gram_loss`` from its ``channel_products`` ``(B, C, C)`` and the map's ``(C, H, W)``.
+
+    ``zero`` is what the products of an all-zero map would be: the positions, if maps are ``smoothed``.
+    """
     channels, positions = shape[0], shape[1] * shape[2]
     named = {
         "CN": channels * positions,
@@ -156,8 +170,9 @@ def gram_value(
         "4C2N2": 4 * channels**2 * positions**2,
         "keras": 4 * 3**2 * (picture or positions) ** 2,
     }
-    error = squared_error(sums / gram_divisor(gram_norm, shape), target_gram, reduction)
-    return error / divisor(term_norm, lambda: _size(target_gram, reduction), **named)
+    own = gram_divisor(gram_norm, shape)
+    error = squared_error(sums / own, target_gram, reduction)
+    return error / divisor(term_norm, lambda: _size(target_gram - zero / own, reduction), **named)
 
 
 def total_variation(image: Tensor, kind: str = "squared", reduction: str = "mean") -> Tensor:

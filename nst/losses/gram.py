@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from nst.losses import functional as F
-from nst.losses.settings import check_choice, check_finite, check_norm, check_positive
+from nst.losses.settings import check_choice, check_finite, check_norm, check_positive, check_smoothing
 from nst.losses.summed import FunctionOfSums
 
 CROSS_LAYERS = ("none", "adjacent")
@@ -30,6 +30,9 @@ class GramLoss(FunctionOfSums):
         reduction: ``mean`` or ``sum`` over the matrix.
         shift: added to every activation first; -1 in Novak & Nikulin 2016, section 3.3.
         cross_layers: ``none`` or ``adjacent``.
+        smoothing: ``none``, or ``softmax`` of each map before its products; see ``functional.smoothed``. It looks at
+            the whole map, so that there are neither tiles nor regions; and goes with the defaults of the two above.
+        temperature: what maps are divided by before the softmax.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class GramLoss(FunctionOfSums):
         scale: float = 1.0,
         shift: float = 0.0,
         cross_layers: str = "none",
+        smoothing: str = "none",
+        temperature: float = 1.0,
     ) -> None:
         self.gram_norm = check_choice("gram_norm", gram_norm, F.GRAM_NORMS)
         self.term_norm = check_norm("term_norm", term_norm, F.TERM_NORMS)
@@ -47,8 +52,13 @@ class GramLoss(FunctionOfSums):
         self.scale = check_positive("scale", scale)
         self.shift = check_finite("shift", shift)
         self.couples_layers = check_choice("cross_layers", cross_layers, CROSS_LAYERS) == "adjacent"
+        self.is_smoothed = check_smoothing(smoothing, temperature)
+        self.temperature = temperature
+        if self.is_smoothed and (shift or self.couples_layers):
+            raise ValueError("smoothing=softmax goes with shift=0 and cross_layers=none")
+        self.takes_guide = not self.is_smoothed
         self.sums: Callable[..., Tensor] | None = None
-        if not self.couples_layers:
+        if not (self.couples_layers or self.is_smoothed):
             products = F.channel_products  # itself where it can be: engines know it
             self.sums = functools.partial(products, shift=self.shift) if shift else products
         self.picture: int | None = None
@@ -61,8 +71,8 @@ class GramLoss(FunctionOfSums):
 
     def value(self, sums: Tensor, target: Tensor, shape: Sequence[float]) -> Tensor:
         """Finish from the summed products of channels ``(B, C, C)``; ``shape`` is the map's ``(C, H, W)``."""
-        norms = self.gram_norm, self.term_norm
-        return F.gram_value(sums, target, shape, *norms, reduction=self.reduction, picture=self.picture)
+        norms, zero = (self.gram_norm, self.term_norm), shape[1] * shape[2] if self.is_smoothed else 0.0
+        return F.gram_value(sums, target, shape, *norms, reduction=self.reduction, picture=self.picture, zero=zero)
 
     def target_of_sums(self, sums: Tensor, shape: Sequence[float]) -> Tensor:
         """Return the Gram matrix ``(B, C, C)`` from the summed products of channels of the style image's map."""
@@ -70,6 +80,8 @@ class GramLoss(FunctionOfSums):
 
     def _summed(self, features: Maps, guide: Tensor | None) -> tuple[Tensor, Sequence[float]]:
         if isinstance(features, Tensor):
+            if self.is_smoothed:
+                return F.channel_products(F.smoothed(features, self.temperature)), features.shape[1:]
             return super()._summed(features, guide)
         first, second = features
         height, width = max(first.shape[2:], second.shape[2:], key=lambda size: size[0] * size[1])

@@ -49,3 +49,11 @@ def check_norm(name: str, value: str | float, choices: Sequence[str]) -> str | f
         known = f"{', '.join(choices)}.{nearest(value, choices)}"
         raise ValueError(f"{name}={value} is neither a number nor one of {known}")
     return value
+
+
+def check_smoothing(smoothing: str, temperature: float) -> bool:
+    """Tell whether maps are smoothed; refuse a word that is not known, and a temperature that changes nothing."""
+    is_smoothed = check_choice("smoothing", smoothing, ("none", "softmax")) == "softmax"
+    if check_positive("temperature", temperature) != 1 and not is_smoothed:
+        raise ValueError(f"temperature={temperature} goes with smoothing=softmax")
+    return is_smoothed

@@ -22,7 +22,10 @@ from nst.images.pixels import PREPROCESSINGS, RGB, Preprocessing, extended
 from nst.networks import rescaling
 from nst.networks import weights as weight_sources
 
-ARCHITECTURES = ("squeezenet1_1", "vgg16", "vgg19", "vgg16_bn", "vgg19_bn", "resnet18", "resnet50")
+ARCHITECTURES = (
+    *("squeezenet1_1", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+    *("resnet18", "resnet50"),
+)
 POOLINGS = ("max", "avg", "l2")
 PADDINGS = ("zeros", "replicate", "reflect")
 PADDING_LAYERS = ("first", "all")
@@ -196,7 +199,7 @@ def load(
         if isinstance(module, nn.ReLU):
             module.inplace = place - 1 not in taps  # else the map before it would silently become the map after it
         elif isinstance(module, nn.MaxPool2d) and pooling != "max":
-            features[place] = _pool(module, pooling, avg_scale)
+            features[place] = other_pooling(module, pooling, avg_scale)
     if padding != "zeros":
         _extend(features, padding, padding_layers)
     chosen = PREPROCESSINGS[chosen_preprocessing(weights, preprocessing)]
@@ -222,6 +225,32 @@ def problems(
     """Return what is wrong with the arguments of ``load``, one sentence each, without loading any weight."""
     if architecture not in ARCHITECTURES:
         return [unknown("architecture", architecture, ARCHITECTURES)]
+    found = problems_of_settings(architecture, weights, preprocessing, avg_scale, seed)
+    weights = pretrained.named_today(architecture, weights)
+    choices = {"padding": PADDINGS, "padding_layers": PADDING_LAYERS, "rescale": RESCALINGS}
+    for (name, known), value in zip(choices.items(), (padding, padding_layers, rescale), strict=True):
+        if value not in known:
+            found.append(f"backbone.{name}={value} is not one of {', '.join(known)}.{nearest(str(value), known)}")
+    if rescale == "mean_activation" and architecture.startswith("resnet"):
+        found.append(
+            f"backbone.rescale=mean_activation would change what {architecture} computes, whose blocks add their input "
+            "to their output. Use backbone.rescale=none, or another network."
+        )
+    if padding != "zeros" and padding_layers == "first" and architecture == "squeezenet1_1":
+        found.append(
+            f"backbone.padding={padding} would change nothing, since squeezenet1_1's first convolution has no padding. "
+            "Use backbone.padding_layers=all, or backbone.padding=zeros."
+        )
+    for name in layers:
+        try:
+            resolve(name, architecture, weights)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def problems_of_settings(architecture: str, weights: str, preprocessing: str, avg_scale: float, seed: int) -> list[str]:
+    """Return what is wrong with settings that any network of torchvision has, one sentence each."""
     found = []
     named = weight_sources.sources(architecture)
     weights = pretrained.named_today(architecture, weights)
@@ -248,25 +277,6 @@ def problems(
         found.append(f"backbone.avg_scale={avg_scale} must be a positive number.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         found.append(f"backbone.seed={seed} must be a whole number from 0 up.")
-    choices = {"padding": PADDINGS, "padding_layers": PADDING_LAYERS, "rescale": RESCALINGS}
-    for (name, known), value in zip(choices.items(), (padding, padding_layers, rescale), strict=True):
-        if value not in known:
-            found.append(f"backbone.{name}={value} is not one of {', '.join(known)}.{nearest(str(value), known)}")
-    if rescale == "mean_activation" and architecture.startswith("resnet"):
-        found.append(
-            f"backbone.rescale=mean_activation would change what {architecture} computes, whose blocks add their input "
-            "to their output. Use backbone.rescale=none, or another network."
-        )
-    if padding != "zeros" and padding_layers == "first" and architecture == "squeezenet1_1":
-        found.append(
-            f"backbone.padding={padding} would change nothing, since squeezenet1_1's first convolution has no padding. "
-            "Use backbone.padding_layers=all, or backbone.padding=zeros."
-        )
-    for name in layers:
-        try:
-            resolve(name, architecture, weights)
-        except UserError as error:
-            found.append(str(error))
     return found
 
 
@@ -373,7 +383,7 @@ def _skeleton(architecture: str) -> list[tuple[str, nn.Module]]:
     return [*stem, *((f"{name}.{index}", block) for name, stage in stages for index, block in enumerate(stage))]
 
 
-def _pool(pool: nn.MaxPool2d, pooling: str, scale: float) -> nn.Module:
+def other_pooling(pool: nn.MaxPool2d, pooling: str, scale: float) -> nn.Module:
     """Return the pooling that takes the place of a max pooling, window for window; only what is there counts."""
     kind = ScaledAvgPool2d if pooling == "avg" else L2Pool2d
     made = kind(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, count_include_pad=False)

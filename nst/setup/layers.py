@@ -6,7 +6,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nst.errors import ConfigError, UserError
-from nst.networks import backbones
+from nst.networks import backbones, traced
+
+TRACED = "nst.networks.traced.load"
 
 
 def layer_weights(config: DictConfig, kind: str) -> dict[str, float]:
@@ -75,6 +77,13 @@ def _pairs(listed: Any) -> list[tuple[str, Any]]:
 
 
 def _canonical_name(config: DictConfig, name: str) -> str:
-    """Return a layer's canonical name; a backbone from outside has its own names."""
+    """Return a layer's canonical name; a backbone from outside has its own names.
+
+    Raises UserError if a network of torchvision has no such layer.
+    """
     architecture, weights = config.backbone.get("architecture"), config.backbone.get("weights")
+    if config.backbone.get("_target_") == TRACED:
+        if architecture in traced.NETWORKS:
+            traced.resolve(name, architecture)
+        return name
     return backbones.resolve(name, architecture, weights).name if architecture in backbones.ARCHITECTURES else name

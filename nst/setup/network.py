@@ -1,6 +1,7 @@
 """The frozen network that a configuration names, with its weights; one that an earlier run left is taken again."""
 
 import json
+import logging
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -16,11 +17,14 @@ from nst.images.pixels import with_margin
 from nst.losses.functional import at_least_float32
 from nst.networks import backbones
 from nst.networks.backbones import Backbone
+from nst.networks.own import OwnNetwork
+from nst.networks.traced import Traced
 from nst.setup.layers import inspected_layers, layer_weights
 from nst.setup.objective import KINDS, cached
 
+log = logging.getLogger(__name__)
 _networks: LRUCache[Hashable, Backbone] = LRUCache(2)  # between the runs of a process
-OWN = "nst.networks.backbones.load"
+OURS = ("nst.networks.backbones.load", "nst.networks.traced.load")
 
 
 def forget() -> None:
@@ -62,9 +66,9 @@ def inspected_maps(config: DictConfig, device: torch.device) -> Callable[[Tensor
 def _network(config: DictConfig, layers: list[str], device: torch.device) -> Backbone:
     dtype = runtime.pixel_dtype(config.precision)
 
-    def build() -> Backbone:
+    def build() -> Any:
         try:
-            backbone: Backbone = configuration.build(config.backbone, layers=layers, pooling=config.pooling)
+            backbone: Any = configuration.build(config.backbone, layers=layers, pooling=config.pooling)
         except UserError as error:
             has_other_units = config.backbone.get("weights") == "torchvision" and config.pixel_space == "network"
             if not has_other_units or config.clamp_range is None:
@@ -72,12 +76,16 @@ def _network(config: DictConfig, layers: list[str], device: torch.device) -> Bac
             bundled = backbones.no_download(str(config.backbone.get("architecture")), layers)
             other = "take another recipe: rate and limits of this one are in units of these weights' preprocessing."
             raise UserError(str(error).replace(bundled, other)) from error
+        if not isinstance(backbone, Backbone | Traced):
+            backbone = OwnNetwork(backbone, layers)
+        if config.precision == "bfloat16" and not isinstance(backbone, Backbone):
+            log.info("precision=bfloat16: %s is not made for it, and computes in float32", backbone.name)
         backbone = backbone.to(device, dtype)
         runtime.keep_freed_memory()
         return backbone
 
-    if config.backbone.get("_target_") != OWN:
-        return build()  # one of the user's own may change while it is used
+    if config.backbone.get("_target_") not in OURS:  # one of the user's own may change while it is used
+        return build()
     file = existing_file(str(config.backbone.weights))
     version = [file.stat().st_mtime_ns, file.stat().st_size] if file is not None else None
     node: Any = OmegaConf.to_container(config.backbone, resolve=True)

@@ -58,8 +58,8 @@ class Reporter(Callback):
         )
         if len(plan := schedule.scales(config)) > 1 and "scales" not in record.facts:
             record.note(scales=[vars(one) for one in plan])
-        precision = runtime.choose_precision(config.precision, session.device)
-        engine = losses.describe()
+        engine = losses.describe()  # which says so where a network is not made for bfloat16
+        precision = runtime.choose_precision("float32" if "float32" in engine else config.precision, session.device)
         record.note_computation(precision=precision, engine=engine, tile=str(losses.tile or "none"))
         with session.on_console():
             log.info("%s", self._headline(precision, engine))
