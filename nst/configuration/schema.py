@@ -145,8 +145,11 @@ class Config:
 
     backbone: Any = _knob("network: which one, its weights, its preprocessing")
     layers: Any = _knob("content and style layers, each with a weight; follows the backbone")
-    content_loss: Any = _knob("how far a map is from the content image's")
-    style_loss: Any = _knob("how far a layer's statistics are from the style image's")
+    content_loss: Any = _knob("how far a map is from the content image's; several: content_loss=mse+self_similarity")
+    style_loss: Any = _knob(
+        "how far a layer's statistics are from the style image's; several: style_loss=gram+histogram "
+        "style_loss.weights.gram=2"
+    )
     init: Any = _knob("the picture to start from")
     optimizer: Any = _knob("how to descend; also sets clamp and jitter to what suits it")
     schedule: Any = _knob("one scale, or coarse to fine: the sizes")
