@@ -59,7 +59,8 @@ class Config:
     color: str = _knob(
         "whose colours",
         choices="style | luminance (the content's, only the luminance is painted) | match_pca (the style image gets "
-        "the content's first) | match_cholesky (likewise) | match_histogram (likewise)",
+        "the content's first) | match_cholesky (likewise) | match_histogram (likewise) | recolored (the "
+        "picture is shown and saved in the content's, brought to the style's)",
     )
     size: int = _knob(
         "pixels of the side that `fit` names, for content and (unless style_size says else) style",

@@ -75,6 +75,7 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
             # of a further scale only the size counts here: its pixels come with the state, from the scale before
             picture = torch.empty_like(inputs.content) if number else start(config, inputs, network)
             options = options_of(config, space, picture, begin + scales[number].steps, is_last)
+            reporter.at_scale(number, begin, inputs.canvas(space))
             if outcome is None:  # the first scale, or the one at which the checkpoint was saved
                 reporter.begin(losses, memory or plan, space, picture)
                 session.restore_random_state()
@@ -85,7 +86,6 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
                 log.info("Scale %d: %d x %d pixels, from step %d", number + 1, width, height, begin)
                 state = at_size(outcome.state, (height, width), options, schedule.carries(session.config))
                 del outcome  # and with it what L-BFGS remembers
-            reporter.at_scale(number, begin, inputs.canvas(space))
             optimizer = configuration.build(config.optimizer)
             with session.optimising(), plan.explained():
                 outcome = optimize(picture, losses, optimizer, options, callback=reporter, state=state)
