@@ -1,4 +1,4 @@
-"""Hydra's view of a recipe: one file under ``conf/experiment``, in parts that may be replaced one by one.
+"""Hydra's view of a recipe: one file under ``conf/experiment``, in parts that may be replaced one by one; and of sums.
 
 Hydra imports this module whenever it starts, so that it imports nothing that is slow.
 """
@@ -41,14 +41,15 @@ class RecipeSource(ConfigSource):
         return "recipe"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Return a recipe without its parts, or one of them."""
+        """Return a recipe without its parts, one of them, or a sum of options."""
         config = recipes.compose(config_path, _Folders(self.read))
         if config is None:
             raise ConfigLoadError(f"Config not found : {config_path}")
-        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(config), {"package": "_global_"})
+        package = None if config_path.partition("/")[0] in recipes.ADDED else "_global_"
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(config), {"package": package})
 
     def is_config(self, config_path: str) -> bool:
-        """Tell whether there is such a recipe or part of one."""
+        """Tell whether there is such a recipe, part of one, or sum."""
         return recipes.compose(config_path, _Folders(self.read)) is not None
 
     def is_group(self, config_path: str) -> bool:

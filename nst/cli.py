@@ -25,6 +25,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from nst.configuration.recipes import ADDED
 from nst.errors import UserError, nearest
 from nst.files import exists
 
@@ -194,7 +195,9 @@ def _missing_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not error.options:
         return f"{_first_line(error)} {HELP_HINT}"
-    return f"There is no {group}={option}.{nearest(option, error.options)} Known: {', '.join(error.options)}."
+    known = error.options
+    option = next((one for one in option.split("+") if one not in known), option)  # of a sum
+    return f"There is no {group}={option}.{nearest(option, known)} Known: {', '.join(known)}."
 
 
 def _composition(error: BaseException) -> str:
@@ -231,6 +234,8 @@ def _composition(error: BaseException) -> str:
 
 def _takes(target: Any, argument: str) -> bool:
     """Tell whether a component's class or function has such an argument, as far as that can be told."""
+    if target is None:  # a mapping of names, such as weights
+        return False
     try:
         parameters = inspect.signature(hydra.utils.get_object(str(target))).parameters.values()
     except Exception:
@@ -264,6 +269,11 @@ def as_typed(argument: str) -> str:
     knob = name.lstrip("+")
     if not equals or text in ("", "null") or text[:1] in ("'", '"'):
         return argument
+    if knob in ADDED and re.search(
+        r"\[\s*\w", text
+    ):  # Hydra would take the arguments of one loss after the other, and the last loss
+        added = re.sub(r"\[(.*?)]", lambda found: re.sub(r"\s*,\s*", "+", found[1].strip()), text)
+        raise UserError(f"{argument}: losses are added with a +, not listed: {name}={added}. {HELP_HINT}")
     if knob in SENTENCES:
         return f"{name}={quoted(text)}"
     return f"{name}={_quoted_paths(text)}" if knob in PATHS else argument

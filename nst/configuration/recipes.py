@@ -9,6 +9,8 @@ the recipe. So Hydra is shown the recipe in parts: an option of the recipe's own
 * What the recipe says of ``backbone`` and ``layers`` holds for networks of one family, such as VGG-16 and VGG-19, whose
   layers have the same names; beside another network it goes.
 * What it sets in a group without choosing an option holds for whatever option is chosen.
+
+Hydra is shown one thing more that is no file: the sum of several options of a group of losses, ``gram+histogram``.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from nst.errors import UserError
+
 # Knobs that come with an option of a group; conf/config.yaml has no value for them.
 COMPANIONS = {"optimizer": ("clamp", "clamp_range", "clamp_until", "clip_gradient", "jitter", "optimizer_units")}
+ADDED = ("content_loss", "style_loss")  # groups whose options can be added up; in what is shown, they stand alone
 NETWORK = "recipe"  # the group, for Hydra alone, by which a recipe's arguments of the backbone come
 _ON_NETWORK = re.compile(r"(?P<recipe>.+) for (?P<own>.+) on (?P<backbone>.+)")  # a recipe's for its own network
 
@@ -98,6 +103,8 @@ class Recipe:
         brings = group == "optimizer" and self.brings_rates
         rates = [{"override /lr_schedule": self._option("lr_schedule")}] if brings else []
         based_on = self.own_choices.get(group) or self._inherited(group)
+        if group in ADDED:
+            return {"defaults": [based_on, "_self_"], **self.lines(group)[group]}
         return {"defaults": [f"/{group}/{based_on}", "_self_", *rates], **self.lines(group)}
 
     def on_network(self, group: str, own: str, backbone: str) -> dict[str, Any]:
@@ -121,19 +128,33 @@ class Recipe:
 
 
 def read(name: str, files: Files) -> Recipe:
-    """Return the recipe of a name, and those that it is based on."""
+    """Return the recipe of a name, and those that it is based on.
+
+    Raises:
+        UserError: it lists losses where it should add them.
+    """
     values = files.load(f"experiment/{name}")
     defaults = values.pop("defaults", None) or []
     named = [entry.removeprefix("/experiment/") for entry in defaults if isinstance(entry, str) and entry != "_self_"]
     bases = [read(base, files) for base in named if base != name and files.has(f"experiment/{base}")]
+    for entry in defaults:
+        for key, option in entry.items() if isinstance(entry, dict) else ():
+            if key.rpartition("/")[2] in ADDED and isinstance(option, list):  # Hydra would merge their arguments
+                raise UserError(f"experiment={name}: losses are added with a +, not listed: {key}: {'+'.join(option)}")
     return Recipe(name, defaults, values, bases, files)
 
 
 def compose(path: str, files: Files) -> dict[str, Any] | None:
-    """Return what Hydra is shown under a path: a recipe without its parts, or one of them; None if it is neither."""
+    """Return what Hydra is shown under a path, or None: a recipe without its parts, one of them, or a sum of losses.
+
+    Raises:
+        UserError: a sum names one of its losses twice.
+    """
     group, _, option = path.partition("/")
     if group == "experiment":
         return read(option, files).rest() if files.has(path) else None
+    if group in ADDED and "+" in option:
+        return added(group, option, files)
     found = _ON_NETWORK.fullmatch(option)
     name = found["recipe"] if found else option
     if not name or files.has(path) or not files.has(f"experiment/{name}"):
@@ -142,6 +163,18 @@ def compose(path: str, files: Files) -> dict[str, Any] | None:
     if found:
         return recipe.on_network(group, found["own"], found["backbone"])
     return recipe.part(group) if group in recipe.parts else None
+
+
+def added(group: str, option: str, files: Files) -> dict[str, Any] | None:
+    """Return the sum of several losses, such as ``gram+histogram``, or None if one of them is no file."""
+    names = option.split("+")
+    if not all(files.has(f"{group}/{name}") or compose(f"{group}/{name}", files) for name in names):
+        return None
+    if twice := [name for name in names if names.count(name) > 1]:
+        weight = f"{group}.weights.{twice[0]}=2"
+        raise UserError(f"{group}={option} names {twice[0]} twice. Name it once: of a sum, {weight} counts it double.")
+    weights = {"weights": dict.fromkeys(names, 1.0), "scale": 1.0}
+    return {"defaults": [*(f"{n}@losses.{n}" for n in names), "_self_"], "_target_": "nst.losses.SumLoss", **weights}
 
 
 def family(backbone: str) -> str:

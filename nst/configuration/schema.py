@@ -59,7 +59,8 @@ class Config:
     color: str = _knob(
         "whose colours",
         choices="style | luminance (the content's, only the luminance is painted) | match_pca (the style image gets "
-        "the content's first) | match_cholesky (likewise) | match_histogram (likewise)",
+        "the content's first) | match_cholesky (likewise) | match_histogram (likewise) | recolored (the "
+        "picture is shown and saved in the content's, brought to the style's)",
     )
     size: int = _knob(
         "pixels of the side that `fit` names, for content and (unless style_size says else) style",
@@ -145,8 +146,11 @@ class Config:
 
     backbone: Any = _knob("network: which one, its weights, its preprocessing")
     layers: Any = _knob("content and style layers, each with a weight; follows the backbone")
-    content_loss: Any = _knob("how far a map is from the content image's")
-    style_loss: Any = _knob("how far a layer's statistics are from the style image's")
+    content_loss: Any = _knob("how far a map is from the content image's; several: content_loss=mse+self_similarity")
+    style_loss: Any = _knob(
+        "how far a layer's statistics are from the style image's; several: style_loss=gram+histogram "
+        "style_loss.weights.gram=2"
+    )
     init: Any = _knob("the picture to start from")
     parameterization: Any = _knob("what the optimiser moves: the pixels, or coefficients that they are made of")
     optimizer: Any = _knob("how to descend; also sets clamp and jitter to what suits it")

@@ -124,9 +124,17 @@ def _draws(config: Mapping[Any, Any]) -> bool:
     """Tell whether the seed can change the picture; what is not ours may draw."""
     start = str(config["init"].get("_target_"))
     fixed = [f"nst.optimization.initial.from_{name}" for name in _FIXED_STARTS]
-    losses = [str(config[f"{kind}_loss"].get("_target_")) for kind in ("content", "style")]
+    losses = [target for kind in ("content", "style") for target in _losses_of(config[f"{kind}_loss"])]
     amplitude = config["init"].get("amplitude", 0) if start.endswith("style_color") else 0
     is_fixed = start in fixed and not amplitude and all(loss.rpartition(".")[2] in _FIXED_LOSSES for loss in losses)
     parts = [*losses, *(str(config[group].get("_target_")) for group in ("backbone", "optimizer", "lr_schedule"))]
     is_ours = all(part.startswith(("nst.", "torch.optim.")) for part in parts)
     return bool(config["jitter"]) or not (is_fixed and is_ours)
+
+
+def _losses_of(node: Mapping[Any, Any]) -> list[str]:
+    """Return the class of a loss, or the classes of those that it adds up."""
+    target = str(node.get("_target_"))
+    if target != "nst.losses.SumLoss":
+        return [target]
+    return [inner for loss in node["losses"].values() for inner in _losses_of(loss)]

@@ -1,10 +1,11 @@
 """What becomes of the pixels that are optimised: parts that stay the content's, and colours that stay the content's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from nst.images import color
+from nst.images import color, palette
+from nst.images.palette import Palette
 from nst.images.pixels import PixelSpace
 
 
@@ -16,6 +17,7 @@ class Canvas:
     content: Tensor  # as the network sees it, (1, 3, H, W) RGB in [0, 1]
     protected: Tensor | None = None  # (1, 1, H, W), 1 where the content stays as it is
     colors: Tensor | None = None  # (1, 3, H, W), whose colours the picture gets, of its own keeping the luminance
+    palettes: list[Palette] = field(default_factory=list)  # in whose colours the picture is shown; none: in its own
 
     def paint(self, pixels: Tensor) -> Tensor:
         """Return the pixels ``(B, 3, H, W)`` as they count: grey if colours do not, the content where protected."""
@@ -33,4 +35,9 @@ class Canvas:
     def decode(self, pixels: Tensor) -> Tensor:
         """Return the picture, RGB ``(B, 3, H, W)``, not clamped."""
         picture = self.seen(pixels)
-        return picture if self.colors is None else color.with_luminance(self.colors, color.luminance(picture))
+        if self.colors is not None:
+            return color.with_luminance(self.colors, color.luminance(picture))
+        if not self.palettes:
+            return picture
+        picture = palette.recolored(picture, self.palettes)
+        return picture if self.protected is None else picture + self.protected * (self.content - picture)

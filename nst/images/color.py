@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 LUMINANCE = (0.299, 0.587, 0.114)
-COLORS = ("style", "luminance", "match_pca", "match_cholesky", "match_histogram")
+COLORS = ("style", "luminance", "match_pca", "match_cholesky", "match_histogram", "recolored")
 FLAT = (2 / 255) ** 2  # a variance that rounding and JPEG leave in a grey scan; stretched, it would be bright blocks
 
 
@@ -29,13 +29,13 @@ def prepare(kind: str, content: Tensor, styles: Sequence[Tensor]) -> tuple[Tenso
     """Return the content and the style images as the network is to see them.
 
     Args:
-        kind: ``style`` leaves them as they are; ``luminance`` takes the colours out of all and matches the styles'
-            luminance to the content's; ``match_pca``, ``match_cholesky`` and ``match_histogram`` give the styles the
-            content's colours.
+        kind: ``style`` and ``recolored`` (see ``nst.images.palette``) leave them as they are; ``luminance`` takes the
+            colours out of all and matches the styles' luminance to the content's; ``match_pca``, ``match_cholesky``
+            and ``match_histogram`` give the styles the content's colours.
         content: ``(1, 3, H, W)``.
         styles: ``(1, 3, H', W')`` each; what is returned has the same sizes, in [0, 1].
     """
-    if kind == "style":
+    if kind in ("style", "recolored"):
         return content, list(styles)
     if kind == "luminance":
         grey = luminance(content)
@@ -65,8 +65,8 @@ def match_luminance(style: Tensor, content: Tensor) -> Tensor:
 
     Where it is constant, so is the result.
     """
-    centred, _, variance = _moments(style)
-    _, mean, wanted = _moments(content)
+    centred, _, variance = moments(style)
+    _, mean, wanted = moments(content)
     scale = torch.where(variance > FLAT, (wanted / variance.clamp(min=FLAT)).sqrt(), 0.0)
     return _as(scale * centred + mean, style)
 
@@ -78,7 +78,7 @@ def match_pca(style: Tensor, content: Tensor) -> Tensor:
     a direction in which the style's colours hardly vary (a standard deviation below 2 of 255: a grey style, a single
     colour) there is nothing to stretch: the pseudo-inverse leaves it out, and the covariance is matched in the others.
     """
-    return _mapped(style, content, _symmetric_root)
+    return _mapped(style, content, symmetric_root)
 
 
 def match_cholesky(style: Tensor, content: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def match_histogram(style: Tensor, content: Tensor) -> Tensor:
     return _as(torch.stack([torch.stack(channels) for channels in matched]), style)
 
 
-def _moments(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def moments(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the pixels ``(B, C, N)`` less their mean ``(B, C, 1)``, that mean, and the covariance ``(B, C, C)``."""
     pixels = image.detach().to("cpu", torch.float64).flatten(2)
     mean = pixels.mean(2, keepdim=True)
@@ -107,13 +107,13 @@ def _moments(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _mapped(style: Tensor, content: Tensor, root: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the style's colours after the linear map that is made of a root of either covariance."""
-    centred, _, covariance = _moments(style)
-    _, mean, wanted = _moments(content)
+    centred, _, covariance = moments(style)
+    _, mean, wanted = moments(content)
     whitening = torch.linalg.pinv(root(covariance), atol=FLAT**0.5, rtol=0.0)
     return _as(root(wanted) @ whitening @ centred + mean, style)
 
 
-def _symmetric_root(covariance: Tensor) -> Tensor:
+def symmetric_root(covariance: Tensor) -> Tensor:
     """Return the symmetric S with S S = the covariance ``(B, C, C)``."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT
@@ -121,7 +121,7 @@ def _symmetric_root(covariance: Tensor) -> Tensor:
 
 def _cholesky_factor(covariance: Tensor) -> Tensor:
     """Return the lower triangular L, its diagonal not negative, with L L^T = the covariance, which may be singular."""
-    upper = torch.linalg.qr(_symmetric_root(covariance)).R  # S^T S = R^T Q^T Q R = R^T R
+    upper = torch.linalg.qr(symmetric_root(covariance)).R  # S^T S = R^T Q^T Q R = R^T R
     return upper.mT * upper.diagonal(dim1=1, dim2=2).sign()[:, None]
 
 

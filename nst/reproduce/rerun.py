@@ -83,7 +83,9 @@ def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:
         raise UserError(f"The run lacks knobs that this version has, and there is no {CONF} to take them from.")
     configuration.register()
     groups = (*configuration.GROUPS, "task", "experiment", "study")
-    chosen = [f"{name}={choices[name]}" for name in groups if (CONF / name / f"{choices.get(name)}.yaml").is_file()]
+    parts = {name: choices.get(name, "").split("+") for name in groups}  # of a sum of losses there are several
+    is_ours = {name: all((CONF / name / f"{part}.yaml").is_file() for part in parts[name]) for name in groups}
+    chosen = [f"{name}={choices[name]}" for name in groups if is_ours[name]]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
             composed = compose("config", chosen)

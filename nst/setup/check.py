@@ -204,7 +204,7 @@ def _check_losses(config: DictConfig, made: Mapping[str, Any]) -> list[str]:
     elif config.style_masks is not None and "style_loss" in made and not is_guidable(made["style_loss"]):
         found.append(
             f"style_masks: {type(made['style_loss']).__name__} cannot be confined to a region. These can: "
-            "style_loss=gram, moments, gaussian_wasserstein, mmd_linear and mmd_polynomial."
+            "style_loss=gram, moments, gaussian_wasserstein, mmd_linear and mmd_polynomial, and sums of these."
         )
     return found
 

@@ -14,6 +14,7 @@ from nst import configuration, runtime
 from nst.errors import UserError
 from nst.images import color, rgb
 from nst.images.canvas import Canvas
+from nst.images.palette import Palette, palette
 from nst.images.pixels import PixelSpace
 from nst.losses import is_guidable
 
@@ -29,6 +30,7 @@ class Inputs:
         masks: of each style ``(1, 1, H, W)`` in [0, 1], where it goes, or None for everywhere.
         protected: ``(1, 1, H, W)`` in [0, 1], where the content stays as it is, or None.
         colors: the content image in colour, where only its luminance is painted, or None.
+        palettes: of each style, where the picture is shown in the content's colours brought to the style's.
         start: the picture that the scale begins with, ``(1, 3, H, W)`` RGB, not clamped; None: the content.
     """
 
@@ -38,6 +40,7 @@ class Inputs:
     masks: list[Tensor | None] = field(default_factory=list)
     protected: Tensor | None = None
     colors: Tensor | None = None
+    palettes: list[Palette] = field(default_factory=list)
     start: Tensor | None = None
 
     @property
@@ -47,7 +50,7 @@ class Inputs:
 
     def canvas(self, space: PixelSpace) -> Canvas:
         """Return what becomes of the pixels."""
-        return Canvas(space, self.content, self.protected, self.colors)
+        return Canvas(space, self.content, self.protected, self.colors, self.palettes)
 
     def regions(self) -> list[Tensor | None]:
         """Return where each style is to be looked for ``(1, 1, H, W)``: in its mask, and not where nothing is painted.
@@ -82,7 +85,7 @@ def load_images(config: DictConfig, device: torch.device) -> Inputs:
     masks = [rgb.load_mask(one.mask, shape, natural) if one.mask is not None else None for one in listed]
     protected = rgb.load_mask(config.content_mask, shape, natural) if config.content_mask is not None else None
     seen, styles = color.prepare(config.color, content, styles)
-    return Inputs(
+    inputs = Inputs(
         seen.to(device, dtype),
         [style.to(device, dtype) for style in styles],
         shape=natural,
@@ -90,6 +93,21 @@ def load_images(config: DictConfig, device: torch.device) -> Inputs:
         protected=None if protected is None else protected.to(device, dtype),
         colors=content.to(device, dtype) if config.color == "luminance" else None,
     )
+    if config.color == "recolored":
+        shares = shares_of(listed, inputs)
+        pairs = zip(inputs.styles, shares, strict=True)
+        inputs.palettes = [palette(inputs.content, style, share / torch.stack(shares).sum(0)) for style, share in pairs]
+    return inputs
+
+
+def shares_of(styles: Sequence[configuration.Style], inputs: Inputs) -> list[Tensor]:
+    """Return how much each style counts at each pixel ``(1, 1, H, W)``, above 0: in its mask, by its weight."""
+    whole = torch.ones_like(inputs.content[:, :1])
+    masks = inputs.masks or [None] * len(styles)
+    return [
+        (whole if mask is None else mask).clamp(min=1e-6) * style.weight
+        for style, mask in zip(styles, masks, strict=True)
+    ]
 
 
 def regions_for(inputs: Inputs, loss: Any) -> list[Tensor | None]:

@@ -8,7 +8,7 @@ from nst import configuration, runtime
 from nst.images.bands import finest_band
 from nst.images.pixels import PixelSpace
 from nst.networks.backbones import Backbone
-from nst.setup.inputs import Inputs
+from nst.setup.inputs import Inputs, shares_of
 
 RECOLORED = "nst.optimization.initial.from_recolored"
 
@@ -29,11 +29,7 @@ def start(config: DictConfig, inputs: Inputs, backbone: Backbone) -> Tensor:
 
     if len(inputs.styles) == 1 or config.init.get("_target_") != RECOLORED:
         return make(inputs.style)
-    whole = torch.ones_like(inputs.content[:, :1])
-    shares = [
-        (whole if mask is None else mask).clamp(min=1e-6) * style.weight
-        for style, mask in zip(configuration.styles(config), inputs.masks, strict=True)
-    ]
+    shares = shares_of(configuration.styles(config), inputs)
     total = torch.stack(shares).sum(0)
     pictures = [make(style) * share / total for style, share in zip(inputs.styles, shares, strict=True)]
     return torch.stack(pictures).sum(0)

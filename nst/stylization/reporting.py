@@ -68,8 +68,7 @@ class Reporter(Callback):
         inputs, trackers = self.images, common.of_any_task(session, self.images.shape, self.steps, self.evaluator)
         maps_of = inspected_maps(config, session.device)
         if session.saved is None:
-            first = inputs.canvas(space).decode(start)
-            common.show_inputs(trackers["tensorboard"], inputs.content, inputs.styles, first)
+            common.show_inputs(trackers["tensorboard"], inputs.content, inputs.styles, self.canvas.decode(start))
         show, begun = trackers["tensorboard"].show, session.saved is not None
         inside = Inside(maps_of, show, self.steps, content=inputs.content, style=inputs.style, begun=begun)
         session.trackers = {**trackers, "inside": inside}

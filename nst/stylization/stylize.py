@@ -82,6 +82,7 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
             inputs.start = None if began_with is None else space.decode(began_with.to(picture))
             with runtime.seeded(config.seed):  # so that losses that draw do not depend on where a run is carried on
                 losses, plan = take_targets(config, network, inputs)
+            reporter.at_scale(number, begin, inputs.canvas(space), began_with if losses.keeps_start else None)
             if is_first:
                 reporter.begin(losses, memory or plan, space, picture)
                 session.restore_random_state()
@@ -89,7 +90,6 @@ def stylize(session: Session, take_targets: TakeTargets = take_targets) -> None:
                 begun.enter_context(reporter.keeping_what_there_is())
             else:
                 log.info("Scale %d: %d x %d pixels, from step %d", number + 1, *picture.shape[:1:-1], begin)
-            reporter.at_scale(number, begin, inputs.canvas(space), began_with if losses.keeps_start else None)
             optimizer = configuration.build(config.optimizer)
             with session.optimising(), plan.explained():
                 outcome = optimize(picture, losses, optimizer, options, callback=reporter, state=state)

@@ -112,7 +112,13 @@ def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, photo: Path, 
 
 
 @pytest.mark.parametrize(
-    "chosen", [["optimizer=adam"], ["optimizer=lbfgs", "jitter=0"], ["style_loss=sliced_wasserstein", "fit=square"]]
+    "chosen",
+    [
+        ["optimizer=adam"],
+        ["optimizer=lbfgs", "jitter=0"],
+        ["style_loss=sliced_wasserstein", "fit=square"],
+        ["style_loss=gram+sliced_wasserstein", "content_loss=mse+self_similarity", "fit=square"],
+    ],
 )
 def test_jobs_that_stand_at_different_steps_go_on_as_one_batch(tmp_path: Path, chosen: list[str]) -> None:
     common = (*COMMON, *chosen, "precision=float64", "evaluator=none", "checkpoint_steps=2", "checkpoint_seconds=0")
@@ -248,7 +254,8 @@ def test_what_may_differ_in_a_batch_and_what_not(tmp_path: Path, photo: Path) ->
 
 def test_a_loss_that_draws_keeps_jobs_of_other_seeds_out_of_its_batch(tmp_path: Path) -> None:
     jobs = [("seed=0", "beta=1"), ("seed=1",), ("seed=0", "beta=2"), ("seed=1", "init=noise")]
-    for drawing in ("style_loss=sliced_wasserstein", "style_loss=relaxed_emd", "content_loss=self_similarity"):
+    of_style = ("style_loss=sliced_wasserstein", "style_loss=relaxed_emd", "style_loss=gram+relaxed_emd")
+    for drawing in (*of_style, "content_loss=self_similarity"):
         assert planned(tmp_path, [(drawing, *own) for own in jobs]).batches == [[0, 2], [1, 3]]
     for still in ("style_loss=gram", "style_loss=mrf", "style_loss=gram_histogram"):
         assert planned(tmp_path, [(still, *own) for own in jobs]).batches == [[0, 1, 2, 3]]
@@ -259,7 +266,7 @@ def test_a_loss_that_keeps_a_map_keeps_styles_of_other_sizes_out_of_its_batch(tm
     for name, size in sizes:
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
     jobs = [(f"style={tmp_path / name}.png",) for name, _ in sizes]
-    for keeping in ("histogram", "gram_histogram", "mrf", "sliced_wasserstein", "relaxed_emd"):
+    for keeping in ("histogram", "gram_histogram", "gram+histogram", "mrf", "sliced_wasserstein", "relaxed_emd"):
         assert planned(tmp_path, [(f"style_loss={keeping}", *own) for own in jobs]).batches == [[0, 1], [2]]
     assert planned(tmp_path, jobs).batches == [[0, 1, 2]]
 

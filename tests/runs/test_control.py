@@ -6,18 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batches import DiesAt, done_together
 from command_line import ROOT, refused, run, script
 from PIL import Image
 from problems import composed as composed_from_files
-from problems import pose
+from problems import pose, stylized
 
-from nst import configuration
+from nst import configuration, runtime
 from nst.errors import ConfigError, UserError
-from nst.images import color, rgb
+from nst.images import color, palette, rgb
 from nst.losses import GramLoss, Guided, MSELoss, is_guidable
 from nst.losses.guided import guide_of
 from nst.setup import fitting
 from nst.setup.check import check
+from nst.setup.inputs import load_images
 
 PLAIN = ("size=48", "steps=2", "precision=float64", "margin=0", "jitter=0", "engine=plain", "evaluator=none")
 pytestmark = pytest.mark.usefixtures("nothing_kept")
@@ -216,6 +218,42 @@ def test_luminance_only_keeps_the_colours_of_the_content_and_hides_them_from_the
         torch.einsum("kc,bchw->bkhw", chroma, painted), torch.einsum("kc,bchw->bkhw", chroma, original), atol=1e-12
     )
     assert torch.allclose(color.luminance(painted), color.luminance(noisy(problem)), atol=1e-12)
+
+
+def test_recolored_changes_what_is_shown_and_not_what_is_optimised(masks):
+    two = ("style=[swirls,mosaic]", "style_weights=[2,1]", f"style_masks=[{','.join(masks)}]")
+    problem, plain = posed("color=recolored", *two), posed(*two)
+    pixels, inputs = noisy(problem), problem.inputs
+    assert named(problem, pixels) == named(plain, pixels)
+    alone = [palette.recolored(pixels, [palette.palette(inputs.content, style)]) for style in inputs.styles]
+    left = torch.from_numpy(np.asarray(Image.open(masks[0]), np.float64) / 255)
+    share = 2 * left.clamp(min=1e-6) / (2 * left.clamp(min=1e-6) + (1 - left).clamp(min=1e-6))
+    torch.testing.assert_close(problem.canvas.decode(pixels), share * alone[0] + (1 - share) * alone[1])
+
+
+@pytest.mark.parametrize("kind", ["recolored", "luminance"])
+def test_coarse_to_fine_in_a_batch_and_resumed_the_picture_has_its_colours(tmp_path, kind):
+    common = (
+        *("size=48", "schedule=pyramid", "schedule.from=32", "steps=3", "log_every=1", "save_every=1", f"color={kind}"),
+        *("fit=square", "evaluator=none", "precision=float64", "checkpoint_steps=2", "checkpoint_seconds=0"),
+    )
+    jobs = [common, (*common, "content=chelsea", "style=mosaic")]
+    done_together(tmp_path / "batch", *jobs)
+    for number, overrides in enumerate(jobs):
+        with pytest.raises(runtime.Interrupted):
+            stylized(tmp_path / str(number), *overrides, stop=DiesAt(4))
+        session = stylized(tmp_path / str(number), *overrides)
+        for path in sorted((tmp_path / str(number)).glob("frames/*.png")):
+            other = tmp_path / "batch" / str(number) / "frames" / path.name
+            assert path.read_bytes() == other.read_bytes()
+        result = (tmp_path / str(number) / "result.png").read_bytes()
+        assert result == (tmp_path / "batch" / str(number) / "result.png").read_bytes()
+        inputs, pixels = load_images(session.config, torch.device("cpu")), session.latest.step.pixels
+        if kind == "recolored":
+            shown = palette.recolored(pixels, [palette.palette(inputs.content, inputs.style)])
+        else:
+            shown = color.with_luminance(inputs.colors, color.luminance(pixels)).clamp(0, 1)
+        assert result == rgb.encode(shown, shape=inputs.shape)
 
 
 @pytest.mark.parametrize("kind", ["match_pca", "match_cholesky", "match_histogram"])
