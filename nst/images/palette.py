@@ -55,7 +55,8 @@ def palette(content: Tensor, style: Tensor, share: float | Tensor = 1.0) -> Pale
     colors = None
     if covariance[:, 1:, 1:].abs().max() >= COLORLESS:
         colors = matched(oklab(content)[:, 1:], mean[:, 1:], covariance[:, 1:, 1:])
-    return Palette(wanted.amin((2, 3), True), wanted.amax((2, 3), True), mean, covariance, colors, share)
+    low, high = wanted.amin((2, 3), True), wanted.amax((2, 3), True)
+    return Palette(low, high, mean, covariance, colors=colors, share=share)
 
 
 def recolored(picture: Tensor, palettes: list[Palette]) -> Tensor:

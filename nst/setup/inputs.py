@@ -50,7 +50,7 @@ class Inputs:
 
     def canvas(self, space: PixelSpace) -> Canvas:
         """Return what becomes of the pixels."""
-        return Canvas(space, self.content, self.protected, self.colors, self.palettes)
+        return Canvas(space, self.content, self.protected, self.colors, palettes=self.palettes)
 
     def regions(self) -> list[Tensor | None]:
         """Return where each style is to be looked for ``(1, 1, H, W)``: in its mask, and not where nothing is painted.
