@@ -192,12 +192,11 @@ def problems_of_steps(steps: Any) -> list[str]:
 def _sizes(config: DictConfig) -> list[int]:
     """Return the sizes of the scales: those listed, or last / factor^i as long as it is not below the first."""
     schedule = config.schedule
-    if schedule.get("sizes") is not None:
-        return [int(size) for size in schedule.sizes]
-    last = int(config.size if schedule.get("to") is None else schedule.to)
+    listed = [int(size) for size in schedule.get("sizes") or ()]
+    last = listed[-1] if listed else int(config.size if schedule.get("to") is None else schedule.to)
     again = [last] * schedule.get("again", 0)
-    if schedule.get("from") is None:
-        return [last, *again]
+    if listed or schedule.get("from") is None:
+        return [*(listed or [last]), *again]
     smaller = (round(last / schedule.factor**i) for i in itertools.count())
     sizes = itertools.takewhile(lambda size: size >= min(schedule["from"], last), smaller)
     return [*sorted(set(sizes)), *again]
