@@ -884,16 +884,12 @@ def strotss(given: Given) -> Recipe:
             for _ in range(steps):
                 found = gradients(lambda x: added(terms(x, step)), pyramid)  # noqa: B023
                 mean = [0.99 * m + 0.01 * g**2 for m, g in zip(mean, found, strict=True)]  # RMSprop
-                pyramid = [
-                    band - rate * g / (m.sqrt() + 1e-8) for band, g, m in zip(pyramid, found, mean, strict=True)
-                ]
+                pyramid = [band - rate * g / (m.sqrt() + 1e-8) for band, g, m in zip(pyramid, found, mean, strict=True)]
                 step += 1
             x = collapsed(pyramid).clamp(0, 1)
         return x
 
-    return Recipe(
-        as_it_is, content, style, terms, descend, lambda: style.mean((2, 3), keepdim=True) + detail(content)
-    )
+    return Recipe(as_it_is, content, style, terms, descend, lambda: style.mean((2, 3), keepdim=True) + detail(content))
 
 
 def nnst(given: Given) -> Recipe:
@@ -1060,5 +1056,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "optimizer": {"lr": [1, "...", 0.5]},
         },
     },
-    "nnst": {"steps": 200, "size": 512, "fit": "long", "schedule.from": 64, "schedule.factor": 2.0, "style_loss.side": 64},
+    "nnst": {
+        "steps": 200,
+        "size": 512,
+        "fit": "long",
+        "schedule.from": 64,
+        "schedule.factor": 2.0,
+        "style_loss.side": 64,
+    },
 }

@@ -59,6 +59,12 @@ def record(folder: Path) -> Any:
         (("schedule=pyramid", "size=96", "steps=5"), [(96, 5)]),
         (("schedule=pyramid", "schedule.sizes=[512,800]", "steps=[500,200]"), [(512, 500), (800, 200)]),
         (("schedule=pyramid", "schedule.from=16", "schedule.factor=1.05", "size=17"), [(16, 300), (17, 300)]),
+        (
+            ("schedule=pyramid", "schedule.from=64", "schedule.factor=2", "schedule.again=2", "size=128"),
+            [(64, 300), (128, 300), (128, 300), (128, 300)],
+        ),
+        (("schedule=pyramid", "schedule.sizes=[64,64,96]", "steps=[5,4,3]"), [(64, 5), (64, 4), (96, 3)]),
+        (("schedule=pyramid", "schedule.sizes=[64,96]", "schedule.again=1", "steps=5"), [(64, 5), (96, 5), (96, 5)]),
     ],
 )
 def test_scales_are_counted_from_the_last(overrides: tuple[str, ...], expected: list[tuple[int, int]]) -> None:
@@ -88,6 +94,31 @@ def test_a_scale_is_a_run_of_its_own_size_and_steps() -> None:
 
 
 @pytest.mark.parametrize(
+    ("factors", "scales", "expected"),
+    [
+        ("[1,0.5]", 4, [1, 0.5, 0.5, 0.5]),
+        ("[1,0.5,0.25]", 2, [1, 0.5]),
+        ("[1,'...',0]", 4, [1, 1, 1, 0]),
+        ("[2,1,'...',0.5,0]", 6, [2, 1, 1, 1, 0.5, 0]),
+        ("[1,'...',0]", 2, [1, 0]),
+        ("[1,'...',0]", 1, [0]),
+        ("[2,1,'...',0]", 2, [1, 0]),
+    ],
+)
+def test_a_number_changes_scale_by_scale(factors: str, scales: int, expected: list[float]) -> None:
+    sizes = ",".join(str(48 + number) for number in range(scales))
+    knobs = f"schedule.factors={{alpha:{factors},optimizer:{{lr:{factors}}},schedule:{{detail:{factors}}}}}"
+    whole = composed("schedule=pyramid", f"schedule.sizes=[{sizes}]", knobs, "alpha=3", "schedule.detail=0.5")
+    assert schedule.problems(whole, 16, 8192) == []
+    each = [schedule.at(whole, number) for number in range(scales)]
+    assert [one.alpha for one in each] == [3 * factor for factor in expected]
+    assert [one.optimizer.lr for one in each] == [whole.optimizer.lr * factor for factor in expected]
+    assert [one.schedule.detail for one in each] == [0.5 * factor for factor in expected]
+    assert (whole.alpha, whole.schedule.detail) == (3, 0.5)
+    assert [schedule.at(each[-1], 0).alpha, schedule.scales(each[-1])] == [each[-1].alpha, [Scale(47 + scales, 300)]]
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (("schedule.sizes=[]",), r"schedule\.sizes=\[\] must be a list of sizes"),
@@ -96,7 +127,18 @@ def test_a_scale_is_a_run_of_its_own_size_and_steps() -> None:
         (("schedule.sizes=[64,9000]",), r"9000 is no size"),
         (("schedule.sizes=[64,96.5]",), r"96\.5 is no size"),
         (("schedule.sizes=[64,true]",), r"True is no size"),
-        (("schedule.sizes=[64,64]",), r"must grow from scale to scale"),
+        (("schedule.sizes=[64,48]",), r"must not shrink from scale to scale"),
+        (("schedule.again=-1",), r"schedule\.again=-1 must be a whole number from 0"),
+        (("schedule.again=yes",), r"schedule\.again=True must be a whole number from 0"),
+        (("schedule.detail=-1",), r"schedule\.detail=-1 must be a number from 0"),
+        (("schedule.factors=[1]",), r"schedule\.factors must name numbers"),
+        (("schedule.factors={alpha:2}",), r"schedule\.factors\.alpha=2 must be a list of numbers"),
+        (("schedule.factors={alpha:[]}",), r"schedule\.factors\.alpha=\[\] must be a list of numbers"),
+        (("schedule.factors={alpha:['...',1]}",), r"schedule\.factors\.alpha=.* must be a list of numbers"),
+        (("schedule.factors={alpha:[1,'...','...']}",), r"must be a list of numbers"),
+        (("schedule.factors={alpha:[1,x]}",), r"must be a list of numbers"),
+        (("schedule.factors={alpah:[1]}",), r"alpah is no number of this configuration"),
+        (("schedule.factors={style_loss:{nothing:[1]}}",), r"style_loss\.nothing is no number of this configuration"),
         (("schedule.from=8",), r"schedule\.from=8: a whole number from 16"),
         (("schedule.to=big",), r"schedule\.to=big: a whole number"),
         (("schedule.factor=1",), r"schedule\.factor=1: a number from 1\.05 up"),
@@ -255,14 +297,22 @@ RUNS = {
     "a loss that draws": ("style_loss={_target_: test_schedule.Drawing}", "jitter=3"),
     "lbfgs": ("optimizer=lbfgs", "init=style"),
     "lbfgsb": ("optimizer=lbfgsb", "optimizer.block=2", "clamp=block", "init=file", "init.path=rocket"),
+    "fourier": ("parameterization=fourier", "clamp=end", "jitter=2"),
+    "laplacian, with details": ("parameterization=laplacian", "schedule.detail=0.5", "clamp=step"),
+}
+PLAIN = ("backbone.weights=random", "steps=2", "log_every=1", "evaluator=none", "device=cpu")
+RECIPES = {  # whose losses draw, find neighbours for what a scale begins with, and change scale by scale
+    "strotss": ("experiment=strotss", "size=40", "schedule.sizes=[26,32,40]", "style_loss.style_samples=90", *PLAIN),
+    "nnst": ("experiment=nnst", "size=40", "schedule.from=20", "style_loss.side=8", *PLAIN),
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, *RECIPES])
 def test_killed_at_any_step_of_any_scale_it_carries_on_to_the_same_bytes(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = (*TINY, *RUNS[name], "checkpoint_steps=1", "checkpoint_seconds=0", "save_every=1", LAYERS)
+    chosen = RECIPES.get(name) or (*TINY, *RUNS[name], LAYERS)
+    arguments = (*chosen, "checkpoint_steps=1", "checkpoint_seconds=0", "save_every=1")
     stylized(tmp_path / "whole", *arguments)
     checkpoint.remove(tmp_path / "whole")
     save, steps = checkpoint.save, []
@@ -364,6 +414,24 @@ def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, name: str) ->
     for number, own in enumerate(JOBS):
         alone = tmp_path / f"alone{number}"
         stylized(alone, *common, *own)
+        assert kill_and_resume.frames(tmp_path / str(number)) == kill_and_resume.frames(alone)
+        for ours, expected in zip(rows(tmp_path / str(number)), rows(alone), strict=True):
+            numbers = ({k: float(v) for k, v in row.items() if k != "seconds"} for row in (ours, expected))
+            assert next(numbers) == pytest.approx(next(numbers), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_job_of_a_recipes_batch_is_the_job_run_alone(tmp_path: Path, name: str) -> None:
+    """Also where jobs share a style, but each finds its neighbours for its own content and start."""
+    common = (*RECIPES[name], "precision=float64", "fit=square", "save_every=1")
+    own = [(), ("content=astronaut",), ("style=mosaic",), ("init=noise", "beta=2"), ("content=astronaut", "alpha=1")]
+    candidates = [Candidate(i, composed(*common, *one), tmp_path / f"{i}") for i, one in enumerate(own)]
+    assert grouping.plan(candidates, 9).batches == [[0, 1, 2, 3, 4]]
+    ends = done_together(tmp_path, *((*common, *one) for one in own))
+    assert [end["status"] for end in ends] == ["done"] * len(own)
+    for number, one in enumerate(own):
+        alone = tmp_path / f"alone{number}"
+        stylized(alone, *common, *one)
         assert kill_and_resume.frames(tmp_path / str(number)) == kill_and_resume.frames(alone)
         for ours, expected in zip(rows(tmp_path / str(number)), rows(alone), strict=True):
             numbers = ({k: float(v) for k, v in row.items() if k != "seconds"} for row in (ours, expected))
