@@ -220,9 +220,9 @@ def test_self_similarity_of_hypercolumns_is_what_numpy_says(name: str, weights: 
 @weighted
 @pytest.mark.parametrize("name", NEIGHBORS)
 def test_nearest_neighbors_are_those_of_brute_force(name: str, weights: dict[str, float] | None) -> None:
-    loss, features = told(NEIGHBORS[name], weights), pyramid(16, 24, batch=3)
+    loss, features = told(NEIGHBORS[name], weights), pyramid(32, 48, batch=3)
     for batch in (1, 3):
-        turns, matched = turned(loss, 20, 18, batch), pyramid(16, 24, seed=5, batch=3)
+        turns, matched = turned(loss, 38, 34, batch), pyramid(32, 48, seed=5, batch=3)
         value = loss(features, target_of(loss, turns, matched))
         assert value.shape == (3,)
         np.testing.assert_allclose(value.numpy(), expected_neighbors(loss, features, turns, matched), rtol=1e-9)
@@ -268,7 +268,7 @@ def test_the_gradient_is_that_of_the_value(name: str) -> None:
     target = posed_maps(loss, 16, 16)
     assert torch.autograd.gradcheck(lambda *maps: loss(maps, target), features, fast_mode=True)
     gradients = torch.autograd.grad(loss(features, target).sum(), features)
-    assert all(gradient.abs().max() > 1e-6 for gradient in gradients[:-1])
+    assert all(gradient.any() for gradient in gradients[:-1])
 
 
 @every_loss
