@@ -230,7 +230,7 @@ def _problems_of_factors(config: DictConfig) -> list[str]:
     """Return what is wrong with the factors that numbers have scale by scale."""
     found = []
     if not isinstance(config.schedule.get("factors") or {}, Mapping):
-        return ["schedule.factors must name numbers of the configuration, such as schedule.factors.alpha=[1,0.5]."]
+        return ["schedule.factors must name numbers of the configuration, such as +schedule.factors.alpha=[1,0.5]."]
     for name, factors in _factors(config.schedule):
         if name not in CHANGING and name.partition(".")[0] not in CHANGING:
             found.append(

@@ -129,7 +129,7 @@ def test_a_number_changes_scale_by_scale(factors: str, scales: int, expected: li
         (("schedule.sizes=[64,true]",), r"True is no size"),
         (("schedule.sizes=[64,48]",), r"must not shrink from scale to scale"),
         (("schedule.again=-1",), r"schedule\.again=-1 must be a whole number from 0"),
-        (("schedule.again=yes",), r"schedule\.again=True must be a whole number from 0"),
+        (("schedule.again=yes",), r"schedule\.again=yes must be a whole number from 0"),
         (("schedule.detail=-1",), r"schedule\.detail=-1 must be a number from 0"),
         (("schedule.factors=[1]",), r"schedule\.factors must name numbers"),
         (("schedule.factors={alpha:2}",), r"schedule\.factors\.alpha=2 must be a list of numbers"),
