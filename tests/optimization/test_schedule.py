@@ -20,7 +20,7 @@ from problems import composed, job, posed, run_here, stylized
 from nst import runtime
 from nst.batching import grouping
 from nst.batching.grouping import Candidate
-from nst.errors import ConfigError
+from nst.errors import ConfigError, UserError
 from nst.optimization import schedule
 from nst.optimization.schedule import Scale
 from nst.runs import checkpoint, resume
@@ -563,3 +563,14 @@ def test_a_run_from_before_there_were_scales_is_carried_on_with(tmp_path: Path) 
     assert {"schedule=single", "lr_schedule=none", "clamp_range=null", "clamp_until=null", "average=0.0"} <= set(lines)
     text = refused(run("resume=out", "average=0.5", cwd=tmp_path))
     assert "average: 0.0 -> 0.5" in text
+
+
+def test_a_pyramid_from_before_its_numbers_could_change_is_carried_on_with(tmp_path: Path) -> None:
+    chosen = composed("schedule=pyramid")
+    kept = resume.settings(chosen)
+    for name in ("again", "detail", "factors"):
+        del kept["schedule"][name]
+    (tmp_path / "run.json").write_text(json.dumps({"config": kept}))
+    resume.refuse_changes(tmp_path, chosen)
+    with pytest.raises(UserError, match=r"schedule\.again: 0 -> 1"):
+        resume.refuse_changes(tmp_path, composed("schedule=pyramid", "schedule.again=1"))
