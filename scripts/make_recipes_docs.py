@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from nst import configuration  # noqa: E402
+from nst.losses.protocols import traits  # noqa: E402
 from nst.networks import backbones  # noqa: E402
 from nst.optimization import schedule  # noqa: E402
 from nst.setup.layers import layer_weights  # noqa: E402
@@ -63,7 +64,10 @@ LOSSES = {
     "GaussianWassersteinLoss": "Wasserstein distance of Gaussians",
     "LinearMMDLoss": "MMD of the linear kernel",
     "MomentsLoss": "means and standard deviations",
+    "NearestNeighborLoss": "cosine distance to the nearest neighbour",
     "PolynomialMMDLoss": "MMD of the polynomial kernel",
+    "RelaxedEMDLoss": "relaxed earth mover's distance",
+    "SelfSimilarityLoss": "self-similarity",
     "SlicedWassersteinLoss": "sliced Wasserstein distance",
 }
 VARIATIONS = {"squared": "d²", "absolute": "absolute d", "laplacian": "Laplacian", "keras": "d^2.5", "diagonal": "d²"}
@@ -125,7 +129,8 @@ def told(name: str) -> tuple[str, str, str]:
     """Return what the file of a preset says: title, source, command."""
     notes = comments((CONF / "experiment" / f"{name}.yaml").read_text())
     title, _, rest = notes.partition(" python run.py ")
-    command = f"python run.py {rest.partition(' Expect')[0]}".partition("  ")[0]
+    first = rest.partition(" Expect")[0].partition(" python run.py ")[0]
+    command = f"python run.py {first}".partition("  ")[0]
     return title, escaped(notes.partition("Source: ")[2].partition(". ")[0]), command
 
 
@@ -184,6 +189,8 @@ def term(preset: DictConfig, kind: str) -> str:
     layers = ", ".join(layer if alike else f"{layer} · {number(weight)}" for layer, weight in found.items())
     layers = layers.replace(FIVE, "relu1_1 to relu5_1")
     how = "" if len(found) == 1 else "mean over " if preset.layers.combine == "mean" else "sum over "
+    if traits(configuration.build(preset[f"{kind}_loss"])).joins_layers:
+        how = "hypercolumns of "
     return f"{how}{layers}: {loss(preset[f'{kind}_loss'])}"
 
 
@@ -195,7 +202,7 @@ def loss(node: DictConfig) -> str:
     if name == "GramLoss":
         divisor = KERAS_DIVISOR if node.term_norm == "keras" else DIVISORS[node.term_norm]
         return f"G = F Fᵀ{DIVISORS[node.gram_norm]}, {node.reduction} (G - A)²{divisor}"
-    own = {"_target_": None, "norm": "none", "scale": 1.0, "redraw": 1, "directions": None}
+    own = {"_target_": None, "norm": "none", "scale": 1.0, "redraw": 1, "directions": None, "hypercolumns": True}
     settings = [f"{key} {number(value)}" for key, value in node.items() if own.get(str(key), "") != value]
     return ", ".join([LOSSES[name], *(word for word in settings if not word.startswith("_"))])
 
@@ -222,6 +229,9 @@ def descent(preset: DictConfig) -> str:
         words[-1] += (
             f" at {', '.join(str(scale.size) for scale in scales)} pixels ({configuration.between_scales(preset)})"
         )
+    words += [f"{name} times {listed(factors)}" for name, factors in factors_of(preset.schedule.get("factors") or {})]
+    if preset.parameterization.get("levels"):
+        words.append(f"on a Laplacian pyramid of {preset.parameterization.levels} bands")
     words.append(f"clamp {preset.clamp}")
     rates = {key: value for key, value in preset.lr_schedule.items() if not str(key).startswith("_")}
     if rates:
@@ -229,6 +239,15 @@ def descent(preset: DictConfig) -> str:
         words.append(" ".join([name, *(f"{key} {listed(value)}" for key, value in rates.items())]))
     knobs = ("clamp_range", "clamp_until", "average", "clip_gradient", "stop_change")
     return "; ".join([*words, *(f"{knob} {listed(preset[knob])}" for knob in knobs if preset[knob])])
+
+
+def factors_of(node: DictConfig, path: str = "") -> list[tuple[str, Any]]:
+    """Return the numbers that change scale by scale, by name, each with what it is multiplied by."""
+    found: list[tuple[str, Any]] = []
+    for name, value in node.items():
+        is_list = OmegaConf.is_list(value)
+        found += [(f"{path}{name}", value)] if is_list else factors_of(value, f"{path}{name}.")
+    return found
 
 
 def start(node: DictConfig) -> str:

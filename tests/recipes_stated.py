@@ -38,7 +38,8 @@ class Given:
         content, style: picture files.
         photographs: files, over which activations are rescaled.
         photograph_size: the long side at which that is done.
-        drawn: returns the numbers that a loss draws at a step, for a layer of so many channels and positions.
+        drawn: returns the numbers that a loss draws at a step: for a layer of so many channels and positions, a number
+            of places among so many, or for layers that are looked at with such strides.
     """
 
     vgg16: State
@@ -48,7 +49,7 @@ class Given:
     style: Path
     photographs: list[Path]
     photograph_size: int
-    drawn: Callable[[int, int, int], Any]
+    drawn: Callable[..., Any]
 
 
 @dataclass
@@ -129,7 +130,7 @@ def as_it_is(image: Tensor) -> Tensor:
 def vgg(
     state: State, depth: int, x: Tensor, pool: str = "max", first: str = "constant", rest: str = "constant"
 ) -> Maps:
-    """All maps that the weights reach, with zeros ("constant"), "replicate" or "reflect" around maps."""
+    """All maps that weights and size reach, with zeros ("constant"), "replicate" or "reflect" around maps."""
     maps = {}
     place = 0
     for block, count in enumerate(BLOCKS[depth], 1):
@@ -141,6 +142,8 @@ def vgg(
             maps[f"conv{block}_{layer}"] = x
             x = maps[f"relu{block}_{layer}"] = F.relu(x)
             place += 2
+        if min(x.shape[2:]) == 1:
+            return maps
         x = maps[f"pool{block}"] = F.max_pool2d(x, 2) if pool == "max" else F.avg_pool2d(x, 2)
         place += 1
     return maps
@@ -779,6 +782,186 @@ def heitz2021(given: Given) -> Recipe:
     return Recipe(as_it_is, style, style, terms, lbfgs, start)
 
 
+def resized(x: Tensor, size: tuple[int, ...], corners: bool = False) -> Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=corners)
+
+
+def half(x: Tensor) -> Tensor:
+    return resized(x, (max(x.shape[2] // 2, 1), max(x.shape[3] // 2, 1)))
+
+
+def detail(x: Tensor) -> Tensor:
+    return x - resized(half(x), x.shape[2:])
+
+
+def bands(x: Tensor, levels: int) -> list[Tensor]:
+    """A Laplacian pyramid, the finest band first; no more of it once one pixel is left."""
+    if levels == 0 or x.numel() == 3:
+        return [x]
+    return [detail(x), *bands(half(x), levels - 1)]
+
+
+def collapsed(pyramid: list[Tensor]) -> Tensor:
+    return pyramid[0] + resized(collapsed(pyramid[1:]), pyramid[0].shape[2:]) if len(pyramid) > 1 else pyramid[0]
+
+
+def gradients(loss: Loss, pyramid: list[Tensor]) -> tuple[Tensor, ...]:
+    variables = [band.detach().requires_grad_(True) for band in pyramid]
+    return torch.autograd.grad(loss(collapsed(variables)), variables)
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Of every two columns of C x n and C x m: n x m."""
+    return (a / a.norm(dim=0)).T @ (b / b.norm(dim=0))
+
+
+def strotss(given: Given) -> Recipe:
+    blocks = ((1, 2), (1, 2), (1, 2, 3), (3,), (1,))
+    names = ["rgb", *(f"relu{block}_{layer}" for block, layers in enumerate(blocks, 1) for layer in layers)]
+    turn = [[0.577350, 0.577350, 0.577350], [-0.577350, 0.788675, -0.211325], [-0.577350, -0.211325, 0.788675]]
+
+    def maps(x: Tensor) -> Maps:
+        return {"rgb": normalised(x), **vgg(given.vgg16, 16, bgr(x))}
+
+    def columns(maps: Maps, places: Tensor) -> Tensor:
+        """C x n: what all layers say of places, halved wherever a map is smaller than the one before."""
+        height, width = maps["rgb"].shape[2:]
+        row, column, found = (places // width).double(), (places % width).double(), []
+        for name in names:
+            here = maps[name]
+            if here.shape[2] < height:
+                row, column = row / 2, column / 2
+            height = here.shape[2]
+            down, across = (  # linear weights of all rows, and of all columns; beyond the last one it is the last
+                F.relu(1 - (at.clamp(max=side - 1)[:, None] - torch.arange(side)).abs())
+                for at, side in zip((row, column), here.shape[2:], strict=True)
+            )
+            found.append(torch.einsum("chw,nh,nw->cn", here[0], down, across))
+        return torch.cat(found)
+
+    def relaxed(distances: Tensor) -> Tensor:
+        return torch.maximum(distances.amin(0).mean(), distances.amin(1).mean())
+
+    def moments(z: Tensor) -> tuple[Tensor, Tensor]:
+        return z.mean(1), torch.cov(z, correction=0)
+
+    def alike(z: Tensor) -> Tensor:
+        distances = 1 - cosines(z, z)
+        return distances / distances.sum(0)
+
+    def of_colors(a: Tensor, b: Tensor) -> Tensor:
+        a, b = (a.new_tensor(turn) @ one[:3] for one in (a, b))
+        squared = ((a[:, :, None] - b[:, None]) ** 2).sum(0).clamp(1e-5, 1e5)
+        return relaxed(1 - cosines(a, b) + (squared / 3).sqrt())
+
+    def at_scale(number: int) -> tuple[Tensor, Tensor, Callable[..., Terms]]:
+        size = STROTSS_SCALES[number][0]
+        content, style = (picture(path, *sized(path, long=size), "bilinear") for path in (given.content, given.style))
+        weight, p = 16 / 2**number, maps(content)
+        z = columns(maps(style), given.drawn(0, STROTSS_SAMPLES[1], style[0, 0].numel()))
+
+        def terms(x: Tensor, step: int = 0) -> Terms:
+            places = given.drawn(step, STROTSS_SAMPLES[0], x[0, 0].numel())
+            mine, theirs = columns(maps(x), places), columns(p, places)
+            of_content = (alike(mine) - alike(theirs)).abs().mean() * len(places)
+            moved = added((a - b).abs().mean() / b.abs().mean() for a, b in zip(moments(mine), moments(z), strict=True))
+            of_style = relaxed(1 - cosines(mine, z)) + moved + of_colors(mine, z) / max(weight, 1)
+            return weight * of_content, of_style, NONE
+
+        return content, style, terms
+
+    content, style, terms = at_scale(0)
+
+    def descend(x: Tensor, loss: Loss) -> Tensor:
+        step, last = 0, len(STROTSS_SCALES) - 1
+        for number, (_, steps) in enumerate(STROTSS_SCALES):
+            here, _, terms = at_scale(number)
+            if number:
+                x = F.interpolate(x, here.shape[2:], mode="bicubic") + (detail(here) if number < last else 0)
+                x = x.clamp(0, 1)
+            pyramid, rate = bands(x, 5), 0.001 if number == last else 0.002
+            mean = [torch.zeros_like(band) for band in pyramid]
+            for _ in range(steps):
+                found = gradients(lambda x: added(terms(x, step)), pyramid)  # noqa: B023
+                mean = [0.99 * m + 0.01 * g**2 for m, g in zip(mean, found, strict=True)]  # RMSprop
+                pyramid = [band - rate * g / (m.sqrt() + 1e-8) for band, g, m in zip(pyramid, found, mean, strict=True)]
+                step += 1
+            x = collapsed(pyramid).clamp(0, 1)
+        return x
+
+    return Recipe(as_it_is, content, style, terms, descend, lambda: style.mean((2, 3), keepdim=True) + detail(content))
+
+
+def nnst(given: Given) -> Recipe:
+    names = [f"relu{block}_{layer}" for block, count in enumerate((2, 2, 3, 3), 1) for layer in range(1, count + 1)]
+
+    def maps(x: Tensor) -> list[Tensor]:
+        found = vgg(given.vgg16, 16, bgr(x))
+        return [found[name] for name in names]
+
+    def columns(x: Tensor) -> Tensor:
+        size = x.shape[2] // 4, x.shape[3] // 4
+        return torch.cat([rows(resized(f / f.shape[1], size, corners=True)) for f in maps(x)])
+
+    def centred(z: Tensor) -> Tensor:
+        return z - z.mean(1, keepdim=True)
+
+    def turned(style: Tensor) -> list[Tensor]:
+        return [style.rot90(quarters, (2, 3)) for quarters in range(4)]
+
+    def at_scale(number: int, start: Tensor | None) -> tuple[Tensor, Tensor, Callable[..., Terms]]:
+        size = NNST_SCALES[number][0]
+        content, style = (picture(path, *sized(path, long=size), "bilinear") for path in (given.content, given.style))
+        looked_at = content if start is None else 0.75 * content + 0.25 * (start + detail(content))
+        every = torch.cat([columns(one) for one in turned(style)], 1)
+        wanted = every[:, cosines(centred(columns(looked_at)), centred(every)).argmax(1)]
+
+        def terms(x: Tensor, step: int = 0) -> Terms:
+            return NONE, (1 - F.cosine_similarity(columns(x), wanted, dim=0)).mean(), NONE
+
+        return content, style, terms
+
+    def last_pass(style: Tensor) -> Callable[..., Terms]:
+        upright = [[f.mT if quarters % 2 else f for f in maps(one)] for quarters, one in enumerate(turned(style))]
+        theirs = [torch.cat(layer, 2) for layer in zip(*upright, strict=True)]
+
+        def terms(x: Tensor, step: int = 0) -> Terms:
+            found, ours = [], maps(x)
+            strides = [max(max(f.shape[2:]) // NNST_SIDE, 1) for f in ours]
+            for f, s, stride, (down, across) in zip(ours, theirs, strides, given.drawn(step, *strides), strict=True):
+                pair = (centred(rows(one[:, :, down::stride, across::stride])) for one in (f, s))
+                found.append((1 - cosines(*pair)).amin(1).mean())
+            return NONE, added(found), NONE
+
+        return terms
+
+    content, style, terms = at_scale(0, None)
+
+    def descend(x: Tensor, loss: Loss) -> Tensor:
+        step = 0
+        for number, (size, steps) in enumerate(NNST_SCALES):
+            if number:
+                width, height = sized(given.content, long=size)
+                x = F.interpolate(x, (height, width), mode="bicubic").clamp(0, 1)
+            _, style, terms = at_scale(number, x if number else None)
+            if number == len(NNST_SCALES) - 1:
+                terms = last_pass(style)
+            pyramid = bands(x, 8)
+            first, second = ([torch.zeros_like(band) for band in pyramid] for _ in range(2))
+            for count in range(1, steps + 1):
+                found = gradients(lambda x: added(terms(x, step)), pyramid)  # noqa: B023
+                moved = [
+                    adam_step(*of_band, count, 0.002, (0.9, 0.999))
+                    for of_band in zip(found, pyramid, first, second, strict=True)
+                ]
+                pyramid, first, second = (list(one) for one in zip(*moved, strict=True))
+                step += 1
+            x = collapsed(pyramid).clamp(0, 1)
+        return x
+
+    return Recipe(as_it_is, content, style, terms, descend)
+
+
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
@@ -790,6 +973,10 @@ CS231N_UNTIL, CS231N_DECAY = 2, 1
 CS231N_STYLES = {"composition7": 64, "scream": 28, "starry": 24}
 LI2017_DECAY = 2
 CROWSONKB_SCALES = ((23, 2), (32, 1))
+STROTSS_SCALES = ((24, 2), (28, 1), (32, 1))
+STROTSS_SAMPLES = (100, 150)  # places of the picture, and of the style image
+NNST_SCALES = ((16, 2), (32, 2), (32, 2))  # the last pass is at the last size
+NNST_SIDE = 8
 
 RECIPES: dict[str, Callable[[Given], Recipe]] = {
     recipe.__name__: recipe
@@ -816,6 +1003,8 @@ RECIPES: dict[str, Callable[[Given], Recipe]] = {
         li2017_gaussian,
         li2017_bn,
         heitz2021,
+        strotss,
+        nnst,
     )
 }
 
@@ -857,4 +1046,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
         for name in ("linear", "poly", "gaussian", "bn")
     },
     "heitz2021": {"steps": 64 * 64, "optimizer.history_size": 100, "style_loss.redraw": 1},
+    "strotss": {
+        **{"steps": 250, "size": 512, "fit": "long", "schedule.from": 64, "schedule.factor": 2.0, "schedule.again": 0},
+        **{"content_loss.samples": 1024, "style_loss.samples": 1024, "style_loss.style_samples": 5000},
+        "schedule.factors": {  # of 64, 128, 256, 512 and 1024 pixels
+            "alpha": [1, 0.5, 0.25, 0.125, 0.0625],
+            "style_loss": {"colors": [1, 2, 4, 8, 16]},
+            "schedule": {"detail": [1, "...", 0]},
+            "optimizer": {"lr": [1, "...", 0.5]},
+        },
+    },
+    "nnst": {
+        "steps": 200,
+        "size": 512,
+        "fit": "long",
+        "schedule.from": 64,
+        "schedule.factor": 2.0,
+        "style_loss.side": 64,
+    },
 }

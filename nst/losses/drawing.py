@@ -93,7 +93,7 @@ def sampled_columns(maps: Sequence[Tensor], count: int, generator: torch.Generat
     found = []
     for one in maps:
         size = one.shape[2:]
-        at = places / 2.0 ** round(math.log2(height / size[0]))
+        at = places / 2.0 ** round(math.log2(max(height, width) / max(size)))
         low, high = (
             torch.stack([axis.clamp(max=side - 1) for axis, side in zip(corner, size, strict=True)]).long()
             for corner in (at.floor(), at.floor() + 1)

@@ -18,6 +18,10 @@ from nst.configuration import between_scales
 from nst.errors import unknown
 
 SETTINGS = ("from", "to", "factor", "sizes", "again", "optimizer", "detail", "factors")
+CHANGING = (  # what may have factors: each scale reads it anew
+    *("alpha", "beta", "tv", "content_loss", "style_loss", "optimizer", "lr_schedule", "parameterization"),
+    *("average", "clip_gradient", "stop_change", "schedule.detail"),
+)
 AND_SO_ON = "..."  # in a list of factors: the one before it repeats until only those after it are left
 MOST_STEPS = 10_000_000  # at a scale
 BETWEEN_SCALES = ("restart", "carry", "auto")
@@ -76,7 +80,9 @@ def at(config: DictConfig, number: int) -> DictConfig:
     if (style_size := OmegaConf.select(config, "style_size", default=None)) is not None:
         one.style_size = _in_proportion(style_size, every[number].size, every[-1].size)
     for name, factors in _factors(config.schedule):
-        OmegaConf.update(one, name, OmegaConf.select(config, name) * _spread(factors, len(every))[number])
+        value = OmegaConf.select(config, name) * _spread(factors, len(every))[number]
+        is_count = isinstance(OmegaConf.select(config, name), int) and value == int(value)
+        OmegaConf.update(one, name, int(value) if is_count else value)
     kept = {"optimizer": config.schedule.get("optimizer", "restart"), "detail": one.schedule.get("detail", 0.0)}
     one.schedule = {"sizes": None, **kept}
     if carries(config):
@@ -192,12 +198,11 @@ def problems_of_steps(steps: Any) -> list[str]:
 def _sizes(config: DictConfig) -> list[int]:
     """Return the sizes of the scales: those listed, or last / factor^i as long as it is not below the first."""
     schedule = config.schedule
-    if schedule.get("sizes") is not None:
-        return [int(size) for size in schedule.sizes]
-    last = int(config.size if schedule.get("to") is None else schedule.to)
+    listed = [int(size) for size in schedule.get("sizes") or ()]
+    last = listed[-1] if listed else int(config.size if schedule.get("to") is None else schedule.to)
     again = [last] * schedule.get("again", 0)
-    if schedule.get("from") is None:
-        return [last, *again]
+    if listed or schedule.get("from") is None:
+        return [*(listed or [last]), *again]
     smaller = (round(last / schedule.factor**i) for i in itertools.count())
     sizes = itertools.takewhile(lambda size: size >= min(schedule["from"], last), smaller)
     return [*sorted(set(sizes)), *again]
@@ -227,7 +232,11 @@ def _problems_of_factors(config: DictConfig) -> list[str]:
     if not isinstance(config.schedule.get("factors") or {}, Mapping):
         return ["schedule.factors must name numbers of the configuration, such as +schedule.factors.alpha=[1,0.5]."]
     for name, factors in _factors(config.schedule):
-        if not _is_number(OmegaConf.select(config, name, default=None)):
+        if name not in CHANGING and name.partition(".")[0] not in CHANGING:
+            found.append(
+                f"schedule.factors.{name}: {name} is the same at all scales. {', '.join(CHANGING)} may change."
+            )
+        elif not _is_number(OmegaConf.select(config, name, default=None)):
             found.append(f"schedule.factors.{name}: {name} is no number of this configuration. Leave it out with ~.")
         listed = list(factors) if _is_list(factors) else []
         numbers = [factor for factor in listed if factor != AND_SO_ON]

@@ -37,6 +37,7 @@ ARGUMENTS_BEFORE: dict[str, dict[str, Any]] = {
     "nst.networks.backbones.load": {"padding": "zeros", "padding_layers": "all", "rescale": "none"},
     "nst.losses.GramLoss": {"shift": 0.0, "cross_layers": "none"},
 }
+PYRAMID_BEFORE: dict[str, Any] = {"again": 0, "detail": 0.0, "factors": None}
 OPTIONS_BEFORE = {"schedule": "single", "lr_schedule": "none", "parameterization": "pixels"}  # of those that are groups
 # Groups and values whose default was another one before there was the knob ``optimizer_units``.
 GROUPS_CHANGED = ("backbone", "init", "optimizer", "schedule")
@@ -141,6 +142,8 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(node, Mapping):
             whole[name] = {**ARGUMENTS_BEFORE.get(str(node.get("_target_")), {}), **node}
     plan = whole["schedule"]
+    if isinstance(plan, Mapping) and "factor" in plan:  # a pyramid
+        whole["schedule"] = plan = {**PYRAMID_BEFORE, **plan}
     if isinstance(whole.get("optimizer"), Mapping) and isinstance(plan, Mapping) and plan.get("optimizer") == "auto":
         whole["schedule"] = {**plan, "optimizer": between_scales(whole)}
     return whole

@@ -66,7 +66,7 @@ def check(config: DictConfig, of_task: Callable[[DictConfig], list[str]] = lambd
     if not problems and config.task != "apply":
         problems = _try_lr_schedule(config)
     if not problems and config.task == "optimize":
-        problems = _check_shapes(config)
+        problems = _check_scales(config) or _check_shapes(config)
     if problems:
         raise ConfigError(problems)
 
@@ -285,6 +285,18 @@ def _check_joined(config: DictConfig, kind: str, loss: Any) -> list[str]:
     except ValueError as error:
         return [f"{kind}_loss: {error}."]
     return []
+
+
+def _check_scales(config: DictConfig) -> list[str]:
+    """Check what changes scale by scale as the rest is checked, with each scale's numbers."""
+    found: dict[str, None] = {}
+    for number in range(len(schedule.scales(config))) if config.schedule.get("factors") else ():
+        one = schedule.at(config, number)
+        problems = configuration.problems(one) + _check_knobs(one) + _check_descent(one)
+        for group in ("content_loss", "style_loss", "optimizer", "parameterization"):
+            problems += _check_component(group, one[group], {})
+        found |= dict.fromkeys(f"At scale {number + 1}, by schedule.factors: {problem}" for problem in problems)
+    return list(found)
 
 
 def _check_shapes(config: DictConfig) -> list[str]:

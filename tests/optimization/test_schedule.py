@@ -20,7 +20,7 @@ from problems import composed, job, posed, run_here, stylized
 from nst import runtime
 from nst.batching import grouping
 from nst.batching.grouping import Candidate
-from nst.errors import ConfigError
+from nst.errors import ConfigError, UserError
 from nst.optimization import schedule
 from nst.optimization.schedule import Scale
 from nst.runs import checkpoint, resume
@@ -59,6 +59,12 @@ def record(folder: Path) -> Any:
         (("schedule=pyramid", "size=96", "steps=5"), [(96, 5)]),
         (("schedule=pyramid", "schedule.sizes=[512,800]", "steps=[500,200]"), [(512, 500), (800, 200)]),
         (("schedule=pyramid", "schedule.from=16", "schedule.factor=1.05", "size=17"), [(16, 300), (17, 300)]),
+        (
+            ("schedule=pyramid", "schedule.from=64", "schedule.factor=2", "schedule.again=2", "size=128"),
+            [(64, 300), (128, 300), (128, 300), (128, 300)],
+        ),
+        (("schedule=pyramid", "schedule.sizes=[64,64,96]", "steps=[5,4,3]"), [(64, 5), (64, 4), (96, 3)]),
+        (("schedule=pyramid", "schedule.sizes=[64,96]", "schedule.again=1", "steps=5"), [(64, 5), (96, 5), (96, 5)]),
     ],
 )
 def test_scales_are_counted_from_the_last(overrides: tuple[str, ...], expected: list[tuple[int, int]]) -> None:
@@ -88,6 +94,31 @@ def test_a_scale_is_a_run_of_its_own_size_and_steps() -> None:
 
 
 @pytest.mark.parametrize(
+    ("factors", "scales", "expected"),
+    [
+        ("[1,0.5]", 4, [1, 0.5, 0.5, 0.5]),
+        ("[1,0.5,0.25]", 2, [1, 0.5]),
+        ("[1,'...',0]", 4, [1, 1, 1, 0]),
+        ("[2,1,'...',0.5,0]", 6, [2, 1, 1, 1, 0.5, 0]),
+        ("[1,'...',0]", 2, [1, 0]),
+        ("[1,'...',0]", 1, [0]),
+        ("[2,1,'...',0]", 2, [1, 0]),
+    ],
+)
+def test_a_number_changes_scale_by_scale(factors: str, scales: int, expected: list[float]) -> None:
+    sizes = ",".join(str(48 + number) for number in range(scales))
+    knobs = f"schedule.factors={{alpha:{factors},optimizer:{{lr:{factors}}},schedule:{{detail:{factors}}}}}"
+    whole = composed("schedule=pyramid", f"schedule.sizes=[{sizes}]", knobs, "alpha=3", "schedule.detail=0.5")
+    assert schedule.problems(whole, 16, 8192) == []
+    each = [schedule.at(whole, number) for number in range(scales)]
+    assert [one.alpha for one in each] == [3 * factor for factor in expected]
+    assert [one.optimizer.lr for one in each] == [whole.optimizer.lr * factor for factor in expected]
+    assert [one.schedule.detail for one in each] == [0.5 * factor for factor in expected]
+    assert (whole.alpha, whole.schedule.detail) == (3, 0.5)
+    assert [schedule.at(each[-1], 0).alpha, schedule.scales(each[-1])] == [each[-1].alpha, [Scale(47 + scales, 300)]]
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (("schedule.sizes=[]",), r"schedule\.sizes=\[\] must be a list of sizes"),
@@ -97,6 +128,34 @@ def test_a_scale_is_a_run_of_its_own_size_and_steps() -> None:
         (("schedule.sizes=[64,96.5]",), r"96\.5 is no size"),
         (("schedule.sizes=[64,true]",), r"True is no size"),
         (("schedule.sizes=[64,48]",), r"must not shrink from scale to scale"),
+        (("schedule.again=-1",), r"schedule\.again=-1 must be a whole number from 0"),
+        (("schedule.again=yes",), r"schedule\.again=yes must be a whole number from 0"),
+        (("schedule.detail=-1",), r"schedule\.detail=-1 must be a number from 0"),
+        (("schedule.factors=[1]",), r"schedule\.factors must name numbers"),
+        (("schedule.factors={alpha:2}",), r"schedule\.factors\.alpha=2 must be a list of numbers"),
+        (("schedule.factors={alpha:[]}",), r"schedule\.factors\.alpha=\[\] must be a list of numbers"),
+        (("schedule.factors={alpha:['...',1]}",), r"schedule\.factors\.alpha=.* must be a list of numbers"),
+        (("schedule.factors={alpha:[1,'...','...']}",), r"must be a list of numbers"),
+        (("schedule.factors={alpha:[1,x]}",), r"must be a list of numbers"),
+        (("schedule.factors={alpah:[1]}",), r"schedule\.factors\.alpah: alpah is the same at all scales\. alpha, beta"),
+        (("schedule.factors={size:[1,2]}",), r"size is the same at all scales"),
+        (("schedule.factors={seed:[1,2]}",), r"seed is the same at all scales"),
+        (("schedule.factors={schedule:{factor:[1,2]}}",), r"schedule\.factor is the same at all scales"),
+        (("schedule.factors={alpha:[1,-1]}", "schedule.sizes=[48,64]"), r"At scale 2, by schedule\.factors: alpha=-"),
+        (
+            ("schedule.factors={style_loss:{mix:[1,8]}}", "style_loss=nnst", "schedule.sizes=[48,64]"),
+            r"At scale 2, by schedule\.factors: style_loss: .* mix=2\.0 must be from 0",
+        ),
+        (
+            ("schedule.factors={style_loss:{columns:[1,0]}}", "style_loss=nnst", "schedule.sizes=[48,64]"),
+            r"At scale 2, by schedule\.factors: style_loss: .*columns and layers are both 0",
+        ),
+        (
+            ("schedule.factors={parameterization:{levels:[1,0.3]}}", "parameterization=laplacian",
+             "schedule.sizes=[48,64]", "clamp=end"),
+            r"At scale 2, by schedule\.factors: parameterization: .*levels=1\.5 must be a whole number",
+        ),
+        (("schedule.factors={style_loss:{nothing:[1]}}",), r"style_loss\.nothing is no number of this configuration"),
         (("schedule.from=8",), r"schedule\.from=8: a whole number from 16"),
         (("schedule.to=big",), r"schedule\.to=big: a whole number"),
         (("schedule.factor=1",), r"schedule\.factor=1: a number from 1\.05 up"),
@@ -118,14 +177,6 @@ def test_a_scale_is_a_run_of_its_own_size_and_steps() -> None:
         (("clip_gradient=-1",), r"clip_gradient=-1\.0 is out of range"),
         (("stop_change=nan",), r"stop_change=nan is out of range"),
         (("average=0.9", "optimizer=lbfgsb"), r"average goes with an optimiser of torch"),
-        (("schedule=pyramid", "schedule.again=-1"), r"schedule.again=-1 must be a whole number from 0"),
-        (("schedule=pyramid", "schedule.detail=-1"), r"schedule.detail=-1 must be a number from 0"),
-        (("schedule=pyramid", "+schedule.factors={gamma:[1]}"), r"schedule.factors.gamma: gamma is no number"),
-        (("schedule=pyramid", "+schedule.factors={content:[1]}"), r"content is no number of this configuration"),
-        (("schedule=pyramid", "+schedule.factors={alpha:2}"), r"schedule.factors.alpha=2 must be a list of numbers"),
-        (("schedule=pyramid", "+schedule.factors={alpha:[...]}"), r"must be a list of numbers, one for each scale"),
-        (("schedule=pyramid", "+schedule.factors={alpha:[1,x]}"), r"must be a list of numbers, one for each scale"),
-        (("schedule=pyramid", "schedule.factors=3"), r"schedule.factors must name numbers of the configuration"),
         (("lr_schedule=step", "optimizer=lbfgsb"), r"SciPy's L-BFGS-B has no learning rate"),
         (("clip_gradient=1", "optimizer=lbfgs"), r"clip_gradient: L-BFGS learns"),
         (("clip_gradient=1", "optimizer=lbfgsb"), r"clip_gradient: L-BFGS learns"),
@@ -243,30 +294,6 @@ def test_a_pyramid_from_to_loads_each_picture_at_its_own_size(tmp_path: Path) ->
     assert len(rows(tmp_path / "out")) == 10
 
 
-@pytest.mark.parametrize(
-    ("factors", "count", "expected"),
-    [
-        ([1, 0.5], 4, [1, 0.5, 0.5, 0.5]),
-        ([1, 0.5, 0.25], 2, [1, 0.5]),
-        ([1, "...", 0], 4, [1, 1, 1, 0]),
-        ([0, 1, "..."], 4, [0, 1, 1, 1]),
-        ([0, "...", 2, 3], 3, [0, 2, 3]),
-        ([0, "...", 1], 1, [1]),
-        ([3], 2, [3, 3]),
-    ],
-)
-def test_numbers_change_scale_by_scale(factors: list[Any], count: int, expected: list[float]) -> None:
-    sizes = [32 + 8 * scale for scale in range(count)]
-    given = ("optimizer=adam", "optimizer.lr=0.25", "schedule=pyramid", f"schedule.sizes={sizes}", "beta=0.5")
-    listed = json.dumps(factors).replace(" ", "").replace('"', "'")
-    whole = composed(*given, f"+schedule.factors={{beta:{listed},optimizer:{{lr:{listed}}}}}")
-    check.check(whole) if 0 not in factors else None
-    found = [schedule.at(whole, number) for number in range(count)]
-    assert [one.beta for one in found] == [0.5 * factor for factor in expected]
-    assert [one.optimizer.lr for one in found] == [0.25 * factor for factor in expected]
-    assert (whole.beta, whole.optimizer.lr) == (0.5, 0.25)
-
-
 def test_the_last_size_may_be_gone_through_again(tmp_path: Path) -> None:
     given = (
         "schedule=pyramid",
@@ -278,7 +305,7 @@ def test_the_last_size_may_be_gone_through_again(tmp_path: Path) -> None:
     )
     assert [(one.size, one.steps) for one in schedule.scales(composed(*given))] == [(32, 3), (48, 2), (48, 2), (48, 2)]
     kept = (*given, *TINY[3:], "precision=float64", "clamp=never")
-    stylized(tmp_path / "out", *kept, "+schedule.factors={alpha:[1,...,2]}")
+    stylized(tmp_path / "out", *kept, "schedule.factors={alpha:[1,...,2]}")
     shown = record(tmp_path / "out")["scales"]
     assert [one["width"] for one in shown] == [32, 48, 48, 48]
     terms = [one["final"]["loss/content"] / one["final"]["unweighted/content"] for one in shown]
@@ -318,14 +345,22 @@ RUNS = {
     "a loss that draws": ("style_loss={_target_: test_schedule.Drawing}", "jitter=3"),
     "lbfgs": ("optimizer=lbfgs", "init=style"),
     "lbfgsb": ("optimizer=lbfgsb", "optimizer.block=2", "clamp=block", "init=file", "init.path=rocket"),
+    "fourier": ("parameterization=fourier", "clamp=end", "jitter=2"),
+    "laplacian, with details": ("parameterization=laplacian", "schedule.detail=0.5", "clamp=step"),
+}
+PLAIN = ("backbone.weights=random", "steps=2", "log_every=1", "evaluator=none", "device=cpu")
+RECIPES = {  # whose losses draw, find neighbours for what a scale begins with, and change scale by scale
+    "strotss": ("experiment=strotss", "size=40", "schedule.sizes=[26,32,40]", "style_loss.style_samples=90", *PLAIN),
+    "nnst": ("experiment=nnst", "size=40", "schedule.from=20", "style_loss.side=8", *PLAIN),
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, *RECIPES])
 def test_killed_at_any_step_of_any_scale_it_carries_on_to_the_same_bytes(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = (*TINY, *RUNS[name], "checkpoint_steps=1", "checkpoint_seconds=0", "save_every=1", LAYERS)
+    chosen = RECIPES.get(name) or (*TINY, *RUNS[name], LAYERS)
+    arguments = (*chosen, "checkpoint_steps=1", "checkpoint_seconds=0", "save_every=1")
     stylized(tmp_path / "whole", *arguments)
     checkpoint.remove(tmp_path / "whole")
     save, steps = checkpoint.save, []
@@ -427,6 +462,24 @@ def test_every_job_of_a_batch_is_the_job_run_alone(tmp_path: Path, name: str) ->
     for number, own in enumerate(JOBS):
         alone = tmp_path / f"alone{number}"
         stylized(alone, *common, *own)
+        assert kill_and_resume.frames(tmp_path / str(number)) == kill_and_resume.frames(alone)
+        for ours, expected in zip(rows(tmp_path / str(number)), rows(alone), strict=True):
+            numbers = ({k: float(v) for k, v in row.items() if k != "seconds"} for row in (ours, expected))
+            assert next(numbers) == pytest.approx(next(numbers), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_job_of_a_recipes_batch_is_the_job_run_alone(tmp_path: Path, name: str) -> None:
+    """Also where jobs share a style, but each finds its neighbours for its own content and start."""
+    common = (*RECIPES[name], "precision=float64", "fit=square", "save_every=1")
+    own = [(), ("content=astronaut",), ("style=mosaic",), ("init=noise", "beta=2"), ("content=astronaut", "alpha=1")]
+    candidates = [Candidate(i, composed(*common, *one), tmp_path / f"{i}") for i, one in enumerate(own)]
+    assert grouping.plan(candidates, 9).batches == [[0, 1, 2, 3, 4]]
+    ends = done_together(tmp_path, *((*common, *one) for one in own))
+    assert [end["status"] for end in ends] == ["done"] * len(own)
+    for number, one in enumerate(own):
+        alone = tmp_path / f"alone{number}"
+        stylized(alone, *common, *one)
         assert kill_and_resume.frames(tmp_path / str(number)) == kill_and_resume.frames(alone)
         for ours, expected in zip(rows(tmp_path / str(number)), rows(alone), strict=True):
             numbers = ({k: float(v) for k, v in row.items() if k != "seconds"} for row in (ours, expected))
@@ -541,3 +594,14 @@ def test_a_run_from_before_there_were_scales_is_carried_on_with(tmp_path: Path) 
     assert {"schedule=single", "lr_schedule=none", "clamp_range=null", "clamp_until=null", "average=0.0"} <= set(lines)
     text = refused(run("resume=out", "average=0.5", cwd=tmp_path))
     assert "average: 0.0 -> 0.5" in text
+
+
+def test_a_pyramid_from_before_its_numbers_could_change_is_carried_on_with(tmp_path: Path) -> None:
+    chosen = composed("schedule=pyramid")
+    kept = resume.settings(chosen)
+    for name in ("again", "detail", "factors"):
+        del kept["schedule"][name]
+    (tmp_path / "run.json").write_text(json.dumps({"config": kept}))
+    resume.refuse_changes(tmp_path, chosen)
+    with pytest.raises(UserError, match=r"schedule\.again: 0 -> 1"):
+        resume.refuse_changes(tmp_path, composed("schedule=pyramid", "schedule.again=1"))

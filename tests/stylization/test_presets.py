@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nst import configuration
 from nst.errors import UserError
-from nst.losses import GaussianMMDLoss
+from nst.losses import GaussianMMDLoss, NearestNeighborLoss, RelaxedEMDLoss
 from nst.losses.transport import SlicedWassersteinLoss, unit_directions
 from nst.networks import backbones, rescaling, weights
 from nst.optimization.loop import Outcome
@@ -36,6 +36,7 @@ from nst.stylization import stylize
 
 TRAINED = {"johnson2016", "ulyanov2017"}  # of networks: tests/training/test_training_presets.py
 PRESETS = sorted(set(make_recipes_docs.published()) - TRAINED)
+OF_HYPERCOLUMNS = {"strotss", "nnst"}  # whose style losses have options of their name, with arguments that stay
 DEEPEST = {"vgg16": "features.26", "vgg19": "features.30", "squeezenet1_1": "features.7"}
 SMALL = 24  # pixels of the photographs over which activations are rescaled
 
@@ -55,6 +56,13 @@ SMALLER = {
         f"li2017_{name}": [f"lr_schedule.step_size={stated.LI2017_DECAY}"]
         for name in ("linear", "poly", "gaussian", "bn")
     },
+    "strotss": [
+        f"schedule.sizes=[{','.join(str(size) for size, _ in stated.STROTSS_SCALES)}]",
+        f"steps=[{','.join(str(steps) for _, steps in stated.STROTSS_SCALES)}]",
+        *(f"{kind}_loss.samples={stated.STROTSS_SAMPLES[0]}" for kind in ("content", "style")),
+        f"style_loss.style_samples={stated.STROTSS_SAMPLES[1]}",
+    ],
+    "nnst": [f"schedule.from={stated.NNST_SCALES[0][0]}", "steps=2", f"style_loss.side={stated.NNST_SIDE}"],
 }
 
 
@@ -128,7 +136,25 @@ def drawn(loss: object) -> Any:
             assert len(set(first.tolist()) | set(second.tolist())) == positions // 2 * 2, "a position twice"
         return found
 
-    return directions if isinstance(loss, SlicedWassersteinLoss) else pairs
+    def places(step: int, count: int, positions: int) -> Tensor:
+        assert isinstance(loss, RelaxedEMDLoss)
+        loss.begin_step(step, 0)
+        numbered = torch.arange(positions, dtype=torch.float64).view(1, 1, 1, -1)
+        found = loss.columns((numbered,), count).flatten().long()
+        assert len(set(found.tolist())) == min(count, positions), "a position twice"
+        return found
+
+    def offsets(step: int, *strides: int) -> list[tuple[int, int]]:
+        assert isinstance(loss, NearestNeighborLoss)
+        loss.begin_step(step, 0)
+        generator, found = loss.generator(), []
+        for side in (stride * loss.side for stride in strides):
+            numbered = torch.arange(side * side).view(1, 1, side, side)
+            found.append(divmod(int(loss._sampled(numbered, numbered, generator)[0].min()), side))
+        return found
+
+    kinds = {SlicedWassersteinLoss: directions, RelaxedEMDLoss: places, NearestNeighborLoss: offsets}
+    return next((draw for kind, draw in kinds.items() if isinstance(loss, kind)), pairs)
 
 
 def given(files: Path, job: DictConfig) -> stated.Given:
@@ -193,7 +219,8 @@ def plain(name: str) -> DictConfig:
 
 def on(files: Path, name: str) -> list[str]:
     """Return the overrides for a test's content image, away from which a preset starts that would start there."""
-    texture, from_content = plain(name).alpha == 0, plain(name).init._target_ == "nst.optimization.initial.from_content"
+    texture = plain(name).content == plain(name).style
+    from_content = plain(name).init._target_ == "nst.optimization.initial.from_content"
     content = [] if texture else [f"content={files / 'content.png'}"]
     return content + (["init=file", f"init.path={files / 'noisy.png'}"] if from_content else [])
 
@@ -260,7 +287,8 @@ def test_a_preset_says_what_it_departs_in_and_can_be_given_another_optimizer_los
     text = (CONF / "experiment" / f"{name}.yaml").read_text()
     assert name == "notebook" or "# Departs from it:" in text
     assert text.splitlines()[1].endswith(".")
-    check(composed(name, "optimizer=adam", "style_loss=gram", "content_loss=mse", "init=blend"))
+    others = [] if name in OF_HYPERCOLUMNS else ["style_loss=gram", "content_loss=mse"]
+    check(composed(name, "optimizer=adam", "init=blend", *others))
     check(composed(name, "optimizer=lbfgs", "schedule=single"))
 
 
