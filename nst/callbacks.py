@@ -86,7 +86,7 @@ def _begin_run(config: DictConfig) -> None:
     folder = Path(config.hydra.run.dir)
     job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     if job.pairs is not None:
-        raise UserError("pairs makes a run of each pair, which is a sweep: python run.py -m ... One pair is pair=[A,B].")
+        raise UserError("pairs is for a sweep over them: python run.py -m ... One pair is pair=[CONTENT,STYLE].")
     if job.resume is None and sweep.is_named(config, "run"):
         sweep.refuse_used(folder, "a run", "hydra.run.dir")
     _check_all([job])

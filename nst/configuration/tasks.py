@@ -93,7 +93,7 @@ def idle(config: Mapping[Any, Any]) -> dict[str, str]:
     if task == "apply":
         return found | {"style": STYLE_OF_NETWORK}
     if [config["content"], config["style"]] != config["pair"]:
-        found["pair"] = "content or style is given beside it"
+        found["pair"] = "content or style is given beside it; pair=[CONTENT,STYLE] says both"
     if config["pairs"] is None:
         found["pairing"] = "there is no folder of pairs to go through, pairs=FOLDER"
     if config["output_format"] != "jpeg":

@@ -23,10 +23,16 @@ def make_axis(config: DictConfig) -> None:
     """
     lines = config.hydra.overrides.task
     typed = [resume.key_of(str(line)) for line in lines]
-    if config.pairs is None:
+    given = {*typed, *(config.hydra.sweeper.get("params") or {})}
+    knob = "pairs" if config.pairs is not None else "pair" if "pair" in given else None
+    twice = [key for key in KINDS if knob and key in given] + ["pair"] * (knob == "pairs" and "pair" in typed)
+    if twice:
+        raise UserError(
+            f"{knob} says content and style of each run, and so does {twice[0]}. Give one of them, such as "
+            "pair=[CONTENT,STYLE]."
+        )
+    if knob != "pairs":
         return
-    if twice := [key for key in ("pair", *KINDS) if key in typed]:
-        raise UserError(f"pairs says every content and style. Leave out {twice[0]}, or pairs.")
     axis = ",".join(f"[{quoted(content)},{quoted(style)}]" for content, style in read(config.pairs, config.pairing))
     with read_write(config), open_dict(config):
         kept = [line for line in lines if resume.key_of(str(line)) not in ("pairs", "pairing")]

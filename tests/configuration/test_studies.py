@@ -28,6 +28,7 @@ SMALL = ("size=32", "steps=1", "evaluator=none")
 # Beside SMALL: what would be downloaded, or be long at any size.
 SMALLER = {
     "networks": ["backbone.weights=random"],
+    "methods": ["training.crop=32", "training.batch=1"],
     "three_approaches": ["training.painter.steps=1", "training.crop=32", "training.batch=1"],
 }
 DEFAULT_STEPS = {"pyramid": 40, "single": 300}  # at each scale, and those of experiment=sketch
