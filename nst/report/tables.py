@@ -45,7 +45,8 @@ def report_markdown(view: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in view["counts"].items())
     parts.append(f"{view['total']} {'run' if view['total'] == 1 else 'runs'}: {counts}.")
     for axis in view["axes"]:
-        parts.append(f"* {markdown(axis['key'])}: {', '.join(markdown(text) for text in axis['texts'])}")
+        between = "; " if any(", " in text for text in axis["texts"]) else ", "
+        parts.append(f"* {markdown(axis['key'])}: {between.join(map(markdown, axis['texts']))}")
     if view["command"]:
         parts += ["## Command", _fenced(view["command"], "bash")]
     if view["again"] and view["again"] != [view["command"]]:

@@ -158,7 +158,7 @@ def test_each_pair_is_one_value_of_one_axis(sweep: Path) -> None:
 
 def test_the_report_tells_a_pair_by_its_pictures_and_has_means_over_the_pairs(sweep: Path) -> None:
     text = (sweep / "report.md").read_text(encoding="utf-8")
-    assert "* pair: c 9.jpg, s,1.jpg, c 9.jpg, s,2.jpg, c 10.jpg, s,1.jpg, c 10.jpg, s,2.jpg" in text
+    assert "* pair: c 9.jpg, s, 1.jpg; c 9.jpg, s, 2.jpg; c 10.jpg, s, 1.jpg; c 10.jpg, s, 2.jpg" in text
     table = text.partition("## Means over the pairs")[2].split("\n\n")[1].splitlines()
     heads, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert heads[:3] == ["method", "runs", "content distance"]
