@@ -24,7 +24,7 @@ from nst import cli
 from nst.configuration import tasks
 from nst.errors import ConfigError, UserError
 from nst.files import is_claimed, write_json
-from nst.runs import launchers, resume, sweep
+from nst.runs import launchers, pairs, resume, sweep
 
 MANY = 30  # jobs whose check may take a while
 LONGEST_REASON = 160
@@ -85,6 +85,8 @@ def _begin_run(config: DictConfig) -> None:
     global _claimed
     folder = Path(config.hydra.run.dir)
     job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    if job.pairs is not None:
+        raise UserError("pairs is for a sweep over them: python run.py -m ... One pair is pair=[CONTENT,STYLE].")
     if job.resume is None and sweep.is_named(config, "run"):
         sweep.refuse_used(folder, "a run", "hydra.run.dir")
     _check_all([job])
@@ -98,6 +100,7 @@ def _begin_run(config: DictConfig) -> None:
 def _begin_sweep(config: DictConfig, name: str | None) -> None:
     global _launched
     launchers.prepare(config)
+    pairs.make_axis(config)
     if config.resume is None and sweep.is_named(config, "sweep"):
         sweep.refuse_used(Path(config.hydra.sweep.dir), "a sweep", "hydra.sweep.dir")
     overrides = sweep.sweep_overrides(config)

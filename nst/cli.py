@@ -35,7 +35,7 @@ DEAD_WORKERS = (
 )
 SENTENCES = ("title", "question")
 PATHS = (
-    *("content", "style", "style_masks", "content_mask", "photos", "model", "init.path", "resume"),
+    *("pairs", "content", "style", "style_masks", "content_mask", "photos", "model", "init.path", "resume"),
     *("backbone.weights", "evaluator.weights", "hydra.run.dir", "hydra.sweep.dir"),
 )
 FLAGS = (
@@ -54,6 +54,9 @@ GRAMMAR = {  # what Hydra and OmegaConf say of a command line, and what is said 
     ),
     r"override \+*(\S+?)=.*Cannot convert '(?:list|dict)' to string": (
         r"\1 takes one value, no list. A sweep tries several, one a run: -m \1=FIRST,SECOND."
+    ),
+    r"override pair=.* is not a ListConfig|Interpolation key 'pair\[\d\]' not found": (
+        "pair takes two images: pair=[CONTENT,STYLE]."
     ),
 }
 HELP_HINT = "See python run.py --help."

@@ -183,7 +183,7 @@ FORMS: dict[str, dict[str, Any]] = {
         **{"further_images": {...: _FILE}, "weights": (_NOTHING, {"name": str})},
         **{"result": _OUTPUT, "network": _OUTPUT, "outputs": {...: str}},
         **{"seconds": {...: _is_number}, "scales": [dict], "resumed": [dict], "computation": {...: str}},
-        **{"seed": _is_number, "git_note": _TEXT, "stopped_because": _TEXT},
+        **{"further_scores": {...: dict}, "seed": _is_number, "git_note": _TEXT, "stopped_because": _TEXT},
     },
     "sweep.json": {
         **_BEGUN,

@@ -2,11 +2,13 @@
 
     python scripts/evaluate.py RESULT CONTENT STYLE
     python scripts/evaluate.py FOLDER ... --evaluator vgg16 evaluator.weights=FILE evaluator.preprocessing=caffe
+    python scripts/evaluate.py FOLDER ... --evaluator vgg16 --add
     python scripts/evaluate.py FOLDER ... --art-fid
 
 The first scores one picture; images are files or names of samples. The second scores the finished runs in and below
 the given folders anew and changes nothing in them; with --write it puts the scores into each run.json, in the place of
-the old ones. The third prints ArtFID of all those runs together. Writes CSV to standard output.
+the old ones. The third adds them there, for the report to show beside the run's own. The fourth prints ArtFID of all
+those runs together. Writes CSV to standard output.
 """
 
 from __future__ import annotations
@@ -46,12 +48,16 @@ def make_evaluator(name: str, overrides: list[str]) -> evaluator.Evaluator:
     return made
 
 
-def score_run(judge: evaluator.Evaluator, folder: Path, write: bool) -> evaluator.Scores:
-    """Score a finished run, and put the scores into its ``run.json`` if asked to."""
+def score_run(judge: evaluator.Evaluator, folder: Path, write: bool, add: bool) -> evaluator.Scores:
+    """Score a finished run; put the scores into its ``run.json`` if asked to, in place of its own or beside them."""
     run = evaluator.run_pictures(folder)
     scores = judge.scores_of_blend(**vars(run))
+    record = run_folders.read(folder).record
     if write:
-        write_json(folder / "run.json", run_folders.read(folder).record | {"scores": scores})
+        write_json(folder / "run.json", record | {"scores": scores})
+    elif add:
+        further = record.get("further_scores", {}) | {judge.name: scores}
+        write_json(folder / "run.json", record | {"further_scores": further})
     return scores
 
 
@@ -62,7 +68,9 @@ def main() -> int:
     )
     parser.add_argument("what", nargs="+", help="three images, or folders of runs or sweeps; evaluator.KEY=VALUE")
     parser.add_argument("--evaluator", default="squeezenet", help="squeezenet, vgg16, vgg19 or a YAML file")
-    parser.add_argument("--write", action="store_true", help="put the scores into each run.json")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--write", action="store_true", help="put the scores into each run.json, in place of its own")
+    how.add_argument("--add", action="store_true", help="put the scores into each run.json, beside its own")
     parser.add_argument("--art-fid", action="store_true", help="print ArtFID of all runs together")
     arguments = parser.parse_intermixed_args()
     overrides = [word for word in arguments.what if word.startswith("evaluator.") and "=" in word]
@@ -74,7 +82,7 @@ def main() -> int:
             pictures = ([getattr(run, kind) for run in runs] for kind in ("result", "content", "style"))
             print(f"pictures,art_fid\n{len(runs)},{learned.art_fid(*pictures):.6g}")
             return 0
-    elif len(what) == 3 and not (arguments.write or arguments.art_fid):
+    elif len(what) == 3 and not (arguments.write or arguments.add or arguments.art_fid):
         folders = []
     else:
         raise UserError("Give either RESULT CONTENT STYLE (three images), or folders of runs that exist.")
@@ -84,7 +92,10 @@ def main() -> int:
     header: list[str] = []
     for name in folders or [Path(what[0])]:
         try:
-            scores = score_run(judge, name, arguments.write) if folders else judge.scores(what[0], what[1], what[2])
+            if folders:
+                scores = score_run(judge, name, arguments.write, arguments.add)
+            else:
+                scores = judge.scores(what[0], what[1], what[2])
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr)
             failed += 1

@@ -25,7 +25,7 @@ from nst.setup.layers import layer_weights
 from nst.setup.network import load_network
 
 # What one image of a batch may have for itself; of layers it is the weights.
-FREE = ("alpha", "beta", "tv", "seed", "content", "style", "init")
+FREE = ("alpha", "beta", "tv", "seed", "pair", "content", "style", "init")
 SCIPY = "nst.optimization.optimizers.ScipyLBFGSB"
 MOST = 64  # images at once; beyond that a device is busy anyway
 SHARE = 0.9  # of the free memory that a batch may take, since an estimate is one

@@ -43,10 +43,17 @@ class Config:
         "what to do",
         choices="optimize (the pixels of one picture) | train (a network that paints) | apply (such a network)",
     )
+    pair: list[Any] = _knob("[content,style] at once, for a sweep over pairs: 'pair=[coffee,swirls],[photo.jpg,wave]'")
     content: str = _knob(
         "content image: a path, or the name of a sample; with task=apply also a folder, a GIF or a video"
     )
     style: Any = _knob("style image: a path, or the name of a sample; several: 'style=[swirls,mosaic]'")
+    pairs: str | None = _knob(
+        "the pairs of a sweep: a folder with the folders content and style, or a CSV file with these two columns"
+    )
+    pairing: str = _knob(
+        "of the folder of pairs", choices="every (content with every style) | order (the first with the first)"
+    )
     style_weights: Any = _knob("of several styles: how much each counts, such as [2,1]; null: alike")
     style_size: Any = _knob(
         "pixels of the style's side that `style_fit` names, one number or one for each; null: `size`"
@@ -220,6 +227,7 @@ def _help() -> str:
     groups = [(name, m["help"]) for name, m in about.items() if name in GROUPS]
     groups.append(("experiment", "a whole recipe, published ones among them; what you type beside it wins"))
     groups.append(("study", "a whole sweep that redraws a classic figure; what you type beside it wins"))
+    groups.append(("method", "one of the methods of study=methods, with the weight tuned for it"))
     known = samples()
     kinds = [(kind, ", ".join(n for n in known if known[n]["kind"] == kind)) for kind in ("content", "style")]
     return HELP.format(knobs=_table(knobs), groups=_table(groups), samples=_table(kinds, 9))

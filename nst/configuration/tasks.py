@@ -37,12 +37,13 @@ IDLE_GROUPS: dict[str, tuple[str, ...]] = {
         *("parameterization", "transformer", "training"),
     ),
 }
+PAIRS = ("pair", "pairs", "pairing")  # which images they mean stands in content and style
 # Beside them, knobs that do nothing and harm nobody at whatever value: they come with a group or with a study.
 SILENT: dict[str, tuple[str, ...]] = {
     "optimize": (),
     "train": ("cuda_graph", "tile", "optimizer_units"),
     "apply": (
-        *("style", "steps", "margin", "pooling", "tv_kind", "tv_reduction", "clamp", "jitter"),
+        *("pair", "style", "steps", "margin", "pooling", "tv_kind", "tv_reduction", "clamp", "jitter"),
         *("cuda_graph", "engine", "compile", "optimizer_units"),
     ),
 }
@@ -59,9 +60,9 @@ def uses(task: str, name: str) -> bool:
 
 
 def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return of a resolved configuration what its task has a use for."""
+    """Return of a resolved configuration what its task has a use for, without what another part of it says."""
     task = of(config)
-    return {name: value for name, value in config.items() if task not in TASKS or uses(task, name)}
+    return {k: v for k, v in config.items() if k not in PAIRS and (task not in TASKS or uses(task, k))}
 
 
 def problems(config: Mapping[Any, Any]) -> list[str]:
@@ -91,6 +92,10 @@ def idle(config: Mapping[Any, Any]) -> dict[str, str]:
     found = {name: why for name, why in found.items() if name not in SAID_ELSEWHERE}
     if task == "apply":
         return found | {"style": STYLE_OF_NETWORK}
+    if [config["content"], config["style"]] != config["pair"]:
+        found["pair"] = "content or style is given beside it; pair=[CONTENT,STYLE] says both"
+    if config["pairs"] is None:
+        found["pairing"] = "there is no folder of pairs to go through, pairs=FOLDER"
     if config["output_format"] != "jpeg":
         found["jpeg_quality"] = "output_format is not jpeg"
     if not config["tv"]:

@@ -63,8 +63,8 @@ def find_parameters(runs: Sequence[Run], axes: Sequence[Axis]) -> list[str]:
 def differing(runs: Sequence[Run]) -> list[str]:
     """Return the keys whose values differ, groups first, each thing once.
 
-    What only follows from the choice of a group, and was not typed, is left out: with ``optimizer=adam,lbfgs`` the
-    arguments of the two optimisers, and the clamp that comes with each, tell nothing more.
+    What only follows from the choice of a group or a pair, and was not typed, is left out: with
+    ``optimizer=adam,lbfgs`` the arguments of the two optimisers, and the clamp that comes with each, tell nothing more.
     """
     groups = dict.fromkeys(group for run in runs for group in run.choices)
     leaves = dict.fromkeys(key for run in runs for key in run.config)
@@ -72,7 +72,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
     keys = [key for key in dict.fromkeys([*groups, *leaves, *only_typed]) if not NO_SCIENCE.fullmatch(key)]
     keys = [key for key in keys if "/" not in key and len(values_of(runs, key)) > 1]
     typed = {key for run in runs for key in run.typed}
-    chosen = [key for key in keys if key in groups and key in typed]
+    chosen = [key for key in keys if key in typed and (key in groups or key == "pair")]
 
     return [key for key in keys if key in typed or not _is_function(runs, key, chosen)]
 
@@ -109,11 +109,13 @@ def canonical(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.12g}"
     if isinstance(value, list | tuple):
-        return f"[{','.join(canonical(item) for item in value)}]"
+        value = f"[{','.join(canonical(item) for item in value)}]"
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{canonical(item)}' for key, item in value.items())}}}"
     text = str(value)
-    return re.sub(r"[\s'\"]", "", text) if re.fullmatch(r"\s*(\[.*\]|\{.*\})\s*", text, re.DOTALL) else text
+    if not re.fullmatch(r"\s*(\[.*\]|\{.*\})\s*", text, re.DOTALL):
+        return text
+    return re.sub(r"['\"]|\s+(?=[\]},:])|(?<=[\[{,:])\s+", "", text.strip())
 
 
 def short_texts(texts: Sequence[str]) -> dict[str, str]:

@@ -56,8 +56,8 @@ def columns_of(runs: Sequence[Run], parameters: Sequence[str]) -> list[dict[str,
     """Return the columns of the table, from left to right."""
     columns = [_column(key, key, "parameter", f"{key}, as configured.") for key in parameters]
     columns.append(_column("status", "status", "status", "How the run ended."))
-    for evaluator in sorted({name for run in runs if (name := evaluator_of(run))}):
-        names = {name for run in runs if evaluator_of(run) == evaluator for name in run.record["scores"]}
+    for evaluator in sorted({name for run in runs for name in scores_of(run)}):
+        names = {name for run in runs for name in scores_of(run).get(evaluator, {})}
         known = [name for name in SCORES if name in names]
         for name in [*known, *sorted(names - {*SCORES, "evaluator"})]:
             better, text = SCORES.get(name, (None, f"The score {name}."))
@@ -91,8 +91,7 @@ def value_in(column: dict[str, Any], run: Run, texts: Mapping[str, Mapping[str, 
     if kind == "status":
         return run.status
     if kind == "score":
-        is_its = evaluator_of(run) == column["evaluator"]
-        return number(run.fact("scores", key.removeprefix(f"{column['evaluator']}/"))) if is_its else None
+        return number(nested(scores_of(run), column["evaluator"], key.removeprefix(f"{column['evaluator']}/")))
     if kind == "loss":
         value = number(run.fact("final", key))
         return run.metrics[key][-1] if value is None and run.status == "done" and run.metrics.get(key) else value
@@ -119,6 +118,12 @@ def evaluator_of(run: Run) -> str | None:
     """Return the name of the evaluator that scored a run."""
     name = nested(run.record, "scores", "evaluator")
     return name if isinstance(name, str) else None
+
+
+def scores_of(run: Run) -> dict[str, dict[str, Any]]:
+    """Return a run's scores by the name of the evaluator: those added by scripts/evaluate.py, and its own."""
+    further = run.fact("further_scores") or {}
+    return further | ({name: run.record["scores"]} if (name := evaluator_of(run)) else {})
 
 
 def trade_offs(columns: Sequence[dict[str, Any]]) -> list[dict[str, str]]:

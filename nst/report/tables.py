@@ -15,7 +15,8 @@ from nst import trust
 LONGEST_REASON = 160  # characters, where there is little room
 LONG_TABLE = 35  # rows; more do not fit on a page
 # Scores that a paper shows; summary.csv has all. A table that is still too wide is scaled to the line.
-FOR_A_PAPER = ("content distance", "style distance", "SSIM")
+FOR_A_PAPER = ("content distance", "style distance", "SSIM", "LPIPS")
+REPEATED = {"pair": "pairs", "seed": "seeds"}  # what a mean is taken over
 NARROWED = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "{}_%&#$"}
@@ -44,7 +45,8 @@ def report_markdown(view: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in view["counts"].items())
     parts.append(f"{view['total']} {'run' if view['total'] == 1 else 'runs'}: {counts}.")
     for axis in view["axes"]:
-        parts.append(f"* {markdown(axis['key'])}: {', '.join(markdown(text) for text in axis['texts'])}")
+        between = "; " if any(", " in text for text in axis["texts"]) else ", "
+        parts.append(f"* {markdown(axis['key'])}: {between.join(map(markdown, axis['texts']))}")
     if view["command"]:
         parts += ["## Command", _fenced(view["command"], "bash")]
     if view["again"] and view["again"] != [view["command"]]:
@@ -56,6 +58,7 @@ def report_markdown(view: dict[str, Any]) -> str:
     if evaluators := list(dict.fromkeys(c["evaluator"] for c in view["columns"] if c["evaluator"])):
         parts.append(f"Scores by {', '.join(markdown(name) for name in evaluators)}.")
     parts.append(_markdown_table(view))
+    parts += _markdown_means(view)
     if reasons := [run for run in view["runs"] if run["reason"]]:
         lines = [(run["name"], run["status"].replace("_", " "), short_reason(run["reason"])) for run in reasons]
         parts += ["## Not done", "\n".join("* {} ({}): {}".format(*map(markdown, line)) for line in lines)]
@@ -69,41 +72,50 @@ def report_markdown(view: dict[str, Any]) -> str:
 
 
 def latex_table(view: dict[str, Any]) -> str:
-    r"""Return a ``booktabs`` table of parameters, scores and time: one row a run, or the mean and spread over seeds.
+    r"""Return a ``booktabs`` table of parameters, scores and time: one row a run, or means over pairs and seeds.
 
-    Runs that differ in their seed only share a row: mean :math:`\pm` standard deviation of a sample. Runs that are
-    not done have no results, and are left out.
+    Runs that differ in these only share a row: mean :math:`\pm` standard deviation of a sample. Runs that are not done
+    have no results, and are left out.
     """
-    columns = view["columns"]
-    parameters = [column for column in columns if column["kind"] == "parameter"]
-    scores = [column for column in columns if column["kind"] == "score" and column["label"] in FOR_A_PAPER]
-    results = scores or [column for column in columns if column["kind"] == "loss"]
-    results = [*results, *(column for column in columns if column["key"] == "seconds")]
-    over_seeds = any(column["key"] == "seed" for column in parameters) and len(parameters) > 1
-    parameters = [column for column in parameters if not (over_seeds and column["key"] == "seed")]
-    rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in view["runs"]:
-        if run["status"] == "done":
-            key = tuple(run["values"].get(column["key"]) for column in parameters) if over_seeds else (run["id"],)
-            rows.setdefault(key, []).append(run)
+    parameters, results, over, rows = _for_a_paper(view)
+    results = [column for column in results if column["key"] != "peak_memory_mb"]
     lines = []
-    for runs in rows.values():
+    for runs in rows:
         cells = [_latex_value(runs[0]["values"].get(c["key"])) for c in parameters] or [latex(runs[0]["label"])]
-        cells += [str(len(runs))] if over_seeds else []
+        cells += [str(len(runs))] if over else []
         cells += [_latex_mean([run["values"].get(c["key"]) for run in runs], is_time(c)) for c in results]
         lines.append(f"{' & '.join(cells)} \\\\")
     names = [latex(column["label"]) for column in parameters] or ["run"]
-    left = [*names, *(["runs"] if over_seeds else [])]
+    left = [*names, *(["runs"] if over else [])]
     heads = f"{' & '.join([*left, *map(_latex_head, results)])} \\\\"
     header = [*_evaluator_heads(results, len(left)), heads, "\\midrule"]
     shape = "l" * len(names) + "r" * (len(left) - len(names) + len(results))
-    means = ", mean $\\pm$ standard deviation over the seeds" if over_seeds else ""
+    means = f", mean $\\pm$ standard deviation over the {over}" if over else ""
     caption = f"\\caption{{{latex(view['title'])}{means}}}\\label{{tab:runs}}"
     if len(lines) > LONG_TABLE:
         top = [f"\\begin{{longtable}}{{{shape}}}", f"{caption} \\\\", "\\toprule", *header, "\\endhead"]
         return "\n".join([*top, *lines, "\\bottomrule", "\\end{longtable}"])
     top = ["\\begin{table}", "\\centering", "\\small", caption, NARROWED, f"\\begin{{tabular}}{{{shape}}}", "\\toprule"]
     return "\n".join([*top, *header, *lines, "\\bottomrule", "\\end{tabular}}", "\\end{table}"])
+
+
+def _for_a_paper(
+    view: dict[str, Any],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str, list[list[dict[str, Any]]]]:
+    """Return the columns of parameters and of results, what rows are means over, and the runs of each row."""
+    columns = view["columns"]
+    parameters = [column for column in columns if column["kind"] == "parameter"]
+    results = [column for column in columns if column["kind"] == "score" and column["label"] in FOR_A_PAPER]
+    results = results or [column for column in columns if column["kind"] == "loss"]
+    results += [column for column in columns if column["key"] in ("seconds", "peak_memory_mb")]
+    kept = [column for column in parameters if column["key"] not in REPEATED]
+    over = [REPEATED[column["key"]] for column in parameters if column not in kept] if kept else []
+    rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in view["runs"]:
+        if run["status"] == "done":
+            key = tuple(run["values"].get(column["key"]) for column in kept) if over else (run["id"],)
+            rows.setdefault(key, []).append(run)
+    return (kept if over else parameters), results, " and ".join(over), list(rows.values())
 
 
 def brief(value: Any, time: bool = False) -> str:
@@ -170,6 +182,25 @@ def _markdown_table(view: dict[str, Any]) -> str:
         name = f"[{markdown(run['name'])}](<{run['full']}>)" if run["full"] else markdown(run["name"])
         lines.append([name, *map(markdown, cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_means(view: dict[str, Any]) -> list[str]:
+    """Return a table of the means over pairs or seeds, each with its spread, under a heading; nothing without any."""
+    parameters, results, over, rows = _for_a_paper(view)
+    if not over:
+        return []
+    several = len({column["evaluator"] for column in results} - {None}) > 1
+    heads = [f"{c['label']} ({c['evaluator']})" if c["evaluator"] and several else c["label"] for c in results]
+    heads = [f"{h}, {c['unit']}" if c["unit"] else h for h, c in zip(heads, results, strict=True)]
+    lines = [[column["label"] for column in parameters] + ["runs", *heads]]
+    lines.append(["---"] * len(parameters) + ["---:"] * (1 + len(results)))
+    for runs in rows:
+        cells = [brief(runs[0]["values"].get(column["key"])) for column in parameters]
+        means = [_latex_mean([run["values"].get(c["key"]) for run in runs], is_time(c)) for c in results]
+        means = [mean.replace("$", "").replace("\\pm", "±").replace("\\times 10", "x 10") for mean in means]
+        lines.append([*cells, str(len(runs)), *means])
+    heading = f"## Means over the {over}, ± their standard deviation"
+    return [heading, "\n".join(f"| {' | '.join(map(markdown, line))} |" for line in lines)]
 
 
 def _latex_value(value: Any, time: bool = False) -> str:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 import nst
 from nst import configuration, runtime
 from nst.cli import ConsoleFormatter, ConsoleHandler
+from nst.configuration import tasks
 from nst.errors import UserError
 from nst.job import task_of
 from nst.runs import resume
@@ -71,7 +72,7 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     if missing := [name for name in known if name not in config]:
         today = _todays_config(record.get("choices", {}))
         config |= {name: today[name] for name in missing}
-        silent = (*resume.HOUSEKEEPING, "evaluator")
+        silent = (*resume.HOUSEKEEPING, *tasks.PAIRS, "evaluator")
         shown = [f"{name}={_short(today[name])}" for name in missing if name not in silent]
         notes += [f"Not recorded, so today's default is used: {', '.join(shown)}."] if shown else []
     return config | {"resume": None}, notes
@@ -82,7 +83,7 @@ def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:
     if not CONF.is_dir():
         raise UserError(f"The run lacks knobs that this version has, and there is no {CONF} to take them from.")
     configuration.register()
-    groups = (*configuration.GROUPS, "task", "experiment", "study")
+    groups = (*configuration.GROUPS, "task", "experiment", "study", "method")
     parts = {name: choices.get(name, "").split("+") for name in groups}  # of a sum of losses there are several
     is_ours = {name: all((CONF / name / f"{part}.yaml").is_file() for part in parts[name]) for name in groups}
     chosen = [f"{name}={choices[name]}" for name in groups if is_ours[name]]

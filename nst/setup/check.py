@@ -45,6 +45,8 @@ def check(config: DictConfig, of_task: Callable[[DictConfig], list[str]] = lambd
     """
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError([f"{name} has no value. Give it one: {name}=VALUE." for name in missing])
+    if len(config.pair) != 2:
+        raise ConfigError([f"pair={config.pair} must be a content and a style image: pair=[CONTENT,STYLE]."])
     if config.task not in tasks.TASKS:
         raise ConfigError([unknown("task", config.task, tasks.TASKS)])
     problems = tasks.problems(config) + configuration.problems(config) + _check_knobs(config) + _check_images(config)

@@ -121,7 +121,7 @@ def test_the_choices_recorded_are_those_of_a_reader() -> None:
             words = ["experiment=keras", f"backbone={backbone}"]
             choices = compose("config", words, return_hydra_config=True).hydra.runtime.choices
             kept = recipes.recorded(choices)
-            assert kept.keys() == {*configuration.GROUPS, "task", "experiment", "study"}
+            assert kept.keys() == {*configuration.GROUPS, "task", "experiment", "study", "method"}
             assert (kept["backbone"], kept["layers"], kept["optimizer"]) == (backbone, layers, "keras")
             assert (kept["content_loss"], kept["study"]) == ("mse_sum", "None")
 

@@ -29,6 +29,7 @@ SMALL = ("size=32", "steps=1", "evaluator=none")
 SMALLER = {
     "networks": ["backbone.weights=random"],
     "smoothing": ["backbone.weights=random"],
+    "methods": ["training.crop=32", "training.batch=1"],
     "three_approaches": ["training.painter.steps=1", "training.crop=32", "training.batch=1"],
 }
 DEFAULT_STEPS = {"pyramid": 40, "single": 300}  # at each scale, and those of experiment=sketch

@@ -143,6 +143,20 @@ def test_style_and_content_alike_are_scored_by_their_own_size() -> None:
     json.dumps(far, allow_nan=False)
 
 
+def test_the_identity_test_has_scores_of_a_copy_as_of_the_picture_itself(tmp_path: Path) -> None:
+    """The painting literature's: with the content as style the picture must come back, whatever file holds it."""
+    copy, half = tmp_path / "copy.jpg", tmp_path / "half.png"
+    with Image.open(rgb.locate("coffee")) as picture:
+        picture.convert("RGB").save(copy, quality=90)
+        picture.convert("RGB").resize((300, 200)).save(half)
+    for style in (copy, half):
+        near, far = (judge().scores(result, "coffee", style) for result in ("coffee", "wave"))
+        exact = judge().scores("wave", "coffee", "coffee")
+        for score in ("content_distance", "style_distance"):
+            assert 0 <= near[score] < 0.05  # type: ignore[operator]
+            assert far[score] == pytest.approx(exact[score], rel=0.1)
+
+
 # --- scores without a network -----------------------------------------------------------------------------------------
 
 
@@ -591,6 +605,14 @@ def test_the_script_scores_old_runs_and_leaves_them_alone_unless_asked(tmp_path:
     assert {"picture": str(tmp_path / "2_beta=1")} | expected_row(record.pop("scores")) == rows(done)[0]
     assert record == {k: v for k, v in json.loads(before[records.index(tmp_path / "2_beta=1" / "run.json")]).items()
                       if k != "scores"}  # fmt: skip
+
+    written = (tmp_path / "2_beta=1" / "run.json").read_bytes()
+    done = evaluate(tmp_path / "2_beta=1", "--add", "evaluator.size=64")
+    record = json.loads((tmp_path / "2_beta=1" / "run.json").read_text(encoding="utf-8"))
+    (name, further), *others = record.pop("further_scores").items()
+    assert (name, others) == (further["evaluator"], [])
+    assert {"picture": str(tmp_path / "2_beta=1")} | expected_row(further) == rows(done)[0]
+    assert record == json.loads(written)
 
 
 @pytest.mark.parametrize(
