@@ -21,7 +21,7 @@ from nst.images import decoding, pixels, rgb
 from nst.images.pixels import RGB
 from nst.losses import is_guidable, is_summed
 from nst.losses.objective import COMBINATIONS
-from nst.losses.protocols import traits
+from nst.losses.protocols import MatchingLoss, traits
 from nst.networks import backbones, traced
 from nst.optimization import schedule
 from nst.optimization.parameterization import Fourier, Pixels
@@ -199,6 +199,9 @@ def _check_losses(config: DictConfig, made: Mapping[str, Any]) -> list[str]:
         if is_tiled and group in made and not is_summed(made[group]):
             what = f"{group}: {type(made[group]).__name__}"
             found.append(f"{what} is no function of sums over positions, so that it cannot be tiled: tile=none.")
+    if config.task == "optimize" and config.jitter and isinstance(made.get("style_loss"), MatchingLoss):
+        name = type(made["style_loss"]).__name__
+        found.append(f"jitter={config.jitter} would move the picture away from the neighbours of {name}. Use jitter=0.")
     if config.style_masks is None and config.content_mask is None:
         return found
     if config.tile not in ("auto", "none"):
