@@ -35,11 +35,13 @@ def bibtex(runs: Sequence[Run]) -> str:
     used += [paper for start, paper in sorted(NETWORKS.items()) if any(name.startswith(start) for name in names)]
     parts = {t.rpartition(".")[2] for run in runs for t in _targets(run.fact("config"))}
     used += list(dict.fromkeys(PARTS[part] for part in sorted(parts) if part in PARTS))
+    used += ["kolkin2022neural"] * any(run.fact("config", "color") == "recolored" for run in runs)
     scores = {name for run in runs for name, value in (run.fact("scores") or {}).items() if value is not None}
     used += [paper for name, paper in SCORES.items() if name in scores]
     recipes = sorted({run.choices.get("experiment", "none") for run in runs} - {"none"})
     folders = [*(path for run in runs for path in run.config_folders), str(ROOT / "conf")]
-    entries = [_software(), *(_papers()[name] for name in used), *(_recipe(name, folders) for name in recipes)]
+    papers = [_papers()[name] for name in dict.fromkeys(used)]
+    entries = [_software(), *papers, *(_recipe(name, folders) for name in recipes)]
     return "\n\n".join(entry for entry in entries if entry) + "\n"
 
 
