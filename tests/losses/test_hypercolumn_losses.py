@@ -473,6 +473,10 @@ def test_a_bad_argument_is_refused_by_name(made: Any, argument: str) -> None:
             ("style_loss=nnst", "optimizer=adam", "jitter=8"),
             r"jitter=8 would move the picture away from the neighbours",
         ),
+        (
+            ("style_loss=nnst", "task=train"),
+            r"style_loss: NearestNeighborLoss looks for neighbours of one picture: it is a",
+        ),
         (("style_loss=nnst", "style_loss.columns=0"), r"columns and layers are both 0"),
     ],
 )
