@@ -20,7 +20,7 @@ class SumLoss:
         for name, loss in losses.items():
             if not isinstance(loss, LayerLoss):
                 raise ValueError(f"losses.{name} is no loss")
-            if traits(loss).couples_layers:
+            if traits(loss).couples_layers or traits(loss).joins_layers:
                 raise ValueError(f"losses.{name} compares layers with each other, which cannot be added to others")
         self.losses = dict(losses)
         self.scale = check_positive("scale", scale)

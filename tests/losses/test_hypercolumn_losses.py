@@ -15,7 +15,7 @@ from torch import Tensor
 from nst.engines import LossRequest, TargetRequest, make
 from nst.errors import ConfigError
 from nst.images.pixels import PREPROCESSINGS
-from nst.losses import GramLoss, NearestNeighborLoss, RelaxedEMDLoss, SelfSimilarityLoss, neighbors
+from nst.losses import GramLoss, NearestNeighborLoss, RelaxedEMDLoss, SelfSimilarityLoss, SumLoss, neighbors
 from nst.losses.drawing import Drawing, sampled_columns
 from nst.losses.patches import nearest
 from nst.losses.protocols import DrawingLoss, MatchingLoss, traits
@@ -434,6 +434,8 @@ def test_what_a_loss_declares() -> None:
         (lambda: RelaxedEMDLoss(hypercolumns=True, colors=-1), "colors"),
         (lambda: RelaxedEMDLoss(colors=1), "hypercolumns=true"),
         (lambda: RelaxedEMDLoss(hypercolumns=True, colors=1).for_layers({"relu1_1": 1, "rgb": 1}), "rgb"),
+        (lambda: SumLoss({"a": RelaxedEMDLoss(hypercolumns=True)}), r"losses\.a compares layers"),
+        (lambda: SumLoss({"a": NearestNeighborLoss()}), r"losses\.a compares layers"),
         (lambda: SelfSimilarityLoss(0, hypercolumns=True), "samples"),
         (lambda: NearestNeighborLoss(-1), "columns"),
         (lambda: NearestNeighborLoss(layers=-1), "layers"),
