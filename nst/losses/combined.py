@@ -28,7 +28,7 @@ class SumLoss:
         for name, loss in losses.items():
             if not isinstance(loss, LayerLoss):
                 raise ValueError(f"losses.{name} is no loss")
-            if traits(loss).couples_layers:
+            if traits(loss).couples_layers or traits(loss).joins_layers:
                 raise ValueError(f"losses.{name} compares layers with each other, which cannot be added to others")
         if strange := [name for name in weights or {} if name not in losses]:
             raise ValueError(unknown("loss of weights", strange[0], list(losses)))

@@ -199,9 +199,13 @@ def _check_losses(config: DictConfig, made: Mapping[str, Any]) -> list[str]:
         if is_tiled and group in made and not is_summed(made[group]):
             what = f"{group}: {type(made[group]).__name__}"
             found.append(f"{what} is no function of sums over positions, so that it cannot be tiled: tile=none.")
-    if config.task == "optimize" and config.jitter and isinstance(made.get("style_loss"), MatchingLoss):
-        name = type(made["style_loss"]).__name__
-        found.append(f"jitter={config.jitter} would move the picture away from the neighbours of {name}. Use jitter=0.")
+        if not isinstance(made.get(group), MatchingLoss):
+            continue
+        name = type(made[group]).__name__
+        if config.task != "optimize" or group == "content_loss":
+            found.append(f"{group}: {name} looks for neighbours of one picture: it is a style loss of task=optimize.")
+        elif config.jitter:
+            found.append(f"jitter={config.jitter} would move the picture away from the neighbours of {name}: jitter=0.")
     if config.style_masks is None and config.content_mask is None:
         return found
     if config.tile not in ("auto", "none"):

@@ -15,7 +15,7 @@ from torch import Tensor
 from nst.engines import LossRequest, TargetRequest, make
 from nst.errors import ConfigError
 from nst.images.pixels import PREPROCESSINGS
-from nst.losses import GramLoss, NearestNeighborLoss, RelaxedEMDLoss, SelfSimilarityLoss, neighbors
+from nst.losses import GramLoss, NearestNeighborLoss, RelaxedEMDLoss, SelfSimilarityLoss, SumLoss, neighbors
 from nst.losses.drawing import Drawing, sampled_columns
 from nst.losses.patches import nearest
 from nst.losses.protocols import DrawingLoss, MatchingLoss, traits
@@ -434,6 +434,8 @@ def test_what_a_loss_declares() -> None:
         (lambda: RelaxedEMDLoss(hypercolumns=True, colors=-1), "colors"),
         (lambda: RelaxedEMDLoss(colors=1), "hypercolumns=true"),
         (lambda: RelaxedEMDLoss(hypercolumns=True, colors=1).for_layers({"relu1_1": 1, "rgb": 1}), "rgb"),
+        (lambda: SumLoss({"a": RelaxedEMDLoss(hypercolumns=True)}), r"losses\.a compares layers"),
+        (lambda: SumLoss({"a": NearestNeighborLoss()}), r"losses\.a compares layers"),
         (lambda: SelfSimilarityLoss(0, hypercolumns=True), "samples"),
         (lambda: NearestNeighborLoss(-1), "columns"),
         (lambda: NearestNeighborLoss(layers=-1), "layers"),
@@ -472,6 +474,10 @@ def test_a_bad_argument_is_refused_by_name(made: Any, argument: str) -> None:
         (
             ("style_loss=nnst", "optimizer=adam", "jitter=8"),
             r"jitter=8 would move the picture away from the neighbours",
+        ),
+        (
+            ("style_loss=nnst", "task=train"),
+            r"style_loss: NearestNeighborLoss looks for neighbours of one picture: it is a",
         ),
         (("style_loss=nnst", "style_loss.columns=0"), r"columns and layers are both 0"),
     ],

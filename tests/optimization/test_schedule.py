@@ -143,11 +143,11 @@ def test_a_number_changes_scale_by_scale(factors: str, scales: int, expected: li
         (("schedule.factors={schedule:{factor:[1,2]}}",), r"schedule\.factor is the same at all scales"),
         (("schedule.factors={alpha:[1,-1]}", "schedule.sizes=[48,64]"), r"At scale 2, by schedule\.factors: alpha=-"),
         (
-            ("schedule.factors={style_loss:{mix:[1,8]}}", "style_loss=nnst", "schedule.sizes=[48,64]"),
+            ("schedule.factors={style_loss:{mix:[1,8]}}", "style_loss=nnst", "jitter=0", "schedule.sizes=[48,64]"),
             r"At scale 2, by schedule\.factors: style_loss: .* mix=2\.0 must be from 0",
         ),
         (
-            ("schedule.factors={style_loss:{columns:[1,0]}}", "style_loss=nnst", "schedule.sizes=[48,64]"),
+            ("schedule.factors={style_loss:{columns:[1,0]}}", "style_loss=nnst", "jitter=0", "schedule.sizes=[48,64]"),
             r"At scale 2, by schedule\.factors: style_loss: .*columns and layers are both 0",
         ),
         (
