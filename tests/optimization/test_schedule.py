@@ -350,7 +350,10 @@ RUNS = {
 }
 PLAIN = ("backbone.weights=random", "steps=2", "log_every=1", "evaluator=none", "device=cpu")
 RECIPES = {  # whose losses draw, find neighbours for what a scale begins with, and change scale by scale
-    "strotss": ("experiment=strotss", "size=40", "schedule.sizes=[26,32,40]", "style_loss.style_samples=90", *PLAIN),
+    "strotss": (
+        *("experiment=strotss", "size=40", "schedule.sizes=[26,32,40]", "style_loss.style_samples=90", *PLAIN),
+        *(f"layers.{kind}=[rgb,relu1_1,relu2_1,relu3_1]" for kind in ("content", "style")),
+    ),
     "nnst": ("experiment=nnst", "size=40", "schedule.from=20", "style_loss.side=8", *PLAIN),
 }
 
