@@ -821,7 +821,7 @@ def strotss(given: Given) -> Recipe:
     turn = [[0.577350, 0.577350, 0.577350], [-0.577350, 0.788675, -0.211325], [-0.577350, -0.211325, 0.788675]]
 
     def maps(x: Tensor) -> Maps:
-        return {"rgb": normalised(x), **vgg(given.vgg16, 16, bgr(x))}
+        return {"rgb": x, **vgg(given.vgg16, 16, bgr(x))}
 
     def columns(maps: Maps, places: Tensor) -> Tensor:
         """C x n: what all layers say of places, halved wherever a map is smaller than the one before."""

@@ -4,6 +4,7 @@ from nst.configuration.schema import (
     GROUPS,
     LARGEST_SIZE,
     LINE_SEARCH,
+    PIXELS,
     SMALLEST_SIZE,
     Config,
     Style,

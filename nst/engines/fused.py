@@ -24,7 +24,7 @@ from nst.images.pixels import RGB
 from nst.losses import functional
 from nst.losses.functional import at_least_float32
 from nst.losses.objective import LossRequest, TargetRequest
-from nst.losses.protocols import is_summed
+from nst.losses.protocols import Layer, is_summed
 from nst.networks.backbones import Backbone, ExtendedConv2d, ScaledAvgPool2d, refuse_too_small
 
 
@@ -190,7 +190,7 @@ class Fused:
         found, shapes = self._ask(image, requests, {})
         return {
             tag: r.loss.value(found[tag], r.target, shapes[only(r.layer)])
-            if _known(r.loss)
+            if _known(r.loss, r.layer)
             else value_of(r, found[tag])
             for tag, r in requests.items()
         }
@@ -198,14 +198,17 @@ class Fused:
     def sums(self, image: Tensor, requests: dict[str, LossRequest], windows: dict[str, Window]) -> Sums:
         """Return the sums ``(B, ...)`` of each loss over its layer's window, and the shapes of whole maps."""
         found, shapes = self._ask(image, requests, windows)
-        sums = {tag: found[tag] if _known(r.loss) else r.loss.sums(found[tag], r.target) for tag, r in requests.items()}
+        sums = {
+            tag: found[tag] if _known(r.loss, r.layer) else r.loss.sums(found[tag], r.target)
+            for tag, r in requests.items()
+        }
         return sums, shapes
 
     def pieces(self, image: Tensor, wanted: dict[str, TargetRequest], windows: dict[str, Window]) -> Sums:
         """Return what each target takes of its layer's window: a piece of a map, or sums."""
         maps, pieces = self._maps(image), {}
         for tag, (layer, loss) in wanted.items():
-            own, known = _cut(maps[only(layer)], windows.get(only(layer))), _known(loss)
+            own, known = _cut(maps[only(layer)], windows.get(only(layer))), _known(loss, layer)
             if loss.target_is_map:
                 pieces[tag] = loss.target(own)
             else:
@@ -228,9 +231,14 @@ class Fused:
         for tag, request in requests.items():
             own = []
             for name in each(request.layer):
-                of_map, result = (None, self.rgb(image)) if name == RGB else next(results)
-                own.append(result if of_map and of_map.known else at_least_float32(result))
+                if name == RGB:
+                    own.append(at_least_float32(_cut(self.rgb(image), windows.get(RGB))))
+                    continue
+                of_map, result = next(results)
+                own.append(result if of_map.known else at_least_float32(result))
             found[tag] = given(request.layer, own)
+        if self.gives_rgb:
+            shapes[RGB] = tuple(image.shape[1:])
         return found, shapes
 
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
@@ -252,7 +260,7 @@ class Fused:
         """Let a loss take its target; the map itself stays in the type and memory it has here."""
         if isinstance(maps, tuple):
             return target_of(wanted, tuple(at_least_float32(one.clone()) for one in maps))
-        if known := _known(loss := wanted.loss):
+        if known := _known(loss := wanted.loss, wanted.layer):
             if loss.target_is_map:
                 return loss.target(maps)
             return loss.target_of_sums(known.forward(maps, None)[0], maps.shape[1:])
@@ -356,9 +364,9 @@ KNOWN: dict[Any, Known] = {
 }
 
 
-def _known(loss: Any) -> Known | None:
-    """Return the written-out way to the sums of a loss, or None if there is none."""
-    return KNOWN.get(loss.sums) if is_summed(loss) else None
+def _known(loss: Any, layer: Layer = "") -> Known | None:
+    """Return the written-out way to the sums of a loss, or None if there is none, or the map is no map of the chain."""
+    return KNOWN.get(loss.sums) if is_summed(loss) and layer != RGB else None
 
 
 def _chain(backbone: Backbone, dtype: torch.dtype) -> Iterator[tuple[int, Link]]:

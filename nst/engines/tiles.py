@@ -19,6 +19,7 @@ from torchvision.models.squeezenet import Fire
 from nst.engines.fused import Fused
 from nst.engines.plain import Plain
 from nst.engines.requests import Shapes, Window, only
+from nst.images.pixels import RGB
 from nst.losses.objective import LossRequest, TargetRequest
 from nst.networks.backbones import Backbone, ExtendedConv2d, L2Pool2d, ScaledAvgPool2d
 
@@ -163,7 +164,7 @@ def receptive_fields(backbone: nn.Module) -> dict[str, ReceptiveField] | None:
     """Return that of every layer asked for, or None if the network has a layer that cannot be cut into tiles."""
     if not isinstance(backbone, Backbone):
         return None
-    found = {}
+    found = {RGB: ReceptiveField(1, 0, 0)} if backbone.gives_rgb else {}
     stride, before, after = ReceptiveField(1, 0, 0)
     for place, module in enumerate(backbone.stack):
         for part in _parts(module):

@@ -14,7 +14,7 @@ from nst.images.bands import finest_band, resized
 from nst.losses.drawing import Drawing
 from nst.losses.functional import at_least_float32
 from nst.losses.patches import chosen, nearest, normalized
-from nst.losses.settings import check_count, check_not_negative
+from nst.losses.settings import check_count, check_flag, check_not_negative
 
 TURNS = 4
 
@@ -56,7 +56,7 @@ class NearestNeighborLoss(Drawing):
         if not 0 <= check_not_negative("mix", mix) <= 1:
             raise ValueError(f"mix={mix} must be from 0 (the content image) to 1")
         self.mix, self.side = mix, check_count("side", side)
-        self.turns = TURNS if turned else 1
+        self.turns = TURNS if check_flag("turned", turned) else 1
 
     def target(self, features: Sequence[Tensor]) -> dict[str, Any]:
         """Return what to keep of the style image's maps ``(B, C, H, W)``: hypercolumns, and maps as they are."""

@@ -41,6 +41,13 @@ def check_count(name: str, value: int) -> int:
     return value
 
 
+def check_flag(name: str, value: bool) -> bool:
+    """Refuse what is neither true nor false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value} must be true or false")
+    return value
+
+
 def check_norm(name: str, value: str | float, choices: Sequence[str]) -> str | float:
     """Refuse what is neither one of the choices nor a number above 0."""
     if not isinstance(value, str):

@@ -13,7 +13,7 @@ from torch import Tensor
 from nst.images.pixels import RGB
 from nst.losses.drawing import Drawing
 from nst.losses.patches import normalized
-from nst.losses.settings import check_count, check_not_negative
+from nst.losses.settings import check_count, check_flag, check_not_negative
 
 FLAT = 1e-6  # share of the mean square below which a moment is rounding
 CLOSEST = 1e-5  # a squared distance between colours is taken to be at least this, so that its root has a gradient
@@ -118,7 +118,7 @@ class RelaxedEMDLoss(Drawing):
         super().__init__(redraw, norm, scale)
         self.samples = check_count("samples", samples)
         self.moments = check_not_negative("moments", moments)
-        self.joins_layers = bool(hypercolumns)
+        self.joins_layers = check_flag("hypercolumns", hypercolumns)
         self.style_samples = check_count("style_samples", style_samples) if style_samples else 0
         self.colors = check_not_negative("colors", colors)
         if colors and not hypercolumns:
@@ -176,7 +176,7 @@ class SelfSimilarityLoss(Drawing):
     ) -> None:
         super().__init__(redraw, norm, scale)
         self.samples = check_count("samples", samples)
-        self.joins_layers = bool(hypercolumns)
+        self.joins_layers = check_flag("hypercolumns", hypercolumns)
 
     def __call__(self, features: Any, target: Any) -> Tensor:
         """Compare ``(B, C, H, W)``, or the maps of all layers, with the target; returns ``(B,)``."""

@@ -92,8 +92,8 @@ class Backbone(nn.Module):
         return maps
 
     def rgb(self, image: Tensor) -> Tensor:
-        """Return the layer ``rgb`` of a preprocessed image ``(B, 3, H, W)``: RGB, normalised as torchvision does."""
-        return PREPROCESSINGS["imagenet"](self.preprocessing.inverse(image))
+        """Return the layer ``rgb`` of a preprocessed image ``(B, 3, H, W)``: RGB in [0, 1]."""
+        return self.preprocessing.inverse(image)
 
 
 def refuse_too_small(error: RuntimeError, image: Tensor, layers: Iterable[str]) -> None:

@@ -79,7 +79,7 @@ def at(config: DictConfig, number: int) -> DictConfig:
     one.size, one.steps = every[number].size, every[number].steps
     if (style_size := OmegaConf.select(config, "style_size", default=None)) is not None:
         one.style_size = _in_proportion(style_size, every[number].size, every[-1].size)
-    for name, factors in _factors(config.schedule):
+    for name, factors in _factors(config):
         value = OmegaConf.select(config, name) * _spread(factors, len(every))[number]
         is_count = isinstance(OmegaConf.select(config, name), int) and value == int(value)
         OmegaConf.update(one, name, int(value) if is_count else value)
@@ -208,12 +208,21 @@ def _sizes(config: DictConfig) -> list[int]:
     return [*sorted(set(sizes)), *again]
 
 
-def _factors(node: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    """Return the numbers of the configuration that have factors, by name, each with the list of them."""
+def _factors(config: DictConfig, node: Mapping[str, Any] | None = None, path: str = "") -> list[tuple[str, Any]]:
+    """Return the numbers of the configuration that have factors, by name, each with the list of them.
+
+    Factors beside a ``_target_`` hold where the component is that one.
+    """
     found = []
-    for name, value in (node.get("factors") or {} if not path else node).items():
+    for name, value in (config.schedule.get("factors") or {} if node is None else node).items():
         whole = f"{path}{name}"
-        found += _factors(value, f"{whole}.") if isinstance(value, Mapping) else [(whole, value)]
+        if isinstance(value, Mapping):
+            found += _factors(config, value, f"{whole}.")
+        elif name == "_target_":
+            if value != OmegaConf.select(config, whole, default=None):
+                return []
+        else:
+            found.append((whole, value))
     return found
 
 
@@ -231,7 +240,7 @@ def _problems_of_factors(config: DictConfig) -> list[str]:
     found = []
     if not isinstance(config.schedule.get("factors") or {}, Mapping):
         return ["schedule.factors must name numbers of the configuration, such as +schedule.factors.alpha=[1,0.5]."]
-    for name, factors in _factors(config.schedule):
+    for name, factors in _factors(config):
         if name not in CHANGING and name.partition(".")[0] not in CHANGING:
             found.append(
                 f"schedule.factors.{name}: {name} is the same at all scales. {', '.join(CHANGING)} may change."

@@ -18,7 +18,6 @@ from nst.evaluation import evaluator
 from nst.evaluation.evaluator import Evaluator
 from nst.files import is_folder
 from nst.images import decoding, pixels, rgb
-from nst.images.pixels import RGB
 from nst.losses import is_guidable, is_summed
 from nst.losses.objective import COMBINATIONS
 from nst.losses.protocols import MatchingLoss, traits
@@ -280,15 +279,11 @@ def _check_traced(config: DictConfig) -> list[str]:
 
 
 def _check_joined(config: DictConfig, kind: str, loss: Any) -> list[str]:
-    """Check the layers of a loss that may join them; only that may look at the picture itself beside them."""
+    """Check the layers of a loss that may join them."""
     try:
         weights = layer_weights(config, kind)
         if traits(loss).joins_layers and weights:
             loss.for_layers(weights)
-        elif RGB in weights:
-            return [
-                f"layers.{kind}: {RGB}, the picture itself, goes with losses of hypercolumns, as in style_loss=strotss."
-            ]
     except ConfigError:
         pass  # told with the layers
     except ValueError as error:

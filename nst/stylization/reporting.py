@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nst import configuration, runtime
+from nst.configuration import PIXELS
 from nst.evaluation.evaluator import Evaluator
 from nst.images.canvas import Canvas
 from nst.images.pixels import PixelSpace
@@ -160,7 +161,8 @@ def rate_too_low(config: DictConfig, space: PixelSpace, like: Tensor) -> str | N
     A step of Adam and its relatives moves a pixel by about the learning rate at most.
     """
     rate, steps = config.optimizer.get("lr"), schedule.total_steps(config)
-    if str(config.optimizer.get("_target_")).rpartition(".")[2] not in BOUNDED or not isinstance(rate, int | float):
+    is_bounded = str(config.optimizer.get("_target_")).rpartition(".")[2] in BOUNDED
+    if not (is_bounded and config.parameterization.get("_target_") == PIXELS and isinstance(rate, int | float)):
         return None
     black, white = space.bounds(like)
     reach = 1.0 if config.optimizer_units == "range" else float((white - black).abs().min())

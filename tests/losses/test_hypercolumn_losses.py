@@ -370,12 +370,11 @@ def network(preprocessing: str) -> Backbone:
 
 @pytest.mark.parametrize("engine", ["plain", "fused"])
 @pytest.mark.parametrize("preprocessing", ["caffe", "imagenet"])
-def test_the_layer_rgb_is_the_picture_normalised_as_torchvision_does(preprocessing: str, engine: str) -> None:
+def test_the_layer_rgb_is_the_picture(preprocessing: str, engine: str) -> None:
     image = torch.from_numpy(np.random.default_rng(0).random((2, 3, 32, 40)))
     seen = PREPROCESSINGS[preprocessing](image)
     found = make(engine, network(preprocessing), torch.float64).targets(seen, {"all": TargetRequest(LAYERS, Maps())})
-    mean, deviation = (np.reshape(v, (3, 1, 1)) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    np.testing.assert_allclose(found["all"][0], (image.numpy() - mean) / deviation, atol=1e-6)
+    np.testing.assert_allclose(found["all"][0], image.numpy(), atol=1e-12)
     assert [one.shape[1:] for one in found["all"]] == [(3, 32, 40), (64, 32, 40), (128, 16, 20), (256, 8, 10)]
 
 
@@ -455,33 +454,72 @@ def test_a_bad_argument_is_refused_by_name(made: Any, argument: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (("style_loss=strotss", "style_loss.colors=0.5"), r"colors=0\.5 needs rgb as the first style layer"),
+        (("style_loss=hypercolumn_emd", "style_loss.colors=0.5"), r"colors=0\.5 needs rgb as the first style layer"),
         (
-            ("style_loss=strotss", "style_loss.colors=1", "backbone=vgg16", "layers.style=[relu1_1,rgb]"),
+            ("style_loss=hypercolumn_emd", "style_loss.colors=1", "backbone=vgg16", "layers.style=[relu1_1,rgb]"),
             r"needs rgb as the first style layer",
         ),
-        (("layers.style=[rgb,conv1]",), r"layers\.style: rgb, the picture itself, goes with losses of hypercolumns"),
-        (("layers.content=[rgb,conv1]",), r"layers\.content: rgb"),
-        (("style_loss=strotss", "tile=128"), r"RelaxedEMDLoss is no function of sums over positions.*tile=none"),
-        (("content_loss=strotss", "tile=128"), r"SelfSimilarityLoss is no function of sums over positions"),
-        (("style_loss=nnst", "tile=128"), r"NearestNeighborLoss is no function of sums over positions.*tile=none"),
-        (("style_loss=nnst", "style_masks=[geometry]"), r"style_masks: NearestNeighborLoss cannot be confined"),
-        (("style_loss=strotss", "style_masks=[geometry]"), r"style_masks: RelaxedEMDLoss cannot be confined"),
+        (
+            ("style_loss=hypercolumn_emd", "tile=128"),
+            r"RelaxedEMDLoss is no function of sums over positions.*tile=none",
+        ),
+        (
+            ("content_loss=hypercolumn_similarity", "tile=128"),
+            r"SelfSimilarityLoss is no function of sums over positions",
+        ),
+        (
+            ("style_loss=nearest_neighbors", "tile=128"),
+            r"NearestNeighborLoss is no function of sums over positions.*tile=none",
+        ),
+        (
+            ("style_loss=nearest_neighbors", "style_masks=[geometry]"),
+            r"style_masks: NearestNeighborLoss cannot be confined",
+        ),
+        (("style_loss=hypercolumn_emd", "style_masks=[geometry]"), r"style_masks: RelaxedEMDLoss cannot be confined"),
         (
             ("experiment=strotss", "schedule.optimizer=carry"),
             r"schedule\.optimizer=carry: .* Use schedule\.optimizer=restart",
         ),
         (
-            ("style_loss=nnst", "optimizer=adam", "jitter=8"),
+            ("style_loss=nearest_neighbors", "optimizer=adam", "jitter=8"),
             r"jitter=8 would move the picture away from the neighbours",
         ),
         (
-            ("style_loss=nnst", "task=train"),
+            ("style_loss=nearest_neighbors", "task=train"),
             r"style_loss: NearestNeighborLoss looks for neighbours of one picture: it is a",
         ),
-        (("style_loss=nnst", "style_loss.columns=0"), r"columns and layers are both 0"),
+        (("style_loss=nearest_neighbors", "style_loss.columns=0"), r"columns and layers are both 0"),
     ],
 )
 def test_what_does_not_go_together_is_told(typed: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(composed(*typed))
+
+
+def test_any_loss_may_look_at_the_picture_itself() -> None:
+    common = ("size=80", "layers.style=[rgb,conv1]", "layers.content=[rgb,fire4]", "precision=float64", "init=style")
+    whole, fused, tiled = (
+        posed(*common, *more) for more in (("engine=plain",), ("engine=fused",), ("engine=fused", "tile=64"))
+    )
+    content, style = whole.inputs.content[0].flatten(1), whole.inputs.style[0].flatten(1)
+    picture = whole.space.decode(whole.start)[0].flatten(1)
+    grams = [one @ one.T / one.shape[1] for one in (picture, style)]
+    expected = {
+        "style_layers/rgb": float((grams[0] - grams[1]).square().sum() / grams[1].square().sum()),
+        "content_layers/rgb": float((picture - content).square().sum() / content.square().sum()),
+    }
+    for problem in (whole, fused, tiled):
+        found = problem.evaluate().unweighted
+        assert {tag: float(found[tag]) for tag in expected} == pytest.approx(expected, rel=1e-9, abs=1e-15)
+        gradient = problem.gradient(problem.start)
+        torch.testing.assert_close(gradient, whole.gradient(whole.start), rtol=1e-6, atol=1e-12)
+
+
+def test_a_word_that_is_neither_true_nor_false_is_refused() -> None:
+    for made in (
+        lambda: RelaxedEMDLoss(hypercolumns="maybe"),  # type: ignore[arg-type]
+        lambda: SelfSimilarityLoss(hypercolumns="maybe"),  # type: ignore[arg-type]
+        lambda: NearestNeighborLoss(turned="maybe"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ValueError, match=r"=maybe must be true or false"):
+            made()

@@ -32,6 +32,7 @@ from nst.stylization import stylize
 TINY = ("schedule=pyramid", "schedule.sizes=[32,48]", "steps=3", "log_every=1", "evaluator=none", "device=cpu")
 RATES = "torch.optim.lr_scheduler"
 LAYERS = "layers.style=[conv1,fire2,fire3]"
+NEIGHBORS = ("style_loss=nearest_neighbors", "jitter=0", "schedule.sizes=[48,64]")
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -143,11 +144,11 @@ def test_a_number_changes_scale_by_scale(factors: str, scales: int, expected: li
         (("schedule.factors={schedule:{factor:[1,2]}}",), r"schedule\.factor is the same at all scales"),
         (("schedule.factors={alpha:[1,-1]}", "schedule.sizes=[48,64]"), r"At scale 2, by schedule\.factors: alpha=-"),
         (
-            ("schedule.factors={style_loss:{mix:[1,8]}}", "style_loss=nnst", "jitter=0", "schedule.sizes=[48,64]"),
+            ("schedule.factors={style_loss:{mix:[1,8]}}", *NEIGHBORS),
             r"At scale 2, by schedule\.factors: style_loss: .* mix=2\.0 must be from 0",
         ),
         (
-            ("schedule.factors={style_loss:{columns:[1,0]}}", "style_loss=nnst", "jitter=0", "schedule.sizes=[48,64]"),
+            ("schedule.factors={style_loss:{columns:[1,0]}}", *NEIGHBORS),
             r"At scale 2, by schedule\.factors: style_loss: .*columns and layers are both 0",
         ),
         (

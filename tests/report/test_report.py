@@ -466,7 +466,7 @@ def test_bibtex_names_the_software_the_method_and_the_networks_used(tmp_path: Pa
     always = {"nst_experiments", "gatys2016image", "gatys2015neural", "wang2004image"}
     assert cited() == always | {"iandola2016squeezenet"}
     assert cited(backbone="vgg19") == always | {"simonyan2015very"}
-    losses = {"content_loss": "self_similarity", "style_loss": "nnst", "parameterization": "fourier"}
+    losses = {"content_loss": "self_similarity", "style_loss": "nearest_neighbors", "parameterization": "fourier"}
     papers = {"kolkin2019style", "kolkin2022neural", "olah2017feature"}
     assert cited(**losses) == always | {"iandola2016squeezenet"} | papers
     assert cited(style_loss="gram_histogram") == always | {"iandola2016squeezenet", "risser2017stable"}

@@ -36,7 +36,6 @@ from nst.stylization import stylize
 
 TRAINED = {"johnson2016", "ulyanov2017"}  # of networks: tests/training/test_training_presets.py
 PRESETS = sorted(set(make_recipes_docs.published()) - TRAINED)
-OF_HYPERCOLUMNS = {"strotss", "nnst"}  # whose style losses have options of their name, with arguments that stay
 DEEPEST = {"vgg16": "features.26", "vgg19": "features.30", "squeezenet1_1": "features.7"}
 SMALL = 24  # pixels of the photographs over which activations are rescaled
 
@@ -287,8 +286,7 @@ def test_a_preset_says_what_it_departs_in_and_can_be_given_another_optimizer_los
     text = (CONF / "experiment" / f"{name}.yaml").read_text()
     assert name == "notebook" or "# Departs from it:" in text
     assert text.splitlines()[1].endswith(".")
-    others = ["jitter=0"] if name in OF_HYPERCOLUMNS else ["style_loss=gram", "content_loss=mse"]
-    check(composed(name, "optimizer=adam", "init=blend", *others))
+    check(composed(name, "optimizer=adam", "init=blend", "style_loss=gram", "content_loss=mse"))
     check(composed(name, "optimizer=lbfgs", "schedule=single"))
 
 
