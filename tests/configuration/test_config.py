@@ -47,7 +47,8 @@ def test_the_defaults_pass() -> None:
     [f"{g}={o}" for g in configuration.GROUPS if g not in ("layers", "backbone") for o in options(g) if o != "file"],
 )
 def test_every_option_of_every_group_passes(choice: str) -> None:
-    assert mistakes(choice) == []
+    # the small experiment has jitter, beside which there can be no neighbours
+    assert mistakes(choice, *(["jitter=0"] if choice == "style_loss=nearest_neighbors" else [])) == []
 
 
 @pytest.mark.parametrize("backbone", [name for name in options("backbone") if name != "torchvision"])
