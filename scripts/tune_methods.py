@@ -32,14 +32,16 @@ SLOPE = {"beta": 0.2, "alpha": -0.2}  # of log distance by log weight, for the s
 FARTHEST = 30.0  # factor from one weight to the next
 
 
-def tune(measure: Callable[[float], float], weight: float, wanted: float, slope: float) -> tuple[float, float]:
+def tune(
+    measure: Callable[[float], float], weight: float, wanted: float, slope: float, most: int = MOST
+) -> tuple[float, float]:
     """Return the weight whose distance comes nearest to the one wanted, and that distance.
 
     Secants of log distance by log weight, within what is known to lie on either side.
     """
     tried: dict[float, float] = {}
     point = math.log(weight)
-    while len(tried) < MOST:
+    while len(tried) < most:
         tried[point] = measure(float(f"{math.exp(point):.3g}")) / wanted
         if abs(tried[point] - 1) < CLOSE:
             break
@@ -57,13 +59,13 @@ def tune(measure: Callable[[float], float], weight: float, wanted: float, slope:
     return float(f"{math.exp(best):.3g}"), tried[best] * wanted
 
 
-def distance(method: str, overrides: list[str]) -> float:
-    """Run a method on every pair; return the mean content distance.
+def distance(method: str, overrides: list[str], count: int = len(PAIRS)) -> float:
+    """Run a method on so many pairs; return the mean content distance.
 
     Raises:
         UserError: a run failed.
     """
-    pairs = ",".join(f"[{content},{style}]" for content, style in PAIRS)
+    pairs = ",".join(f"[{content},{style}]" for content, style in PAIRS[:count])
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "run.py"), "-m", f"method={method}", f"pair={pairs}", *overrides]
         done = subprocess.run(
@@ -92,21 +94,24 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", help="of conf/method; further settings NAME=VALUE")
     parser.add_argument("--knob", choices=SLOPE, default="beta")
     parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--pairs", type=int, default=len(PAIRS), help="how many of the pairs (%(default)s)")
+    parser.add_argument("--tries", type=int, default=MOST, help="weights tried of each method (%(default)s)")
     arguments = parser.parse_intermixed_args()
     overrides = [f"size={arguments.size}", *(word for word in arguments.methods if "=" in word)]
     methods = [word for word in arguments.methods if "=" not in word] or [name for name in METHODS if name != "gram"]
     if strange := [name for name in methods if name not in METHODS]:
         raise UserError(unknown("method", strange[0], METHODS))
-    wanted = distance("gram", [f"size={arguments.size}"])
+    wanted = distance("gram", [f"size={arguments.size}"], arguments.pairs)
     print(f"gram: {wanted:.4f}", flush=True)
     for method in methods:
 
         def measure(weight: float, method: str = method) -> float:
-            found = distance(method, [*overrides, f"{arguments.knob}={weight}"])
+            found = distance(method, [*overrides, f"{arguments.knob}={weight}"], arguments.pairs)
             print(f"  {method} {arguments.knob}={weight:g}: {found:.4f}", flush=True)
             return found
 
-        weight, found = tune(measure, weight_of(method, arguments.knob), wanted, SLOPE[arguments.knob])
+        begin, slope = weight_of(method, arguments.knob), SLOPE[arguments.knob]
+        weight, found = tune(measure, begin, wanted, slope, arguments.tries)
         print(
             f"conf/method/{method}.yaml    {arguments.knob}: {weight:g}    # {found:.3f}, gram {wanted:.3f}", flush=True
         )

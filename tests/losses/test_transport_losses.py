@@ -454,7 +454,10 @@ def test_a_sum_tells_its_losses_the_size_of_the_picture() -> None:
 # ---------------------------------------------------------------- in the framework
 
 
-@pytest.mark.parametrize("network", sorted({path.stem for path in (CONF / "backbone").glob("*.yaml")} - {"torchvision"}))
+NETWORKS = sorted({path.stem for path in (CONF / "backbone").glob("*.yaml")} - {"torchvision"})
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 def test_every_loss_works_on_every_network_and_engine(network: str) -> None:
     found = composed(f"backbone={network}")
     layers = list(layer_weights(found, "style"))
