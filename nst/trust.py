@@ -28,8 +28,9 @@ LARGEST_RECORD = 64 * 2**20  # bytes of a JSON file
 DEEPEST = 40  # mappings and lists in one another
 LARGEST_BUNDLE = 16 * 2**30  # bytes unpacked
 HARMLESS = re.compile(
-    r"nst\.(networks\.backbones\.load|losses\.\w+|optimization\.initial\.from_\w+"
-    r"|optimization\.(optimizers\.(ScipyLBFGSB|KerasAdam)|schedule\.(unchanged|Restart))"
+    r"nst\.(networks\.(backbones|traced)\.load|losses\.\w+|optimization\.initial\.from_\w+"
+    r"|optimization\.(optimizers\.(ScipyLBFGSB|KerasAdam)|schedule\.(unchanged|Restart)"
+    r"|parameterization\.(Pixels|Laplacian|Fourier))"
     r"|evaluation\.evaluator\.(Evaluator|nothing)"
     r"|transformers\.\w+Transformer|training\.(perceptual\.Perceptual|supervised\.Supervised))"
     r"|torch\.optim\.(lr_scheduler\.)?\w+"

@@ -245,6 +245,8 @@ def factors_of(node: DictConfig, path: str = "") -> list[tuple[str, Any]]:
     """Return the numbers that change scale by scale, by name, each with what it is multiplied by."""
     found: list[tuple[str, Any]] = []
     for name, value in node.items():
+        if name == "_target_":
+            continue
         is_list = OmegaConf.is_list(value)
         found += [(f"{path}{name}", value)] if is_list else factors_of(value, f"{path}{name}.")
     return found

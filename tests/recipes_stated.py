@@ -1051,7 +1051,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **{"content_loss.samples": 1024, "style_loss.samples": 1024, "style_loss.style_samples": 5000},
         "schedule.factors": {  # of 64, 128, 256, 512 and 1024 pixels
             "alpha": [1, 0.5, 0.25, 0.125, 0.0625],
-            "style_loss": {"colors": [1, 2, 4, 8, 16]},
+            "style_loss": {"_target_": "nst.losses.RelaxedEMDLoss", "colors": [1, 2, 4, 8, 16]},
             "schedule": {"detail": [1, "...", 0]},
             "optimizer": {"lr": [1, "...", 0.5]},
         },

@@ -497,7 +497,8 @@ def test_what_does_not_go_together_is_told(typed: tuple[str, ...], message: str)
 
 
 def test_any_loss_may_look_at_the_picture_itself() -> None:
-    common = ("size=80", "layers.style=[rgb,conv1]", "layers.content=[rgb,fire4]", "precision=float64", "init=style")
+    common = ("size=80", "layers.style=[rgb,conv1]", "layers.content=[rgb,fire4]", "precision=float64", "init=style",
+              "margin=0", "jitter=0")  # fmt: skip
     whole, fused, tiled = (
         posed(*common, *more) for more in (("engine=plain",), ("engine=fused",), ("engine=fused", "tile=64"))
     )

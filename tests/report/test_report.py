@@ -466,10 +466,18 @@ def test_bibtex_names_the_software_the_method_and_the_networks_used(tmp_path: Pa
     always = {"nst_experiments", "gatys2016image", "gatys2015neural", "wang2004image"}
     assert cited() == always | {"iandola2016squeezenet"}
     assert cited(backbone="vgg19") == always | {"simonyan2015very"}
-    losses = {"content_loss": "self_similarity", "style_loss": "nearest_neighbors", "parameterization": "fourier"}
-    papers = {"kolkin2019style", "kolkin2022neural", "olah2017feature"}
-    assert cited(**losses) == always | {"iandola2016squeezenet"} | papers
-    assert cited(style_loss="gram_histogram") == always | {"iandola2016squeezenet", "risser2017stable"}
+    folder = make_run(tmp_path / "losses", **TINY)
+    record = json.loads((folder / "run.json").read_text())
+    parts = {"gram": {"_target_": "nst.losses.GramLoss"}, "histogram": {"_target_": "nst.losses.HistogramLoss"}}
+    record["config"] |= {
+        "content_loss": {"_target_": "nst.losses.SelfSimilarityLoss"},
+        "style_loss": {"_target_": "nst.losses.SumLoss", "losses": parts},
+        "parameterization": {"_target_": "nst.optimization.parameterization.Fourier"},
+        "color": "recolored",
+    }
+    write_json(folder / "run.json", record)
+    papers = {"kolkin2019style", "risser2017stable", "kolkin2022neural", "olah2017feature"}
+    assert set(re.findall(r"^@\w+\{(\w+),$", view_of(folder)["bibtex"], re.MULTILINE)) >= papers
     title = yaml.safe_load((ROOT / "CITATION.cff").read_text())["title"]
     assert title in view_of(tmp_path)["bibtex"]
 
