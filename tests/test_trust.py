@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import stat
 import zipfile
@@ -16,7 +17,7 @@ import synthetic_runs
 from command_line import ROOT, TINY, refused, run, script
 from PIL import Image
 
-from nst import trust
+from nst import configuration, trust
 from nst.errors import UserError
 from nst.report.bundle import write_bundle
 from nst.report.page import render
@@ -27,6 +28,19 @@ from nst.runs import resume
 
 AXES = {"beta": [0.01, 0.1]}
 SMALL: dict[str, Any] = {"size": (48, 32), "previews": 4, "rows": 5, "quick": True}
+
+
+@pytest.mark.parametrize("group", configuration.GROUPS)
+def test_whatever_an_option_of_ours_builds_may_be_built_from_a_record(group: str) -> None:
+    targets = {
+        target
+        for path in (ROOT / "conf" / group).glob("*.yaml")
+        for target in re.findall(r"_target_: (\S+)", path.read_text())
+    }
+    assert targets or group in ("layers", "schedule")
+    assert {target for target in targets if not trust.HARMLESS.fullmatch(target)} <= {
+        "nst.evaluation.evaluator.nothing"
+    }
 
 
 @pytest.fixture
