@@ -3,6 +3,7 @@
     python scripts/make_docs_images.py sweep docs/images/sweep.jpg RUN...       content and style, then each run
     python scripts/make_docs_images.py gallery docs/images/gallery.jpg RUN...   a grid, each style as an inset
 
+    python scripts/make_docs_images.py methods docs/images/methods.jpg RUN...   a row for each pair, a column for each method
     python scripts/make_docs_images.py row docs/images/blend.jpg RUN|IMAGE...   side by side, all of one height
 
 A RUN is the folder of a finished run: its result.png is shown, its run.json tells the images and the knobs.
@@ -91,10 +92,30 @@ def compose_row(names: list[Path], height: int = 300) -> Image.Image:
     return sheet
 
 
+def compose_methods(folders: list[Path]) -> Image.Image:
+    """Put the runs of study=methods into a grid: a row for each pair, a column for each method, with its name."""
+    runs: dict[tuple[str, str], dict[str, Image.Image]] = {}
+    for folder in folders:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        pair = record["config"]["content"], record["config"]["style"]
+        runs.setdefault(pair, {})[record["choices"]["method"]] = read(folder)[0]
+    methods = list(dict.fromkeys(name for of_pair in runs.values() for name in of_pair))
+    width, height, gap, font = 150, 112, 4, ImageFont.load_default(size=13)
+    sheet = Image.new("RGB", ((len(methods) + 1) * (width + gap), CAPTION // 2 + len(runs) * (height + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(["content and style", *methods]):
+        draw.text((column * (width + gap) + width / 2, 11), name, fill="#333333", font=font, anchor="mm")
+        for row, ((content, style), of_pair) in enumerate(runs.items()):
+            picture = of_pair.get(name) or with_inset(open_input(content), open_input(style))
+            cell = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+            sheet.paste(cell, (column * (width + gap), CAPTION // 2 + row * (height + gap)))
+    return sheet
+
+
 def main() -> None:
     """Compose one picture and save it as a JPEG without metadata."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("kind", choices=("sweep", "gallery", "row"))
+    parser.add_argument("kind", choices=("sweep", "gallery", "methods", "row"))
     parser.add_argument("file", type=Path, help="the JPEG to write")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs; of a row images as well")
     parser.add_argument("--height", type=int, default=300, help="of a row, in pixels")
@@ -102,7 +123,8 @@ def main() -> None:
     if arguments.kind == "row":
         picture = compose_row(arguments.runs, arguments.height)
     else:
-        picture = {"sweep": compose_sweep, "gallery": compose_gallery}[arguments.kind](arguments.runs)
+        kinds = {"sweep": compose_sweep, "gallery": compose_gallery, "methods": compose_methods}
+        picture = kinds[arguments.kind](arguments.runs)
     picture.save(arguments.file, "JPEG", quality=88, optimize=True)
     print(f"{arguments.file}: {picture.width} x {picture.height}, {arguments.file.stat().st_size / 1e3:.0f} kB")
 
