@@ -3,7 +3,7 @@
     python scripts/make_docs_images.py sweep docs/images/sweep.jpg RUN...       content and style, then each run
     python scripts/make_docs_images.py gallery docs/images/gallery.jpg RUN...   a grid, each style as an inset
 
-    python scripts/make_docs_images.py methods docs/images/methods.jpg RUN...   a row for each pair, a column for each method
+    python scripts/make_docs_images.py methods docs/images/methods.jpg RUN...   pairs by methods
     python scripts/make_docs_images.py row docs/images/blend.jpg RUN|IMAGE...   side by side, all of one height
 
 A RUN is the folder of a finished run: its result.png is shown, its run.json tells the images and the knobs.
