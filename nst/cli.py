@@ -261,9 +261,11 @@ def _known_flags(arguments: list[str]) -> list[str]:
         if equals:
             raise UserError(f"{argument} is no flag. Knobs have no dashes: {name.lstrip('-')}={value}. {HELP_HINT}")
         raise UserError(f"There is no flag {argument}.{nearest(argument, FLAGS)} {HELP_HINT}")
-    if "--resolve" in arguments and not any(word.split("=")[0] in ("--cfg", "-c") for word in arguments):
+    shows = any(word.split("=")[0] in ("--cfg", "-c") for word in arguments)
+    if "--resolve" in arguments and not shows:
         raise UserError("--resolve goes with --cfg, which shows the configuration: --cfg job --resolve.")
-    return arguments
+    is_of_job = shows and not {"hydra", "--cfg=hydra", "all", "--cfg=all", "--resolve"} & {*arguments}
+    return [*arguments, "--resolve"] if is_of_job else arguments  # content, not what it is taken from
 
 
 def as_typed(argument: str) -> str:
