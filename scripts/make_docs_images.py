@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from nst.images import rgb
+from nst.runs.folders import in_order
 
 GAP = 12
 CAPTION = 44
@@ -95,7 +96,7 @@ def compose_row(names: list[Path], height: int = 300) -> Image.Image:
 def compose_methods(folders: list[Path]) -> Image.Image:
     """Put the runs of study=methods into a grid: a row for each pair, a column for each method, with its name."""
     runs: dict[tuple[str, str], dict[str, Image.Image]] = {}
-    for folder in folders:
+    for folder in sorted(folders, key=lambda one: in_order(one.name)):
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         pair = record["config"]["content"], record["config"]["style"]
         runs.setdefault(pair, {})[record["choices"]["method"]] = read(folder)[0]
