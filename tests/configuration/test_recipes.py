@@ -25,6 +25,7 @@ OTHERS = {
     "init": ("style", "recolored"),
     "optimizer": ("lbfgs", "adam"),
     "lr_schedule": ("none", "cosine"),
+    "parameterization": ("pixels", "fourier"),
     "schedule": ("single", "pyramid"),
     "transformer": ("small", "johnson"),
     "training": ("supervised", "perceptual"),
@@ -153,5 +154,5 @@ def test_a_recipe_of_ones_own_may_be_based_on_another(tmp_path: Path) -> None:
 
 def test_hydra_lists_no_option_that_a_recipe_brings() -> None:
     help_page = run("--help").stdout
-    assert "optimizer: adam, keras_adam, lbfgs, lbfgsb, sgd, weights\n" in help_page
+    assert "optimizer: adam, keras_adam, lbfgs, lbfgsb, rmsprop, sgd, weights\n" in help_page
     assert "recipe:" not in help_page
