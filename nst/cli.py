@@ -274,9 +274,8 @@ def as_typed(argument: str) -> str:
     knob = name.lstrip("+")
     if not equals or text in ("", "null") or text[:1] in ("'", '"'):
         return argument
-    if knob in ADDED and re.search(
-        r"\[\s*\w", text
-    ):  # Hydra would take the arguments of one loss after the other, and the last loss
+    # Hydra would take the arguments of one loss after the other, and the last loss
+    if knob in ADDED and re.search(r"\[\s*\w", text):
         added = re.sub(r"\[(.*?)]", lambda found: re.sub(r"\s*,\s*", "+", found[1].strip()), text)
         raise UserError(f"{argument}: losses are added with a +, not listed: {name}={added}. {HELP_HINT}")
     if knob in SENTENCES:
