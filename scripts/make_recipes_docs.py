@@ -1,4 +1,4 @@
-"""Write docs/recipes.md: a table of the published recipes under conf/experiment, from the files themselves."""
+"""Write docs/recipes.md: the published recipes under conf/experiment, a card each, from the files themselves."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ TABLE = DOCS / "recipes.md"
 INTRODUCTION = """\
 # Published recipes
 
-Each row is a preset, one file under [conf/experiment](../conf/experiment), which says what to expect, where it comes
-from, and in what it departs from its source. What is typed beside a preset wins: `experiment=keras steps=200`, or
-`experiment=jcjohnson optimizer=adam`. All but the founding notebook's, which has its own test, are [stated a second
-time](../tests/recipes_stated.py), plainly and in float64, and [compared](../tests/stylization/test_presets.py): every
-term, the gradient, and the pixels after three steps.
+Each is a preset, one file under [conf/experiment](../conf/experiment), which says what to expect, where it comes from,
+and in what it departs from its source. The table leads to a card for each, with all its settings. What is typed beside a
+preset wins: `experiment=keras steps=200`, or `experiment=jcjohnson optimizer=adam`. All but the founding notebook's,
+which has its own test, are [stated a second time](../tests/recipes_stated.py), plainly and in float64, and
+[compared](../tests/stylization/test_presets.py): every term, the gradient, and the pixels after three steps.
 
 Losses are `alpha * content + beta * style + tv * variation`. F and P are the maps of the picture and of the content
 image, with C channels and N = H W positions; G is the Gram matrix of F, and A is made alike of the style image's map;
@@ -39,24 +39,12 @@ recipes cannot be compared.
 
 The pictures are chelsea in the style of swirls (textures: swirls alone), small and cut short, so that a CPU makes them
 in minutes: 160 to 256 pixels, at most 1000 steps, and **the bundled VGG-16 in place of VGG-19**, with the layers that
-it has ([exactly](images/README.md)). They show what a recipe is like, not how well it does at its own size. Where it
-says "none", the recipe's units belong to weights that were not at hand; the preset downloads them by itself.
+it has ([exactly](images/README.md)). They show what a recipe is like, not how well it does at its own size. Where there
+is none, the recipe's units belong to weights that were not at hand; the preset downloads them by itself.
 
 This file is written by `python scripts/make_recipes_docs.py`.
 """
-COLUMNS = (
-    "preset",
-    "picture",
-    "content term",
-    "style term",
-    "alpha, beta, tv",
-    "optimiser and steps",
-    "start",
-    "network, pooling, preprocessing",
-    "size",
-    "source",
-    "command",
-)
+COLUMNS = ("picture", "preset", "in one line")
 DIVISORS = {"none": "", "N": " / N", "CN": " / (C N)", "4C2": " / (4 C²)", "4C2N2": " / (4 C² N²)"}
 KERAS_DIVISOR = " / (4 · 3² (H W of the picture)²)"
 LOSSES = {
@@ -88,10 +76,9 @@ TRAINED = """
 
 With `task=train`, see [three approaches](approaches.md). F is of what the network paints, P of the photograph.
 """
-TRAINED_COLUMNS = (
-    *("preset", "network", "photographs", "content term", "style term", "alpha, beta, tv", "optimiser and steps"),
-    *("looked at by", "source", "command"),
-)
+CARDS = """
+## The settings of each
+"""
 FIVE = "relu1_1, relu2_1, relu3_1, relu4_1, relu5_1"
 
 
@@ -103,9 +90,11 @@ def main() -> None:
 def page() -> str:
     """Return the whole file."""
     presets = {name: composed(name) for name in published()}
-    optimised = [row(name, preset) for name, preset in presets.items() if preset.task == "optimize"]
-    trained = [trained_row(name, preset) for name, preset in presets.items() if preset.task == "train"]
-    return INTRODUCTION + "\n" + table(COLUMNS, optimised) + TRAINED + "\n" + table(TRAINED_COLUMNS, trained)
+    optimised, trained = (
+        [name for name, preset in presets.items() if preset.task == task] for task in ("optimize", "train")
+    )
+    cards = (card(name, presets[name]) for name in (*optimised, *trained))
+    return "\n".join([INTRODUCTION, table(optimised) + TRAINED, table(trained) + CARDS, *cards])
 
 
 def published() -> list[str]:
@@ -113,9 +102,20 @@ def published() -> list[str]:
     return sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - OURS)
 
 
-def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return a table."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ("---",) * len(columns), *rows))
+def table(names: list[str]) -> str:
+    """Return a table with a short row for each preset, which leads to its card."""
+    rows = [(picture(name, 120), f"[`{name}`](#{name})", told(name)[0]) for name in names]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, ("---",) * len(COLUMNS), *rows))
+
+
+def card(name: str, preset: DictConfig) -> str:
+    """Return all that there is to say of a preset."""
+    title, source, command = told(name)
+    facts = trained_facts(name, preset) if preset.task == "train" else optimised_facts(preset)
+    facts |= {"source": source, "file": f"[conf/experiment/{name}.yaml](../conf/experiment/{name}.yaml)"}
+    lines = "".join(f"* **{what}**: {said}\n" for what, said in facts.items())
+    shown = picture(name, 240)
+    return f"### {name}\n\n{title}\n\n{shown and shown + chr(10) * 2}```bash\n{command}\n```\n\n{lines}"
 
 
 def composed(name: str) -> DictConfig:
@@ -134,50 +134,41 @@ def told(name: str) -> tuple[str, str, str]:
     return title, escaped(notes.partition("Source: ")[2].partition(". ")[0]), command
 
 
-def trained_row(name: str, preset: DictConfig) -> tuple[str, ...]:
-    """Return the cells of a preset that trains a network."""
-    title, source, command = told(name)
+def trained_facts(name: str, preset: DictConfig) -> dict[str, str]:
+    """Return the settings of a preset that trains a network."""
     training, backbone = preset.training, preset.backbone
     fits = {"crop": "scaled and cropped", "natural": "cropped at their own size", "squeeze": "squeezed"}
     rates = preset.lr_schedule.get("_target_", "").rpartition(".")[2] == "StepLR"
     decay = f"; times {preset.lr_schedule.gamma} every {preset.lr_schedule.step_size} steps" if rates else ""
     node = preset.optimizer
-    return (
-        f"[`{name}`](../conf/experiment/{name}.yaml) {title}",
-        f"`transformer={name}`",
-        f"{training.batch} a step, {fits[training.fit]}: {training.crop}",
-        term(preset, "content"),
-        term(preset, "style"),
-        weights(preset),
-        f"{str(node['_target_']).rpartition('.')[2]} lr {number(node.lr)}; {preset.steps} steps{decay}",
-        f"{backbone.architecture}, {backbone.weights} weights; {preset.pooling}",
-        source,
-        f"`{command}`",
-    )
+    return {
+        "network": f"`transformer={name}`",
+        "photographs": f"{training.batch} a step, {fits[training.fit]}: {training.crop}",
+        "content": term(preset, "content"),
+        "style": term(preset, "style"),
+        "alpha, beta, tv": weights(preset),
+        "optimiser": f"{str(node['_target_']).rpartition('.')[2]} lr {number(node.lr)}; {preset.steps} steps{decay}",
+        "looked at by": f"{backbone.architecture}, {backbone.weights} weights; {preset.pooling}",
+    }
 
 
-def row(name: str, preset: DictConfig) -> tuple[str, ...]:
-    """Return the cells of a preset that optimises pixels."""
-    title, source, command = told(name)
-    return (
-        f"[`{name}`](../conf/experiment/{name}.yaml) {title}",
-        picture(name),
-        term(preset, "content"),
-        term(preset, "style"),
-        weights(preset),
-        descent(preset),
-        start(preset.init),
-        network(preset),
-        size(preset),
-        source,
-        f"`{command}`",
-    )
+def optimised_facts(preset: DictConfig) -> dict[str, str]:
+    """Return the settings of a preset that optimises pixels."""
+    return {
+        "content": term(preset, "content"),
+        "style": term(preset, "style"),
+        "alpha, beta, tv": weights(preset),
+        "optimiser": descent(preset),
+        "start": start(preset.init),
+        "network": network(preset),
+        "size": size(preset),
+    }
 
 
-def picture(name: str) -> str:
+def picture(name: str, width: int) -> str:
     """Return the thumbnail of a preset, if there is one."""
     file = DOCS / "images" / "recipes" / f"{name}.jpg"
-    return f'<img src="images/recipes/{name}.jpg" width="160">' if file.is_file() else "none"
+    return f'<img src="images/recipes/{name}.jpg" width="{width}" alt="{name}">' if file.is_file() else ""
 
 
 def term(preset: DictConfig, kind: str) -> str:
@@ -295,7 +286,7 @@ def comments(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text that may stand in a table."""
+    """Return a text without Markdown of its own."""
     return re.sub(r"([|*_])", r"\\\1", text)
 
 
