@@ -25,8 +25,8 @@ INTRODUCTION = """\
 # Published recipes
 
 Each is a preset, one file under [conf/experiment](../conf/experiment), which says what to expect, where it comes from,
-and in what it departs from its source. The table leads to a card for each, with all its settings. What is typed beside a
-preset wins: `experiment=keras steps=200`, or `experiment=jcjohnson optimizer=adam`. All but the founding notebook's,
+and in what it departs from its source. The table leads to a card for each, with all its settings. What is typed beside
+a preset wins: `experiment=keras steps=200`, or `experiment=jcjohnson optimizer=adam`. All but the founding notebook's,
 which has its own test, are [stated a second time](../tests/recipes_stated.py), plainly and in float64, and
 [compared](../tests/stylization/test_presets.py): every term, the gradient, and the pixels after three steps.
 
