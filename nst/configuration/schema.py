@@ -1,5 +1,6 @@
 """The configuration: its typed schema, the help page made of it, and building the components it names."""
 
+import inspect
 import math
 import sys
 from collections.abc import Iterable, Mapping
@@ -91,6 +92,7 @@ class Config:
     steps: Any = _knob("iterations of the optimiser at each scale; or a list, [100,50], whose last entry repeats")
     clamp: str = _knob(
         "keep pixels between black and white",
+        "step",
         choices="never | step (after each, and at the end) | end | evaluation (before each, and at the end) | "
         "block (after each of optimizer=lbfgsb, and at the end)",
     )
@@ -103,7 +105,7 @@ class Config:
         "an image's gradient norm is at most this for each of its numbers; 0 is off", 0.0, low=0
     )
     stop_change: float = _knob("stop when a step changes the picture by less than this share of it; 0 is off", low=0)
-    jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off", low=0, high=64)
+    jitter: int = _knob("roll the picture by 0 to jitter - 1 pixels, at random each step; 0 is off", 0, low=0, high=64)
     margin: int = _knob(
         "pixels of reflection around the picture, so that the network leaves no frame; 0 is off", low=0, high=256
     )
@@ -174,6 +176,7 @@ GROUPS = (
 )
 
 PIXELS = "nst.optimization.parameterization.Pixels"
+LATER = ("params", "optimizer", "content")  # what optimisers, schedules of rates and start images are given
 LINE_SEARCH = ("torch.optim.LBFGS", "nst.optimization.optimizers.ScipyLBFGSB")  # what they remember belongs to one size
 
 HELP = """\
@@ -255,11 +258,15 @@ def problems(config: Mapping[Any, Any]) -> list[str]:
 def build(node: Any, **passed: Any) -> Any:
     """Make what a node with ``_target_`` describes; the only place where configuration becomes objects.
 
+    What needs more than that, as an optimiser needs the pixels, comes as a function that takes the rest.
+
     Raises:
         UserError: the component refuses its arguments.
     """
     import_from_config_folders()
     try:
+        if "_partial_" not in node and _is_completed_later(node):
+            passed["_partial_"] = True
         return hydra.utils.instantiate(node, **passed, _convert_="all")
     except hydra.errors.InstantiationException as error:
         cause = error.__cause__ or error
@@ -268,6 +275,15 @@ def build(node: Any, **passed: Any) -> Any:
         if isinstance(cause, UserError):
             raise cause from None
         raise UserError(f"{node.get('_target_')}: {cause}") from error
+
+
+def _is_completed_later(node: Mapping[str, Any]) -> bool:
+    """Tell whether a component needs what exists only once a run has begun, or what the images are."""
+    try:
+        parameters = inspect.signature(hydra.utils.get_object(str(node["_target_"]))).parameters
+    except Exception:  # whatever is wrong with it is found when it is made
+        return False
+    return any(name in parameters and parameters[name].default is inspect.Parameter.empty for name in LATER)
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ class _Evaluation:
         self.descent, self.variable, self.index, self.is_first = descent, variable, index, True
         self.shift = descent.draw_shift()
 
+    @torch.enable_grad()
     def __call__(self) -> Tensor:
         descent, pixels, progress = self.descent, self.descent.pixels, self.descent.progress
         self.variable.to_pixels()

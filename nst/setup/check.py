@@ -181,6 +181,7 @@ def _try_optimizer(node: Any) -> None:
     number = torch.ones(1, requires_grad=True)
     optimizer = made([number])
 
+    @torch.enable_grad()
     def closure() -> float:
         optimizer.zero_grad()
         loss = number.square().sum()
@@ -188,6 +189,11 @@ def _try_optimizer(node: Any) -> None:
         return float(loss.detach())
 
     optimizer.step(closure)
+    if number.grad is None:
+        raise ValueError(
+            "its step(closure) never calls closure, which computes the loss and its gradient. Begin step with "
+            "loss = closure(), and return loss."
+        )
 
 
 def _check_losses(config: DictConfig, made: Mapping[str, Any]) -> list[str]:

@@ -43,6 +43,7 @@ from nst.training.validation import ValidationPhoto, ValidationPictures
 
 log = logging.getLogger(__name__)
 TIMED = 5  # pictures, after one to warm up, whose median is the time per picture
+PLAIN = 0.01  # of the range from black to white: a picture that varies by less shows nothing
 REFERENCE = "reference.png"  # what the optimiser makes of the content
 
 
@@ -353,6 +354,8 @@ def _finish(training: Training, outcome: Outcome) -> None:
     session.finish()
     text = "%s in %.1f s, a picture of this size takes %.3f s: %s"
     log.info(text, outcome.reason, session.elapsed, per_picture, network)
+    if float(training.paint_content().std((2, 3)).max()) < PLAIN:
+        log.warning("The network paints a plain colour: it has learnt nothing else. Lower optimizer.lr, to a tenth.")
     log.info("Paint with it: python run.py task=apply %s content=photo.jpg", shlex.quote(f"model={network}"))
 
 
