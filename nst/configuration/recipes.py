@@ -155,6 +155,8 @@ def compose(path: str, files: Files) -> dict[str, Any] | None:
         return read(option, files).rest() if files.has(path) else None
     if group in ADDED and "+" in option:
         return added(group, option, files)
+    if group == "layers" and not files.has(path) and files.has(backbone := f"backbone/{option}"):
+        return {} if "layers" in files.load(backbone) else None  # a network's file that says its layers itself
     found = _ON_NETWORK.fullmatch(option)
     name = found["recipe"] if found else option
     if not name or files.has(path) or not files.has(f"experiment/{name}"):
