@@ -65,9 +65,10 @@ def test_it_paints_from_the_command_line_and_gets_the_defaults_of_clamp_and_jitt
 def test_a_step_that_never_calls_its_closure_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "optimizer" / "idle.yaml").write_text("_target_: idle.Idle\nlr: 0.1\n")
-    (tmp_path / "idle.py").write_text(
-        "import torch\n\n\nclass Idle(torch.optim.SGD):\n    def step(self, closure=None):\n        return super().step()\n"
+    code = (
+        "import torch\nclass Idle(torch.optim.SGD):\n    def step(self, closure=None):\n        return super().step()\n"
     )
+    (tmp_path / "idle.py").write_text(code)
     message = refused(run("--config-dir", str(tmp_path), "optimizer=idle", *TINY, f"hydra.run.dir={tmp_path / 'run'}"))
     assert "loss = closure()" in message
 
