@@ -1,11 +1,14 @@
 """The configuration: what composes, what is refused, and what the message says. In process, so that it is quick."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
+import make_json_schema
 import pytest
-from command_line import sketch
+import yaml
+from command_line import ROOT, sketch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -305,3 +308,30 @@ def test_the_jobs_of_a_sweep_are_those_that_hydra_composes() -> None:
         assert all(job == compose("config", own) for own, job in jobs)
         with pytest.raises(Exception, match="oops"):
             list(sweep.composed("config", [["beta=oops"]]))
+
+
+def global_files() -> list[Path]:
+    files = [path for folder in (CONF, ROOT / "examples") for path in folder.rglob("*.yaml")]
+    return [path for path in files if path.name == "config.yaml" or path.read_text().startswith("# @package _global_")]
+
+
+def test_the_json_schema_is_of_today_fits_every_file_and_finds_mistakes() -> None:
+    written = (CONF / "schema.json").read_text()
+    assert written == make_json_schema.page(), "run scripts/make_json_schema.py"
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = jsonschema.Draft202012Validator(json.loads(written))
+    assert len(global_files()) > 40
+    for path in global_files():
+        assert not list(schema.iter_errors(yaml.safe_load(path.read_text()))), path
+    for mistake in (
+        "beta: oops",
+        "beta: -1",
+        "betta: 1",
+        "pooling: mean",
+        "style_fit: wide",
+        "optimizer: 3",
+        "size: 1e+9",
+    ):
+        assert list(schema.iter_errors(yaml.safe_load(mistake))), mistake
+    for right in ("beta: ${alpha}", "size: 0", "style_fit: null", "clamp_range: [0, 1]", "content: photo.jpg"):
+        assert not list(schema.iter_errors(yaml.safe_load(right))), right
