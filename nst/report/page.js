@@ -6,7 +6,7 @@
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const view = JSON.parse($("#data").textContent);
-const { axes, runs, columns } = view;
+const { axes, runs, columns, seed } = view;
 const column = Object.fromEntries(columns.map((c) => [c.key, c]));
 
 // --- small helpers ---------------------------------------------------------------------------------------------------
@@ -56,17 +56,6 @@ const fullOf = (place) => {
   return href.startsWith("#") ? null : href;
 };
 
-/** A map from key to the items that have it, in the order in which they come. */
-function grouped(items, key) {
-  const map = new Map();
-  for (const item of items) {
-    const name = key(item);
-    if (map.has(name)) map.get(name).push(item);
-    else map.set(name, [item]);
-  }
-  return map;
-}
-
 /** Make a group one stop of the Tab key, in which the arrow keys go to the nearest neighbour in their direction. */
 function roving(container, selector) {
   const items = () => $$(selector, container);
@@ -105,22 +94,52 @@ function roving(container, selector) {
   });
 }
 
-/** In a task of its own: what is asked for first is done first. Paper does not wait. */
-let printing = false;
-const later = (task) => (printing ? task() : setTimeout(task, 0));
-
-/** Call back once, shortly before the element comes into sight. */
-function whenNear(element, callback) {
-  const watch = new IntersectionObserver(
-    (entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      watch.disconnect();
-      callback();
-    },
-    { rootMargin: "400px" },
-  );
-  watch.observe(element);
+/** Do it when the page has been shown, or before it is printed if that comes first. */
+function soon(task) {
+  let done = false;
+  const once = () => {
+    if (!done) task();
+    done = true;
+  };
+  requestAnimationFrame(() => setTimeout(once));
+  window.addEventListener("beforeprint", once);
 }
+
+// --- choices in the address ------------------------------------------------------------------------------------------
+
+// What is chosen in a form stands in the address, by the words that are shown: report.html#table&across=style. So it
+// outlives a reload and can be sent. Before it stands the place on the page, as in any address.
+const chosen = new URLSearchParams();
+{
+  const [place, ...words] = location.hash.slice(1).split(/&(?=[\w-]+=)|^(?=[\w-]+=)/);
+  for (const [key, value] of new URLSearchParams(words.join("&"))) chosen.set(key, value);
+  if (words.length) document.getElementById(place)?.scrollIntoView();
+}
+
+function remember() {
+  const place = location.hash.slice(1).split(/&|^(?=[\w-]+=)/)[0];
+  history.replaceState(null, "", `#${[place, chosen].filter(String).join("&")}`);
+}
+window.addEventListener("hashchange", remember);
+
+const wordOf = (control) => (control.type === "checkbox" ? String(control.checked) : control.selectedOptions[0]?.text);
+
+/** Choose what the address says; without it, what is chosen now is the default, which is not written down. */
+function restore(control) {
+  control.dataset.default = wordOf(control);
+  const word = chosen.get(control.name);
+  if (control.type === "checkbox") control.checked = word === null ? control.checked : word === "true";
+  else for (const option of control.options) if (option.text === word) control.value = option.value;
+}
+
+document.addEventListener("change", ({ target }) => {
+  if (!target.dataset.default) return;
+  for (const control of $$("select, input[type=checkbox]", target.form)) {
+    if (wordOf(control) === control.dataset.default) chosen.delete(control.name);
+    else if (wordOf(control)) chosen.set(control.name, wordOf(control));
+  }
+  remember();
+});
 
 // --- theme, copying, where we are ------------------------------------------------------------------------------------
 
@@ -140,24 +159,14 @@ $("#theme").addEventListener("click", () => {
 });
 paintTheme();
 
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    // A page from plain http has no clipboard; the old way asks for a selection.
-    const area = el("textarea", { class: "hidden", "aria-hidden": "true" });
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
-}
 document.addEventListener("click", async (event) => {
   const button = event.target.closest(".copy");
   if (!button) return;
-  await copy($("pre", button.parentElement).textContent);
-  button.textContent = "Copied";
+  const text = $("pre", button.parentElement);
+  // A page from plain http has no clipboard; then the text is selected, to be copied by hand.
+  if (navigator.clipboard) await navigator.clipboard.writeText(text.textContent);
+  else getSelection().selectAllChildren(text);
+  button.textContent = navigator.clipboard ? "Copied" : "Selected";
   setTimeout(() => (button.textContent = "Copy"), 1500);
 });
 
@@ -189,11 +198,8 @@ function filmOf(cell, count) {
     film.src = cell.dataset.film;
     delete cell.dataset.film;
     $(".still", cell).after(film);
-  }
-  if (!film.style.width) {
     // The shape of one picture follows from the frame, so that rounding cannot show a neighbour's edge.
     film.style.width = `${count * 100}%`;
-    film.style.right = "auto";
   }
   return film;
 }
@@ -209,8 +215,7 @@ function showStep(cell) {
   const { steps } = runs[place];
   if (!steps.length) return;
   const k = frameAt(steps, positions[position]);
-  const still = stillOf(place) !== null;
-  if (still && k === steps.length - 1) {
+  if (k === steps.length - 1) {
     const film = $(".film", cell);
     if (film) film.hidden = true;
   } else {
@@ -293,30 +298,35 @@ function valuesOf(axis) {
 /** A name that may be broken after its dots and underscores. */
 const breakable = (name) => name.split(/(?<=[._])/).flatMap((part) => [el("wbr"), part]);
 
+const repeats = new Map(view.repeats.map(([first]) => [first, document.getElementById(`repeat-${first}`)]));
+const picked = (axis) => layout[`value-${axis}`]?.value || null;
+
 /** Lay the pictures out anew. The same elements move, so that nothing is decoded again. */
 function lay() {
+  for (const [place, cell] of cellOf.entries())
+    cell.hidden = seed !== null && picked(seed) !== null && runs[place].axis[seed] !== Number(picked(seed));
+  if (!layout.across) return;
   const across = Number(layout.across.value);
   const down = Number(layout.down.value);
-  const others = [...axes.keys()].filter((i) => i !== across && i !== down);
-  for (const label of $$(".facet-value", layout)) label.hidden = !others.includes(Number(label.dataset.axis));
-  const wanted = (run) =>
-    others.every((i) => !layout[`value-${i}`]?.value || run.axis[i] === Number(layout[`value-${i}`].value));
-  const order = (value) => (value === null ? Infinity : value);
-  const places = [...runs.keys()].filter((place) => wanted(runs[place]));
+  const others = [...axes.keys()].filter((i) => i !== across && i !== down && i !== seed);
+  for (const label of $$(".facet-value", layout))
+    label.hidden = [across, down].includes(Number(label.dataset.axis));
   const keyOf = (place) => others.map((i) => runs[place].axis[i]);
+  const places = [...repeats.keys()].filter((place) =>
+    others.every((i) => picked(i) === null || runs[place].axis[i] === Number(picked(i))),
+  );
   places.sort((a, b) => {
     const [x, y] = [keyOf(a), keyOf(b)];
     const i = x.findIndex((value, n) => value !== y[n]);
-    return i < 0 ? a - b : order(x[i]) - order(y[i]);
+    return i < 0 ? a - b : (x[i] ?? Infinity) - (y[i] ?? Infinity);
   });
-  const facets = grouped(places, (place) => keyOf(place).join());
-  const columnsOf = valuesOf(across);
-  root.style.setProperty("--columns", columnsOf.length);
-  const made = [...facets.values()].map((those) => {
+  const head = (scope, axis, value) =>
+    el("th", { scope }, face(axis, value), el("span", {}, ...breakable(textOf(axis, value))));
+  const made = [...Map.groupBy(places, (place) => keyOf(place).join()).values()].map((those) => {
     const heading = keyOf(those[0])
       .map((value, n) => `${axes[others[n]].label} = ${textOf(others[n], value)}`)
       .join(", ");
-    const head = el(
+    const top = el(
       "tr",
       {},
       el(
@@ -326,56 +336,54 @@ function lay() {
         " ",
         el("span", {}, "→\u00a0", ...breakable(axes[across].label)),
       ),
-      ...columnsOf.map((value) =>
-        el("th", { scope: "col" }, ...[face(across, value)].filter(Boolean), ...breakable(textOf(across, value))),
-      ),
+      ...valuesOf(across).map((value) => head("col", across, value)),
     );
     const rows = valuesOf(down).map((row) =>
       el(
         "tr",
         {},
-        el("th", { scope: "row" }, ...[face(down, row)].filter(Boolean), el("span", {}, ...breakable(textOf(down, row)))),
-        ...columnsOf.map((value) => {
-          const here = those.filter((place) => runs[place].axis[down] === row && runs[place].axis[across] === value);
-          const pictures = here.length ? here.map((place) => cellOf[place]) : [el("span", { class: "none" }, "no run")];
-          return el("td", { class: here.length > 1 ? "several" : null }, ...pictures);
+        head("row", down, row),
+        ...valuesOf(across).map((value) => {
+          const here = those.find((place) => runs[place].axis[down] === row && runs[place].axis[across] === value);
+          return el("td", {}, repeats.get(here) ?? el("span", { class: "none" }, "no run"));
         }),
       ),
     );
-    const caption = `Pictures: ${axes[across].label} across, ${axes[down].label} down${heading ? `, ${heading}` : ""}`;
+    const caption = `Pictures: ${axes[across].label} across, ${axes[down].label} down${heading && `, ${heading}`}`;
     const grid = el(
       "table",
       { class: "grid" },
       el("caption", { class: "hidden" }, caption),
-      el("thead", {}, head),
+      el("thead", {}, top),
       el("tbody", {}, ...rows),
     );
     return el("div", { class: "facet" }, heading ? el("h3", {}, heading) : null, el("div", { class: "scroll" }, grid));
   });
+  root.style.setProperty("--columns", valuesOf(across).length);
   matrix.replaceChildren(...(made.length ? made : [el("p", { class: "quiet" }, "No run has these values.")]));
   roving(matrix, ".frame");
 }
 
 if (layout) {
-  const before = { across: layout.across.value, down: layout.down.value };
-  layout.addEventListener("change", (event) => {
+  let before = [];
+  const { across, down } = layout;
+  layout.addEventListener("change", ({ target }) => {
     // The same axis in both directions: the other one takes the place that became free.
-    if (layout.across.value === layout.down.value) {
-      const other = event.target.name === "across" ? "down" : "across";
-      layout[other].value = before[event.target.name];
-    }
-    before.across = layout.across.value;
-    before.down = layout.down.value;
+    if (across && across.value === down.value) (target === across ? down : across).value = before[target === across ? 0 : 1];
+    before = [across?.value, down?.value];
     lay();
   });
+  for (const control of layout.elements) restore(control);
+  before = [across?.value, down?.value];
+  if ([...layout.elements].some((control) => chosen.has(control.name))) lay();
 }
 if (matrix) roving(matrix, ".frame");
 
 /** Make sure that a picture is on the page, and not filtered away by a picker. */
 function reveal(place) {
-  if (cellOf[place].isConnected) return;
+  if (cellOf[place].isConnected && !cellOf[place].hidden) return;
   for (const select of $$(".facet-value select", layout)) select.value = "";
-  lay();
+  layout.dispatchEvent(new Event("change"));
 }
 
 // --- the large view --------------------------------------------------------------------------------------------------
@@ -384,37 +392,21 @@ const viewer = $("#viewer");
 let viewed = 0;
 
 /** Show a run's final picture: its preview at once, the file beside the page as soon as it is there. */
-async function showPicture(image, place) {
+function showPicture(image, place) {
   image.dataset.place = place;
-  const mine = () => image.dataset.place === String(place);
   const still = stillOf(place);
-  const { steps } = runs[place];
-  if (still) image.src = still.src;
-  else {
-    image.removeAttribute("src");
-    const source = await lastFrame($(".film", cellOf[place]), steps.length);
-    if (mine()) image.src = source;
-  }
+  image.src = still.src;
   const full = fullOf(place);
-  if (!full || (still && still.naturalWidth >= image.clientWidth * devicePixelRatio)) return;
+  if (!full || still.naturalWidth >= image.clientWidth * devicePixelRatio) return;
   const probe = new Image();
   probe.src = full;
   // Without the folder beside it, as on a course page, the preview has to do.
-  await probe.decode().then(
-    () => mine() && (image.src = probe.src),
+  probe.decode().then(
+    () => image.dataset.place === String(place) && (image.src = probe.src),
     () => {},
   );
 }
 
-async function lastFrame(film, count) {
-  await film.decode();
-  const width = film.naturalWidth / count;
-  const canvas = el("canvas", { width, height: film.naturalHeight });
-  canvas.getContext("2d").drawImage(film, -width * (count - 1), 0);
-  return canvas.toDataURL();
-}
-
-const hasPicture = (place) => stillOf(place) !== null || $(".film", cellOf[place]) !== null;
 const thumbOf = (id) => {
   const place = view.inputs.findIndex((input) => input.id === id);
   return place < 0 ? null : $(`#input-${place} img`);
@@ -423,7 +415,7 @@ const thumbOf = (id) => {
 const textInTable = (place, c) => $(`#results tr[data-run="${place}"]`).cells[1 + columns.indexOf(c)].textContent;
 
 function order() {
-  const shown = $$(".cell", matrix).map((cell) => Number(cell.dataset.run));
+  const shown = $$(".cell:not([hidden])", matrix).map((cell) => Number(cell.dataset.run));
   return shown.includes(viewed) ? shown : [...runs.keys()];
 }
 
@@ -432,7 +424,7 @@ function fillViewer(place) {
   const run = runs[place];
   const all = order();
   const image = $("#viewer-image");
-  const picture = hasPicture(place);
+  const picture = stillOf(place) !== null;
   image.hidden = !picture;
   image.alt = run.label;
   if (picture) showPicture(image, place);
@@ -552,62 +544,40 @@ function showWipe() {
 }
 
 if (wipe) {
-  const pictured = [...runs.keys()].filter(hasPicture);
-  const named = view.inputs
-    .map((input, i) => [`input-${i}`, `${input.kind}: ${input.name}`])
-    .filter(([id]) => $(`#${id} img`));
-  for (const side of ["a", "b"]) {
-    const group = (label, entries) =>
-      entries.length
-        ? [el("optgroup", { label }, ...entries.map(([value, text]) => el("option", { value }, text)))]
-        : [];
-    $(`#wipe-${side}`).append(
-      ...group(
-        "Runs",
-        pictured.map((place) => [`run-${place}`, runs[place].label]),
-      ),
-      ...group("Inputs", named),
-    );
+  const entries = {
+    Runs: [...runs.keys()].filter(stillOf).map((place) => [`run-${place}`, runs[place].label]),
+    Inputs: view.inputs
+      .map((input, i) => [`input-${i}`, `${input.kind}: ${input.name}`])
+      .filter(([id]) => $(`#${id} img`)),
+  };
+  for (const [n, side] of ["a", "b"].entries()) {
+    const select = $(`#wipe-${side}`);
+    for (const [label, list] of Object.entries(entries).filter(([, list]) => list.length))
+      select.append(el("optgroup", { label }, ...list.map(([value, text]) => el("option", { value }, text))));
+    select.value = view.compared[n];
+    restore(select);
+    select.addEventListener("change", showWipe);
   }
-  const options = $("#wipe-b").options;
-  // At first the content against the last picture, if there is a content; else the first two.
-  const content = named.find(([id]) => view.inputs[Number(id.slice(6))].kind === "content");
-  if (pictured.length > 1) {
-    $("#wipe-a").value = `run-${pictured[0]}`;
-    $("#wipe-b").value = `run-${pictured.at(-1)}`;
-  } else if (content) $("#wipe-a").value = content[0];
-  else $("#wipe-b").value = options[options.length - 1].value;
   $("img.a", wipe).addEventListener("load", (event) => {
     wipe.style.aspectRatio = `${event.target.naturalWidth} / ${event.target.naturalHeight}`;
     wipe.style.setProperty("--ratio", event.target.naturalWidth / event.target.naturalHeight);
     wipe.style.maxWidth = `${Math.max(320, 3 * event.target.naturalWidth)}px`; // no postage stamp as a poster
   });
-  for (const side of ["a", "b"]) $(`#wipe-${side}`).addEventListener("change", showWipe);
   $("#swap").addEventListener("click", () => {
     const [a, b] = [$("#wipe-a"), $("#wipe-b")];
     [a.value, b.value] = [b.value, a.value];
-    showWipe();
+    a.dispatchEvent(new Event("change", { bubbles: true }));
   });
   $("#divide").addEventListener("input", (event) => divide(Number(event.target.value)));
-  const drag = (event) => {
-    const box = wipe.getBoundingClientRect();
-    divide(Math.round(Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width))));
-  };
-  wipe.addEventListener("pointerdown", (event) => {
-    event.preventDefault(); // no dragging of the picture itself
-    wipe.setPointerCapture(event.pointerId);
-    $("#divide").focus({ preventScroll: true });
-    drag(event);
-  });
-  wipe.addEventListener("pointermove", (event) => wipe.hasPointerCapture(event.pointerId) && drag(event));
   for (const button of $$("[data-wipe]", viewer)) {
     button.addEventListener("click", () => {
-      $(`#wipe-${button.dataset.wipe}`).value = `run-${viewed}`;
-      showWipe();
+      const select = $(`#wipe-${button.dataset.wipe}`);
+      select.value = `run-${viewed}`;
+      select.dispatchEvent(new Event("change", { bubbles: true }));
     });
   }
   divide(50);
-  whenNear(wipe, showWipe);
+  soon(showWipe);
 }
 
 // --- colours ---------------------------------------------------------------------------------------------------------
@@ -617,9 +587,7 @@ if (wipe) {
 // are CSS properties: they follow the theme.
 const DASHES = ["none", "7 4", "2 3", "9 3 2 3"];
 const numeric = (axis) => axes[axis].numbers !== null;
-const sortedAxes = [...axes.keys()].sort(
-  (a, b) => (axes[a].key === "seed") - (axes[b].key === "seed") || numeric(b) - numeric(a),
-);
+const knobs = [...axes.keys()].filter((i) => i !== seed || axes.length === 1).sort((a, b) => numeric(b) - numeric(a));
 
 function ramp(t) {
   const k = Math.min(3, Math.floor(t * 4));
@@ -657,12 +625,7 @@ function shape(kind, x, y, r) {
   return `M${x} ${y - b}L${x + b} ${y}L${x} ${y + b}L${x - b} ${y}z`;
 }
 
-function dashAxis(colourAxis) {
-  const found = sortedAxes.find(
-    (axis) => axis !== colourAxis && axes[axis].texts.length <= 4 && axes[axis].key !== "seed",
-  );
-  return found ?? null;
-}
+const dashAxis = (colourAxis) => knobs.find((axis) => axis !== colourAxis && axes[axis].texts.length <= 4) ?? null;
 
 function swatch({ colour, kind }, points) {
   const mark = points
@@ -673,81 +636,73 @@ function swatch({ colour, kind }, points) {
 
 /** Buttons beside a chart: for each value of the axes that colour and dash, and one for each run (or line).
  *
- * Hovering or focusing one brings its lines forward, a click keeps them there.
+ * Hovering or focusing one brings its lines forward, a click keeps them there. Returns how to go back to what is kept.
  */
 function makeKey(host, groups, highlight, points = false) {
   let kept = null;
   const rest = () => highlight(kept ? kept.members : null);
+  const button = (entry) => {
+    const over = () => highlight(entry.members);
+    const keep = ({ currentTarget }) => {
+      kept = kept === entry ? null : entry;
+      for (const other of $$("button", host)) other.setAttribute("aria-pressed", String(kept && other === currentTarget));
+      rest();
+    };
+    const events = { pointerenter: over, pointerleave: rest, focus: over, blur: rest, click: keep };
+    return el("button", { type: "button", "aria-pressed": "false", ...events }, swatch(entry, points), el("span", {}, entry.text));
+  };
   host.parentElement.classList.toggle("alone", !groups.length);
-  const build = () =>
-    host.replaceChildren(
-      ...groups.map(({ title, entries, tall }) =>
-        el(
-          "div",
-          { class: tall ? "group tall" : "group", role: "group", "aria-label": title },
-          el("p", { class: "over" }, title),
-          el(
-            "div",
-            { class: "entries" },
-            ...entries.map((entry) => {
-              const over = () => highlight(entry.members);
-              const keep = (event) => {
-                const same = kept === entry;
-                for (const button of $$("[aria-pressed=true]", host)) button.setAttribute("aria-pressed", "false");
-                kept = same ? null : entry;
-                event.currentTarget.setAttribute("aria-pressed", String(!same));
-                rest();
-              };
-              return el(
-                "button",
-                {
-                  type: "button",
-                  "aria-pressed": "false",
-                  pointerenter: over,
-                  pointerleave: rest,
-                  focus: over,
-                  blur: rest,
-                  click: keep,
-                },
-                swatch(entry, points),
-                el("span", {}, entry.text),
-              );
-            }),
-          ),
-        ),
+  host.replaceChildren(
+    ...groups.map(({ title, entries, tall }) =>
+      el(
+        "div",
+        { class: tall ? "group tall" : "group", role: "group", "aria-label": title },
+        el("p", { class: "over" }, title),
+        el("div", { class: "entries" }, ...entries.map(button)),
       ),
-    );
-  later(() => {
-    build();
-    for (const entries of $$(".entries", host)) if (entries.children.length) roving(entries, "button");
-  });
+    ),
+  );
+  for (const entries of $$(".entries", host)) {
+    if (entries.children.length) roving(entries, "button");
+    if (entries.scrollHeight > entries.clientHeight + 1) entries.previousSibling.append(" · scroll to see all");
+  }
   return rest;
 }
 
-/** The groups of a key for runs: values of the colouring axis, of the dashing axis, and the runs themselves. */
+/** The groups of a key for runs: values of the colouring axis, of the dashing axis, and the runs, seeds together. */
 function runGroups(places, colourAxis) {
-  const groups = [];
-  const some = places.length > 12;
-  const dashed = axes.length ? dashAxis(colourAxis) : null;
-  if (axes.length && some) {
-    for (const axis of dashed === null ? [colourAxis] : [colourAxis, dashed]) {
-      const entries = valuesOf(axis).map((value) => ({
+  const settings = axes.length > 1 && seed !== null ? view.repeats : [...runs.keys()].map((place) => [place]);
+  const entries = settings
+    .map((those) => those.filter((place) => places.includes(place)))
+    .filter((those) => those.length)
+    .map((those) => ({
+      text: those.length > 1 ? `${settingOf(those[0])} (${those.length} seeds)` : runs[those[0]].label,
+      ...lookOf(those[0], colourAxis),
+      members: new Set(those),
+    }));
+  const all = { title: `${places.length} run${places.length > 1 ? "s" : ""}`, entries, tall: true };
+  if (!axes.length || entries.length <= 12) return [all];
+  const shown = [colourAxis, dashAxis(colourAxis)].filter((axis) => axis !== null);
+  return [
+    ...shown.map((axis) => ({
+      title: axes[axis].label,
+      entries: valuesOf(axis).map((value) => ({
         text: textOf(axis, value),
         colour: axis === colourAxis ? colourOf(axis, value) : "var(--soft)",
         kind: axis === colourAxis ? 0 : kindOf(value),
         members: new Set(places.filter((place) => runs[place].axis[axis] === value)),
-      }));
-      groups.push({ title: axes[axis].label, entries });
-    }
-  }
-  const entries = places.map((place) => ({
-    text: runs[place].label,
-    ...lookOf(place, colourAxis),
-    members: new Set([place]),
-  }));
-  groups.push({ title: some ? `${places.length} runs` : "Runs", entries, tall: true });
-  return groups;
+      })),
+    })),
+    all,
+  ];
 }
+
+/** What a run shares with those that differ from it in the seed only. */
+const settingOf = (place) =>
+  [...axes.keys()]
+    .filter((i) => i !== seed && runs[place].axis[i] !== null)
+    .map((i) => `${axes[i].label}=${textOf(i, runs[place].axis[i])}`)
+    .join(", ");
 
 // --- charts ----------------------------------------------------------------------------------------------------------
 
@@ -835,34 +790,18 @@ function frame(host, x, y, height) {
   return { picture, back, front, px, py, box, width, height };
 }
 
-const undrawn = new Set(); // functions that draw the charts nobody has come near to yet
-
-/** Draw when the chart comes near or is printed, and again whenever its width changes.
- *
- * `prepare` comes first. Each is a task of its own, after which the page can answer.
- */
-function chart(name, draw, prepare = () => {}) {
+/** Draw when the page has been shown, and again whenever the chart's width changes. */
+function chart(name, draw) {
   const host = $(`[data-chart="${name}"]`);
-  if (!host) return;
   let width = 0;
-  let ready = false;
-  const makeReady = () => {
-    if (!ready) prepare();
-    ready = true;
-  };
   const drawNow = () => {
-    makeReady();
-    undrawn.delete(drawNow);
+    if (!host.clientWidth || Math.abs(host.clientWidth - width) < 1) return;
     width = host.clientWidth;
     draw(host);
   };
-  undrawn.add(drawNow);
-  whenNear(host, () => {
-    later(makeReady);
-    new ResizeObserver(() => {
-      if (Math.abs(host.clientWidth - width) < 1 || !host.clientWidth) return;
-      later(drawNow);
-    }).observe(host);
+  soon(() => {
+    drawNow();
+    new ResizeObserver(drawNow).observe(host);
   });
 }
 
@@ -873,37 +812,37 @@ function dim(picture, members) {
     mark.classList.toggle("on", members !== null && members.has(Number(mark.dataset.of)));
 }
 
-function fill(select, entries, chosen) {
+function fill(select, entries, first = entries[0]?.[0]) {
   select.replaceChildren(...entries.map(([value, text]) => el("option", { value }, text)));
-  if (chosen !== undefined && chosen !== null) select.value = chosen;
+  select.value = first;
+  restore(select);
 }
 
 // --- loss curves -----------------------------------------------------------------------------------------------------
 
 const curvesForm = $("#curves-form");
 if (curvesForm) {
-  let curves; // two thirds of all numbers of the page: read when the chart comes near
+  const curves = JSON.parse($("#curve-data").textContent);
   const lossName = (name) => {
     const [kind, what] = name.split("/");
     return `${what} (${kind === "loss" ? "weighted" : kind})`;
   };
-  const prepare = () => {
-    curves = JSON.parse($("#curve-data").textContent);
-    const names = [...new Set(curves.flatMap((curve) => (curve ? Object.keys(curve.series) : [])))];
-    // With the weights themselves swept, weighted losses of different runs say little beside each other.
-    const weighted = axes.some((axis) => ["alpha", "beta", "tv"].includes(axis.key));
-    const first = weighted && names.includes("unweighted/style") ? "unweighted/style" : names[0];
-    fill(
-      curvesForm.loss,
-      names.map((name) => [name, lossName(name)]),
-      first,
-    );
-    fill(
-      curvesForm.colour,
-      sortedAxes.map((axis) => [axis, axes[axis].label]),
-    );
-    $(".colour", curvesForm).hidden = axes.length < 2;
-  };
+  const names = [...new Set(curves.flatMap((curve) => (curve ? Object.keys(curve.series) : [])))];
+  // With the weights themselves swept, weighted losses of different runs say little beside each other.
+  const weighted = axes.some((axis) => ["alpha", "beta", "tv"].includes(axis.key));
+  const first = weighted && names.includes("unweighted/style") ? "unweighted/style" : names[0];
+  fill(
+    curvesForm.loss,
+    names.map((name) => [name, lossName(name)]),
+    first,
+  );
+  fill(
+    curvesForm.colour,
+    knobs.map((axis) => [axis, axes[axis].label]),
+  );
+  $(".colour", curvesForm).hidden = knobs.length < 2;
+  restore(curvesForm.x);
+  restore(curvesForm.log);
   const draw = (host) => {
     const loss = curvesForm.loss.value;
     const against = curvesForm.x.value;
@@ -988,7 +927,7 @@ if (curvesForm) {
       leave();
     });
   };
-  chart("curves", draw, prepare);
+  chart("curves", draw);
   curvesForm.addEventListener("change", () => draw($('[data-chart="curves"]')));
 }
 
@@ -1009,25 +948,19 @@ if (effectForm) {
   );
   fill(
     effectForm.axis,
-    sortedAxes.map((axis) => [axis, axes[axis].label]),
+    knobs.map((axis) => [axis, axes[axis].label]),
   );
   const fillLines = () => {
-    const others = sortedAxes.filter((axis) => axis !== Number(effectForm.axis.value));
-    const kept = others.filter((axis) => axes[axis].key !== "seed");
-    const name = (list) => list.map((axis) => axes[axis].label).join(" and ");
-    const choices = [
-      kept,
-      ...(kept.length > 1 ? kept.map((axis) => [axis]) : []),
-      ...others.filter((axis) => axes[axis].key === "seed").map((axis) => [axis]),
-      ...(kept.length ? [[]] : []),
-    ];
+    const others = knobs.filter((axis) => axis !== Number(effectForm.axis.value));
+    const choices = [others, ...(others.length > 1 ? others.map((axis) => [axis]) : []), ...(others.length ? [[]] : [])];
     fill(
       effectForm.lines,
-      choices.map((list) => [list.join(), list.length ? name(list) : "nothing: one line"]),
+      choices.map((list) => [list.join(), list.map((axis) => axes[axis].label).join(" and ") || "nothing: one line"]),
     );
     effectForm.lines.closest("label").hidden = choices.length < 2;
   };
   fillLines();
+  restore(effectForm.spread);
   const draw = (host) => {
     const metric = column[effectForm.metric.value];
     if (!metric)
@@ -1041,10 +974,10 @@ if (effectForm) {
     const { numbers, texts, label } = axes[axis];
     const log = axes[axis].log && numbers?.every((value) => value > 0);
     const at = (value) => (numbers ? numbers[value] : value);
-    const lines = [...grouped(usable, (place) => by.map((i) => runs[place].axis[i]).join()).values()].map(
+    const lines = [...Map.groupBy(usable, (place) => by.map((i) => runs[place].axis[i]).join()).values()].map(
       (places, n) => {
         const key = by.map((i) => runs[places[0]].axis[i]);
-        const marks = [...grouped(places, (place) => runs[place].axis[axis]).entries()].map(([value, those]) => {
+        const marks = [...Map.groupBy(places, (place) => runs[place].axis[axis]).entries()].map(([value, those]) => {
           const values = those.map((place) => runs[place].values[metric.key]);
           const middle = mean(values);
           // of a sample: divided by one less than its number
@@ -1152,117 +1085,99 @@ if (effectForm) {
 
 // --- content against style -------------------------------------------------------------------------------------------
 
-/** The points that no other one beats on both axes, from left to right. Equal points are all kept. */
-function front(points) {
-  const kept = [];
-  let lowest = Infinity;
-  const sorted = [...points].sort((a, b) => a.x - b.x || a.y - b.y);
-  for (const point of sorted) {
-    const twin = kept.length && kept.at(-1).x === point.x && kept.at(-1).y === point.y;
-    if (point.y >= lowest && !twin) continue;
-    kept.push(point);
-    lowest = point.y;
-  }
-  return kept;
-}
+const reach = (values) => {
+  // Zero is shown where the points are not far from it, for then their distances can be compared by eye.
+  const [low, high] = widened(values, false, 0.08);
+  return low < 0.6 * high ? [Math.min(0, low), high] : [low, high];
+};
 
-view.pareto.forEach(({ x: xKey, y: yKey }, n) => {
-  chart(`pareto-${n}`, (host) => {
-    const points = [...runs.keys()]
-      .map((place) => ({ place, x: runs[place].values[xKey], y: runs[place].values[yKey] }))
-      .filter(({ x, y }) => finite(x) && finite(y));
-    const told = $(`[data-reading="pareto-${n}"]`);
-    const missing = runs.length - points.length;
-    const quiet = missing ? `${missing} of ${runs.length} runs ${missing === 1 ? "has" : "have"} no scores here.` : "";
-    told.textContent = quiet;
-    if (!points.length) return void host.replaceChildren(el("p", { class: "quiet" }, "No run has been scored yet."));
-    const colourAxis = sortedAxes[0] ?? 0;
-    // Zero is shown where the points are not far from it, for then their distances can be compared by eye.
-    const reach = (values) => {
-      const [low, high] = widened(values, false, 0.08);
-      return low < 0.6 * high ? [Math.min(0, low < 0 ? low : 0), high] : [low, high];
-    };
-    const height = Math.round(Math.min(560, Math.max(360, host.clientWidth * 0.7)));
-    const label = (key, otherwise) => `${column[key]?.label ?? otherwise} (lower is better)`;
-    const xs = { domain: reach(points.map((point) => point.x)), label: label(xKey, "content distance") };
-    const ys = { domain: reach(points.map((point) => point.y)), label: label(yKey, "style distance") };
-    const made = frame(host, xs, ys, height);
-    const { px, py, box } = made;
-    made.picture.classList.add("scatter");
-    if (1 > xs.domain[0] && 1 < xs.domain[1])
-      made.back.append(svg("line", { class: "anchor", x1: px(1), x2: px(1), y1: box.top, y2: box.bottom }));
-    if (1 > ys.domain[0] && 1 < ys.domain[1])
-      made.back.append(svg("line", { class: "anchor", x1: box.left, x2: box.right, y1: py(1), y2: py(1) }));
-    const best = front(points);
-    // As a staircase: what lies above and to the right of it is beaten by one of its corners.
-    const stairs = best
-      .map((p, i) =>
-        i ? `H${px(p.x).toFixed(1)}V${py(p.y).toFixed(1)}` : `M${px(p.x).toFixed(1)} ${box.top}V${py(p.y).toFixed(1)}`,
-      )
-      .join("");
-    made.front.append(svg("path", { class: "stairs", d: `${stairs}H${box.right}` }));
-    const onFront = new Set(best.map((point) => point.place));
-    const tell = ({ place, x, y }) =>
-      `content ${format(x)}, style ${format(y)}${onFront.has(place) ? ", on the front" : ""}`;
-    const tip = el("div", { class: "tip", hidden: true });
-    const show = (point) => {
-      const { place } = point;
+/** Draw the runs of one pair of images, and the front of those that no other one beats. */
+function scatter(host, { x: xKey, y: yKey }, { pair, runs: places, front }) {
+  const colourAxis = knobs.find((axis) => !["content", "style"].includes(axes[axis].key)) ?? knobs[0];
+  const onFront = new Set(front);
+  const points = places.map((place) => ({ place, x: runs[place].values[xKey], y: runs[place].values[yKey] }));
+  const xs = { domain: reach(points.map((point) => point.x)), label: "content distance (lower is better)" };
+  const ys = { domain: reach(points.map((point) => point.y)), label: "style distance (lower is better)" };
+  const made = frame(host, xs, ys, Math.round(Math.min(560, Math.max(360, host.clientWidth * 0.7))));
+  const { px, py, box } = made;
+  made.picture.classList.add("scatter");
+  if (1 > xs.domain[0] && 1 < xs.domain[1])
+    made.back.append(svg("line", { class: "anchor", x1: px(1), x2: px(1), y1: box.top, y2: box.bottom }));
+  if (1 > ys.domain[0] && 1 < ys.domain[1])
+    made.back.append(svg("line", { class: "anchor", x1: box.left, x2: box.right, y1: py(1), y2: py(1) }));
+  // As a staircase: what lies above and to the right of it is beaten by one of its corners.
+  const best = front.map((place) => points.find((point) => point.place === place));
+  const stairs = best.map(({ x, y }, i) => `${i ? `H${px(x)}` : `M${px(x)} ${box.top}`}V${py(y)}`).join("");
+  made.front.append(svg("path", { class: "stairs", d: `${stairs}H${box.right}` }));
+  const tip = el("div", { class: "tip", hidden: true });
+  const hide = () => (tip.hidden = true);
+  // Points of the front last: on top, and not hidden by others.
+  points.sort((a, b) => onFront.has(a.place) - onFront.has(b.place) || a.place - b.place);
+  for (const { place, x, y } of points) {
+    const told = `content ${format(x)}, style ${format(y)}${onFront.has(place) ? ", on the front" : ""}`;
+    const show = () => {
       const still = stillOf(place);
       tip.replaceChildren(
         ...(still ? [el("img", { src: still.src, alt: "" })] : []),
         el("p", {}, runs[place].label),
-        el("p", { class: "quiet" }, tell(point)),
+        el("p", { class: "quiet" }, told),
       );
       tip.hidden = false;
       const zoom = made.picture.getBoundingClientRect().width / made.width;
-      const [cx, cy] = [px(point.x) * zoom, py(point.y) * zoom];
+      const [cx, cy] = [px(x) * zoom, py(y) * zoom];
       const fits = cx + 14 + tip.offsetWidth <= host.clientWidth;
       tip.style.left = `${fits ? cx + 14 : Math.max(0, cx - 14 - tip.offsetWidth)}px`;
       tip.style.top = `${Math.max(0, Math.min(cy - 20, host.clientHeight - tip.offsetHeight))}px`;
     };
-    const hide = () => (tip.hidden = true);
-    // Points of the front last: on top, and not hidden by others.
-    points.sort((a, b) => onFront.has(a.place) - onFront.has(b.place) || a.place - b.place);
-    for (const point of points) {
-      const run = runs[point.place];
-      const words = `${run.label}: ${tell(point)}`;
-      const { colour, kind } = lookOf(point.place, colourAxis);
-      const link = svg(
-        "a",
-        {
-          href: `#picture-${point.place}`,
-          "aria-label": words,
-          "data-of": point.place,
-          class: onFront.has(point.place) ? "point front" : "point",
-          style: { "--c": colour },
-          pointerenter: () => show(point),
-          pointerleave: hide,
-          focus: () => show(point),
-          blur: hide,
-        },
-        svg("circle", { class: "target", cx: px(point.x), cy: py(point.y), r: 11 }),
-        svg("path", { d: shape(kind, px(point.x), py(point.y), onFront.has(point.place) ? 6 : 4.5) }),
-      );
-      link.addEventListener("click", (event) => {
-        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-        event.preventDefault();
-        event.stopPropagation();
-        openViewer(point.place);
-      });
-      made.front.append(link);
-    }
-    labelPoints(made, best.slice(0, 12));
-    host.append(tip);
-    roving(made.picture, "a.point");
-    makeKey(
-      $(`[data-key="pareto-${n}"]`),
-      runGroups(
-        points.map((point) => point.place).sort((a, b) => a - b),
-        colourAxis,
-      ),
-      (members) => dim(made.picture, members),
-      true,
+    const { colour, kind } = lookOf(place, colourAxis);
+    const link = svg(
+      "a",
+      {
+        href: `#picture-${place}`,
+        "aria-label": `${runs[place].label}: ${told}`,
+        "data-of": place,
+        class: onFront.has(place) ? "point front" : "point",
+        style: { "--c": colour },
+        ...{ pointerenter: show, pointerleave: hide, focus: show, blur: hide },
+      },
+      svg("circle", { class: "target", cx: px(x), cy: py(y), r: 11 }),
+      svg("path", { d: shape(kind, px(x), py(y), onFront.has(place) ? 6 : 4.5) }),
     );
+    link.addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      event.stopPropagation();
+      openViewer(place);
+    });
+    made.front.append(link);
+  }
+  labelPoints(made, best.slice(0, 12));
+  host.append(tip);
+  if (view.pairs.length > 1) host.prepend(el("h4", {}, view.pairs[pair] ?? "images not recorded"));
+  roving(made.picture, "a.point");
+  return made.picture;
+}
+
+view.pareto.forEach((item, n) => {
+  chart(`pareto-${n}`, (host) => {
+    const scored = item.fronts.flatMap((one) => one.runs);
+    const missing = runs.length - scored.length;
+    // A run that is the only one of its pair has nothing to be compared with.
+    const drawn = item.fronts.filter((one) => one.runs.length > 1 || item.fronts.length === 1);
+    const alone = item.fronts.length - drawn.length;
+    $(`[data-reading="pareto-${n}"]`).textContent = [
+      missing && `${missing} of ${runs.length} runs ${missing === 1 ? "has" : "have"} no scores here.`,
+      alone && `${alone} ${alone === 1 ? "pair of images has" : "pairs of images have"} one run only, and no chart.`,
+    ]
+      .filter(Boolean)
+      .join(" ");
+    const parts = drawn.map(() => el("div", { class: "part" }));
+    host.classList.toggle("parts", parts.length > 1);
+    host.replaceChildren(...(parts.length ? parts : [el("p", { class: "quiet" }, "No two runs can be compared yet.")]));
+    const pictures = drawn.map((one, i) => scatter(parts[i], item, one));
+    const colourAxis = knobs.find((axis) => !["content", "style"].includes(axes[axis].key)) ?? knobs[0];
+    makeKey($(`[data-key="pareto-${n}"]`), runGroups(scored.sort((a, b) => a - b), colourAxis), (members) =>
+      pictures.forEach((picture) => dim(picture, members)), true);
   });
 });
 
@@ -1272,9 +1187,9 @@ function labelPoints({ front: layer, px, py, box }, points) {
   const free = (a) =>
     taken.every((b) => a[0] + a[2] < b[0] || b[0] + b[2] < a[0] || a[1] + a[3] < b[1] || b[1] + b[3] < a[1]);
   for (const { place, x, y } of points) {
-    const name = axes.length
-      ? runs[place].axis.map((value, axis) => textOf(axis, value)).join(", ")
-      : runs[place].label;
+    // the images are the same for all points of a chart
+    const told = [...axes.keys()].filter((axis) => !["content", "style"].includes(axes[axis].key));
+    const name = told.map((axis) => textOf(axis, runs[place].axis[axis])).join(", ") || runs[place].label;
     const text = shortened(name, 34);
     const width = 6.4 * text.length;
     const spots = [
@@ -1332,18 +1247,7 @@ if (results) {
     const still = stillOf(row.dataset.run);
     if (still && !$("img", row)) $(".thumb", row).append(el("img", { src: still.src, alt: "", decoding: "async" }));
   };
-  const watch = new IntersectionObserver(
-    (entries) => {
-      for (const { target, isIntersecting } of entries) {
-        if (!isIntersecting) continue;
-        watch.unobserve(target);
-        illustrate(target);
-      }
-    },
-    { rootMargin: "200px" },
-  );
-  rows.forEach((row) => watch.observe(row));
-  window.addEventListener("beforeprint", () => rows.forEach(illustrate));
+  soon(() => rows.forEach(illustrate));
 }
 
 // --- details of the runs ---------------------------------------------------------------------------------------------
@@ -1369,18 +1273,17 @@ if (asked && runs[asked[1]]) openDetails(Number(asked[1]));
 
 // --- printing --------------------------------------------------------------------------------------------------------
 
-// All sections open; of very many runs only those that were opened, or the paper would be a book. The table has all.
+// The appendix is off until it is asked for; of very many runs it has those that were opened, or it would be a book.
 const PRINTED = 24;
 let opened = [];
+if ($("#appendix")) restore($("#appendix"));
 window.addEventListener("beforeprint", () => {
-  opened = $$("details:not([open])").filter((details) => !details.closest(".runs") || runs.length <= PRINTED);
+  const whole = $("#appendix")?.checked && runs.length <= PRINTED;
+  opened = $$("details:not([open])").filter((details) => whole || !details.closest(".runs"));
   for (const details of opened) {
     fillDetails(details);
     details.open = true;
   }
   if ($("#scrubber")) cellOf.forEach(showStep);
-  printing = true;
-  for (const drawNow of [...undrawn]) drawNow();
-  printing = false;
 });
 window.addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));
