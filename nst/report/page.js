@@ -587,7 +587,9 @@ if (wipe) {
 // are CSS properties: they follow the theme.
 const DASHES = ["none", "7 4", "2 3", "9 3 2 3"];
 const numeric = (axis) => axes[axis].numbers !== null;
-const knobs = [...axes.keys()].filter((i) => i !== seed || axes.length === 1).sort((a, b) => numeric(b) - numeric(a));
+const images = ["content", "style"];
+const isKnob = (i) => i !== seed || axes.length === 1;
+const knobs = [...axes.keys()].filter(isKnob).sort((a, b) => numeric(b) - numeric(a));
 
 function ramp(t) {
   const k = Math.min(3, Math.floor(t * 4));
@@ -603,14 +605,16 @@ function colourOf(axis, value) {
   return ramp(ranked.length < 2 ? 0.3 : ranked.indexOf(value) / (ranked.length - 1));
 }
 
-function lookOf(place, colourAxis) {
+function lookOf(place, { colour, dash }) {
   if (!axes.length)
     return { colour: runs.length <= 8 ? `var(--hue-${place})` : ramp(place / (runs.length - 1)), kind: 0 };
-  const dashed = dashAxis(colourAxis);
-  return {
-    colour: colourOf(colourAxis, runs[place].axis[colourAxis]),
-    kind: kindOf(dashed === null ? null : runs[place].axis[dashed]),
-  };
+  const { axis } = runs[place];
+  return { colour: colourOf(colour, axis[colour]), kind: dash === null ? 0 : kindOf(axis[dash]) };
+}
+
+/** The axis that colours, and that of few values which dashes, of those that there are. */
+function told(among, colour = among[0] ?? knobs[0]) {
+  return { colour, dash: among.find((axis) => axis !== colour && axes[axis].texts.length <= 4) ?? null };
 }
 
 /** Which of the four dashes or shapes stands for a value of the second axis. */
@@ -624,8 +628,6 @@ function shape(kind, x, y, r) {
   if (kind === 2) return `M${x} ${y - b}L${x + b} ${y + a}H${x - b}z`;
   return `M${x} ${y - b}L${x + b} ${y}L${x} ${y + b}L${x - b} ${y}z`;
 }
-
-const dashAxis = (colourAxis) => knobs.find((axis) => axis !== colourAxis && axes[axis].texts.length <= 4) ?? null;
 
 function swatch({ colour, kind }, points) {
   const mark = points
@@ -669,40 +671,35 @@ function makeKey(host, groups, highlight, points = false) {
   return rest;
 }
 
-/** The groups of a key for runs: values of the colouring axis, of the dashing axis, and the runs, seeds together. */
-function runGroups(places, colourAxis) {
-  const settings = axes.length > 1 && seed !== null ? view.repeats : [...runs.keys()].map((place) => [place]);
-  const entries = settings
-    .map((those) => those.filter((place) => places.includes(place)))
-    .filter((those) => those.length)
-    .map((those) => ({
-      text: those.length > 1 ? `${settingOf(those[0])} (${those.length} seeds)` : runs[those[0]].label,
-      ...lookOf(those[0], colourAxis),
-      members: new Set(those),
-    }));
+/** The groups of a key for runs: values of the axes that colour and dash, and the settings; those that differ in other
+ * axes only (the seed, or the images where each pair has a chart of its own) are one entry. */
+function runGroups(places, looks, among) {
+  const settingOf = (place) =>
+    among
+      .filter((i) => runs[place].axis[i] !== null)
+      .map((i) => `${axes[i].label}=${textOf(i, runs[place].axis[i])}`)
+      .join(", ") || runs[place].label;
+  const entries = [...Map.groupBy(places, settingOf)].map(([text, those]) => ({
+    text: those.length > 1 ? `${text} (${those.length} runs)` : text,
+    ...lookOf(those[0], looks),
+    members: new Set(those),
+  }));
   const all = { title: `${places.length} run${places.length > 1 ? "s" : ""}`, entries, tall: true };
   if (!axes.length || entries.length <= 12) return [all];
-  const shown = [colourAxis, dashAxis(colourAxis)].filter((axis) => axis !== null);
+  const shown = [looks.colour, looks.dash].filter((axis) => axis !== null);
   return [
     ...shown.map((axis) => ({
       title: axes[axis].label,
       entries: valuesOf(axis).map((value) => ({
         text: textOf(axis, value),
-        colour: axis === colourAxis ? colourOf(axis, value) : "var(--soft)",
-        kind: axis === colourAxis ? 0 : kindOf(value),
+        colour: axis === looks.colour ? colourOf(axis, value) : "var(--soft)",
+        kind: axis === looks.colour ? 0 : kindOf(value),
         members: new Set(places.filter((place) => runs[place].axis[axis] === value)),
       })),
     })),
     all,
   ];
 }
-
-/** What a run shares with those that differ from it in the seed only. */
-const settingOf = (place) =>
-  [...axes.keys()]
-    .filter((i) => i !== seed && runs[place].axis[i] !== null)
-    .map((i) => `${axes[i].label}=${textOf(i, runs[place].axis[i])}`)
-    .join(", ");
 
 // --- charts ----------------------------------------------------------------------------------------------------------
 
@@ -785,7 +782,8 @@ function frame(host, x, y, height) {
   back.append(svg("text", { x: 0, y: 14, class: "name" }, shortened(y.label, width / 7)));
   back.append(svg("text", { x: box.right, y: height - 8, class: "name right" }, shortened(x.label, width / 7)));
   const front = svg("g", { class: "marks" });
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height }, back, front);
+  const box0 = { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMinYMid", width, height };
+  const picture = svg("svg", box0, back, front);
   host.replaceChildren(picture);
   return { picture, back, front, px, py, box, width, height };
 }
@@ -846,19 +844,19 @@ if (curvesForm) {
   const draw = (host) => {
     const loss = curvesForm.loss.value;
     const against = curvesForm.x.value;
-    const colourAxis = Number(curvesForm.colour.value || 0);
+    const looks = told(knobs, Number(curvesForm.colour.value || 0));
     const places = [...runs.keys()].filter((place) => curves[place]?.series[loss]);
     const ys = places.flatMap((place) => curves[place].series[loss]);
     const log = curvesForm.log.checked && ys.some((value) => value > 0);
     const xs = places.flatMap((place) => curves[place][against]);
     const x = {
-      domain: [0, Math.max(1e-9, ...widened(xs, false, 0).slice(1))],
+      domain: [0, xs.reduce((most, value) => Math.max(most, value), 1e-9)],
       label: $(`[value=${against}]`, curvesForm.x).textContent,
     };
     const made = frame(host, x, { domain: widened(ys, log), log, label: `${lossName(loss)} loss` }, 420);
     const points = new Map();
     for (const place of places) {
-      const { colour, kind } = lookOf(place, colourAxis);
+      const { colour, kind } = lookOf(place, looks);
       const values = curves[place].series[loss];
       const of = [];
       let path = "";
@@ -887,8 +885,8 @@ if (curvesForm) {
     );
     const dot = svg("circle", { class: "dot", r: 4, hidden: true });
     made.front.append(dot);
-    const told = $('[data-reading="curves"]');
-    const rest = makeKey($('[data-key="curves"]'), runGroups(places, colourAxis), (members) =>
+    const reading = $('[data-reading="curves"]');
+    const rest = makeKey($('[data-key="curves"]'), runGroups(places, looks, [...axes.keys()].filter(isKnob)), (members) =>
       dim(made.picture, members),
     );
     let pending = 0;
@@ -911,13 +909,13 @@ if (curvesForm) {
       dot.removeAttribute("hidden");
       dot.setAttribute("cx", cx);
       dot.setAttribute("cy", cy);
-      dot.style.setProperty("fill", lookOf(place, colourAxis).colour);
+      dot.style.setProperty("fill", lookOf(place, looks).colour);
       const unit = against === "step" ? "steps" : against;
-      told.textContent = `${runs[place].label}: ${format(value)} at ${format(at)} ${unit}`;
+      reading.textContent = `${runs[place].label}: ${format(value)} at ${format(at)} ${unit}`;
     };
     const leave = () => {
       dot.setAttribute("hidden", "");
-      told.textContent = "";
+      reading.textContent = "";
       rest();
     };
     made.picture.addEventListener("pointermove", (event) => (pending ||= requestAnimationFrame(() => point(event))));
@@ -1092,8 +1090,7 @@ const reach = (values) => {
 };
 
 /** Draw the runs of one pair of images, and the front of those that no other one beats. */
-function scatter(host, { x: xKey, y: yKey }, { pair, runs: places, front }) {
-  const colourAxis = knobs.find((axis) => !["content", "style"].includes(axes[axis].key)) ?? knobs[0];
+function scatter(host, { x: xKey, y: yKey }, { pair, runs: places, front }, looks) {
   const onFront = new Set(front);
   const points = places.map((place) => ({ place, x: runs[place].values[xKey], y: runs[place].values[yKey] }));
   const xs = { domain: reach(points.map((point) => point.x)), label: "content distance (lower is better)" };
@@ -1114,13 +1111,13 @@ function scatter(host, { x: xKey, y: yKey }, { pair, runs: places, front }) {
   // Points of the front last: on top, and not hidden by others.
   points.sort((a, b) => onFront.has(a.place) - onFront.has(b.place) || a.place - b.place);
   for (const { place, x, y } of points) {
-    const told = `content ${format(x)}, style ${format(y)}${onFront.has(place) ? ", on the front" : ""}`;
+    const words = `content ${format(x)}, style ${format(y)}${onFront.has(place) ? ", on the front" : ""}`;
     const show = () => {
       const still = stillOf(place);
       tip.replaceChildren(
         ...(still ? [el("img", { src: still.src, alt: "" })] : []),
         el("p", {}, runs[place].label),
-        el("p", { class: "quiet" }, told),
+        el("p", { class: "quiet" }, words),
       );
       tip.hidden = false;
       const zoom = made.picture.getBoundingClientRect().width / made.width;
@@ -1129,12 +1126,12 @@ function scatter(host, { x: xKey, y: yKey }, { pair, runs: places, front }) {
       tip.style.left = `${fits ? cx + 14 : Math.max(0, cx - 14 - tip.offsetWidth)}px`;
       tip.style.top = `${Math.max(0, Math.min(cy - 20, host.clientHeight - tip.offsetHeight))}px`;
     };
-    const { colour, kind } = lookOf(place, colourAxis);
+    const { colour, kind } = lookOf(place, looks);
     const link = svg(
       "a",
       {
         href: `#picture-${place}`,
-        "aria-label": `${runs[place].label}: ${told}`,
+        "aria-label": `${runs[place].label}: ${words}`,
         "data-of": place,
         class: onFront.has(place) ? "point front" : "point",
         style: { "--c": colour },
@@ -1174,10 +1171,13 @@ view.pareto.forEach((item, n) => {
     const parts = drawn.map(() => el("div", { class: "part" }));
     host.classList.toggle("parts", parts.length > 1);
     host.replaceChildren(...(parts.length ? parts : [el("p", { class: "quiet" }, "No two runs can be compared yet.")]));
-    const pictures = drawn.map((one, i) => scatter(parts[i], item, one));
-    const colourAxis = knobs.find((axis) => !["content", "style"].includes(axes[axis].key)) ?? knobs[0];
-    makeKey($(`[data-key="pareto-${n}"]`), runGroups(scored.sort((a, b) => a - b), colourAxis), (members) =>
-      pictures.forEach((picture) => dim(picture, members)), true);
+    // The images are the same for all points of a chart.
+    const within = (axis) => !images.includes(axes[axis].key);
+    const looks = told(knobs.filter(within));
+    const pictures = drawn.map((one, i) => scatter(parts[i], item, one, looks));
+    const shown = drawn.flatMap((one) => one.runs).sort((a, b) => a - b);
+    const groups = shown.length ? runGroups(shown, looks, [...axes.keys()].filter(isKnob).filter(within)) : [];
+    makeKey($(`[data-key="pareto-${n}"]`), groups, (members) => pictures.forEach((p) => dim(p, members)), true);
   });
 });
 
@@ -1187,9 +1187,9 @@ function labelPoints({ front: layer, px, py, box }, points) {
   const free = (a) =>
     taken.every((b) => a[0] + a[2] < b[0] || b[0] + b[2] < a[0] || a[1] + a[3] < b[1] || b[1] + b[3] < a[1]);
   for (const { place, x, y } of points) {
-    // the images are the same for all points of a chart
-    const told = [...axes.keys()].filter((axis) => !["content", "style"].includes(axes[axis].key));
-    const name = told.map((axis) => textOf(axis, runs[place].axis[axis])).join(", ") || runs[place].label;
+    const differing = [...axes.keys()].filter((axis) => !images.includes(axes[axis].key));
+    const word = (axis) => `${axis === seed ? "seed " : ""}${textOf(axis, runs[place].axis[axis])}`;
+    const name = differing.map(word).join(", ") || runs[place].label;
     const text = shortened(name, 34);
     const width = 6.4 * text.length;
     const spots = [
