@@ -109,17 +109,12 @@ function soon(task) {
 
 // What is chosen in a form stands in the address, by the words that are shown: report.html#table&across=style. So it
 // outlives a reload and can be sent. Before it stands the place on the page, as in any address.
-const chosen = new URLSearchParams();
-{
-  const [place, ...words] = location.hash.slice(1).split(/&(?=[\w-]+=)|^(?=[\w-]+=)/);
-  for (const [key, value] of new URLSearchParams(words.join("&"))) chosen.set(key, value);
-  if (words.length) document.getElementById(place)?.scrollIntoView();
-}
+const words = () => location.hash.slice(1).split("&");
+const placeOf = () => words().find((word) => !word.includes("=")) ?? "";
+const chosen = new URLSearchParams(words().filter((word) => word.includes("=")).join("&"));
+if (chosen.size) document.getElementById(placeOf())?.scrollIntoView();
 
-function remember() {
-  const place = location.hash.slice(1).split(/&|^(?=[\w-]+=)/)[0];
-  history.replaceState(null, "", `#${[place, chosen].filter(String).join("&")}`);
-}
+const remember = () => history.replaceState(null, "", `#${[placeOf(), chosen].filter(String).join("&")}`);
 window.addEventListener("hashchange", remember);
 
 const wordOf = (control) => (control.type === "checkbox" ? String(control.checked) : control.selectedOptions[0]?.text);
@@ -130,6 +125,12 @@ function restore(control) {
   const word = chosen.get(control.name);
   if (control.type === "checkbox") control.checked = word === null ? control.checked : word === "true";
   else for (const option of control.options) if (option.text === word) control.value = option.value;
+}
+
+/** Choose as a person does. */
+function choose(select, value) {
+  select.value = value;
+  select.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
 document.addEventListener("change", ({ target }) => {
@@ -382,8 +383,7 @@ if (matrix) roving(matrix, ".frame");
 /** Make sure that a picture is on the page, and not filtered away by a picker. */
 function reveal(place) {
   if (cellOf[place].isConnected && !cellOf[place].hidden) return;
-  for (const select of $$(".facet-value select", layout)) select.value = "";
-  layout.dispatchEvent(new Event("change"));
+  for (const select of $$(".facet-value select", layout)) choose(select, "");
 }
 
 // --- the large view --------------------------------------------------------------------------------------------------
@@ -565,15 +565,14 @@ if (wipe) {
   });
   $("#swap").addEventListener("click", () => {
     const [a, b] = [$("#wipe-a"), $("#wipe-b")];
-    [a.value, b.value] = [b.value, a.value];
-    a.dispatchEvent(new Event("change", { bubbles: true }));
+    const was = a.value;
+    choose(a, b.value);
+    choose(b, was);
   });
   $("#divide").addEventListener("input", (event) => divide(Number(event.target.value)));
   for (const button of $$("[data-wipe]", viewer)) {
     button.addEventListener("click", () => {
-      const select = $(`#wipe-${button.dataset.wipe}`);
-      select.value = `run-${viewed}`;
-      select.dispatchEvent(new Event("change", { bubbles: true }));
+      choose($(`#wipe-${button.dataset.wipe}`), `run-${viewed}`);
     });
   }
   divide(50);
@@ -1268,7 +1267,7 @@ function openDetails(place) {
 
 for (const details of $$(".runs details"))
   details.addEventListener("toggle", () => details.open && fillDetails(details));
-const asked = /^#run-(\d+)$/.exec(location.hash);
+const asked = /^run-(\d+)$/.exec(placeOf());
 if (asked && runs[asked[1]]) openDetails(Number(asked[1]));
 
 // --- printing --------------------------------------------------------------------------------------------------------

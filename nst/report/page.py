@@ -104,7 +104,7 @@ def _run_data(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def seed_axis(axes: Items) -> int | None:
-    """Return the axis whose runs stand side by side in one cell, with mean and spread, instead of in cells of its own."""
+    """Return the axis of the seeds, which stand side by side in one cell with mean and spread, if there is one."""
     return next((i for i, axis in enumerate(axes) if axis["key"] == "seed"), None)
 
 

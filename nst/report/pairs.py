@@ -80,9 +80,9 @@ def first_two(axes: Items, runs: Items, inputs: Items) -> list[str]:
                 others = tuple(value for i, value in enumerate(run["axis"]) if i != knob)
                 alike.setdefault((run["pair"], others), []).append(run)
         ends = [sorted(those, key=lambda run: run["axis"][knob]) for those in alike.values()]
-        if far := max(ends, key=lambda those: those[-1]["axis"][knob] - those[0]["axis"][knob], default=[]):
-            if far[0]["axis"][knob] != far[-1]["axis"][knob]:
-                return [f"run-{far[0]['id']}", f"run-{far[-1]['id']}"]
+        far = max(ends, key=lambda those: those[-1]["axis"][knob] - those[0]["axis"][knob], default=[])
+        if far and far[0]["axis"][knob] != far[-1]["axis"][knob]:
+            return [f"run-{far[0]['id']}", f"run-{far[-1]['id']}"]
     for those in by_pair(shown).values():
         if len(those) > 1:
             return [f"run-{those[0]['id']}", f"run-{those[1]['id']}"]
