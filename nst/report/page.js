@@ -32,20 +32,16 @@ function furnish(element, properties, children) {
 }
 
 const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+const images = ["content", "style"]; // the axes, and a run's inputs, that make a pair
 const finite = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** Four significant digits, as the table has them; a real minus sign. */
-function format(value, digits = 4) {
-  if (!finite(value)) return value === null || value === undefined ? "" : String(value);
+function format(value) {
   const size = Math.abs(value);
   const far = size !== 0 && (size >= 1e6 || size < 1e-4);
-  const text = far
-    ? value.toExponential(digits - 1)
-    : String(Number(value.toPrecision(Math.max(digits, size >= 1 ? Math.floor(Math.log10(size)) + 1 : 1))));
-  return text
-    .replace(/\.?0+e/, "e")
-    .replace("e+", "e")
-    .replaceAll("-", "−");
+  const digits = !far && size >= 1e4 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 4 };
+  const notation = far ? "scientific" : "standard";
+  return value.toLocaleString("en", { ...digits, notation, useGrouping: false }).toLowerCase().replaceAll("-", "−");
 }
 
 const textOf = (axis, index) => (index === null ? "–" : axes[axis].texts[index]);
@@ -370,7 +366,8 @@ if (layout) {
   const { across, down } = layout;
   layout.addEventListener("change", ({ target }) => {
     // The same axis in both directions: the other one takes the place that became free.
-    if (across && across.value === down.value) (target === across ? down : across).value = before[target === across ? 0 : 1];
+    const first = target === across;
+    if (across && across.value === down.value) (first ? down : across).value = before[first ? 0 : 1];
     before = [across?.value, down?.value];
     lay();
   });
@@ -407,11 +404,6 @@ function showPicture(image, place) {
   );
 }
 
-const thumbOf = (id) => {
-  const place = view.inputs.findIndex((input) => input.id === id);
-  return place < 0 ? null : $(`#input-${place} img`);
-};
-
 const textInTable = (place, c) => $(`#results tr[data-run="${place}"]`).cells[1 + columns.indexOf(c)].textContent;
 
 function order() {
@@ -433,22 +425,17 @@ function fillViewer(place) {
   $("#viewer-title").textContent = run.label;
   const state = run.status === "done" ? "" : [run.status, run.reason].filter(Boolean).join(": ");
   $("#viewer-state").textContent = state;
-  const evaluators = new Set(columns.filter((c) => c.kind === "score").map((c) => c.evaluator));
+  const several = new Set(columns.map((c) => c.evaluator)).size > 2; // one of them is none
   const scores = columns.filter((c) => (c.kind === "score" || c.kind === "loss") && finite(run.values[c.key]));
   $("#viewer-scores").replaceChildren(
     ...scores.map((c) => {
-      const by = c.evaluator && evaluators.size > 1 ? el("span", { class: "quiet" }, ` ${c.evaluator}`) : null;
-      return el(
-        "div",
-        {},
-        el("dt", { title: c.help }, c.label, ...[by].filter(Boolean)),
-        el("dd", {}, textInTable(place, c)),
-      );
+      const by = c.evaluator && several ? el("span", { class: "quiet" }, ` ${c.evaluator}`) : null;
+      return el("div", {}, el("dt", { title: c.help }, c.label, by ?? ""), el("dd", {}, textInTable(place, c)));
     }),
   );
   $("#viewer-inputs").replaceChildren(
-    ...["content", "style"].flatMap((kind) => {
-      const thumb = thumbOf(run[kind]);
+    ...images.flatMap((kind) => {
+      const thumb = $(`#input-${view.inputs.findIndex((input) => input.id === run[kind])} img`);
       return thumb ? [el("figure", {}, el("img", { src: thumb.src, alt: "" }), el("figcaption", {}, kind))] : [];
     }),
   );
@@ -473,15 +460,9 @@ function turn(by) {
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-  const cell = link.matches(".frame") ? link.closest(".cell") : null;
-  const place = cell
-    ? Number(cell.dataset.run)
-    : link.matches(".to-picture")
-      ? Number(link.closest("[data-run]").dataset.run)
-      : null;
-  if (place !== null) {
+  if (link.matches(".frame, .to-picture, .point")) {
     event.preventDefault();
-    openViewer(place);
+    openViewer(Number(link.dataset.of ?? link.closest("[data-run]").dataset.run));
     return;
   }
   const hash = link.getAttribute("href") ?? "";
@@ -517,11 +498,6 @@ function tellWipe() {
     const chosen = $(`#wipe-${button.dataset.wipe}`).value === `run-${viewed}`;
     button.setAttribute("aria-pressed", String(chosen));
   }
-}
-
-function divide(percent) {
-  $("#divide").value = percent;
-  wipe.style.setProperty("--at", `${percent}%`);
 }
 
 function showWipe() {
@@ -569,13 +545,9 @@ if (wipe) {
     choose(a, b.value);
     choose(b, was);
   });
-  $("#divide").addEventListener("input", (event) => divide(Number(event.target.value)));
-  for (const button of $$("[data-wipe]", viewer)) {
-    button.addEventListener("click", () => {
-      choose($(`#wipe-${button.dataset.wipe}`), `run-${viewed}`);
-    });
-  }
-  divide(50);
+  $("#divide").addEventListener("input", ({ target }) => wipe.style.setProperty("--at", `${target.value}%`));
+  for (const button of $$("[data-wipe]", viewer))
+    button.addEventListener("click", () => choose($(`#wipe-${button.dataset.wipe}`), `run-${viewed}`));
   soon(showWipe);
 }
 
@@ -586,7 +558,6 @@ if (wipe) {
 // are CSS properties: they follow the theme.
 const DASHES = ["none", "7 4", "2 3", "9 3 2 3"];
 const numeric = (axis) => axes[axis].numbers !== null;
-const images = ["content", "style"];
 const isKnob = (i) => i !== seed || axes.length === 1;
 const knobs = [...axes.keys()].filter(isKnob).sort((a, b) => numeric(b) - numeric(a));
 
@@ -611,9 +582,10 @@ function lookOf(place, { colour, dash }) {
   return { colour: colourOf(colour, axis[colour]), kind: dash === null ? 0 : kindOf(axis[dash]) };
 }
 
-/** The axis that colours, and that of few values which dashes, of those that there are. */
+/** The axis that colours, and that of few values which dashes, of those that there are: names twice, for grey paper. */
 function told(among, colour = among[0] ?? knobs[0]) {
-  return { colour, dash: among.find((axis) => axis !== colour && axes[axis].texts.length <= 4) ?? null };
+  const second = among.find((axis) => axis !== colour && axes[axis].texts.length <= 4);
+  return { colour, dash: second ?? (axes.length && !numeric(colour) ? colour : null) };
 }
 
 /** Which of the four dashes or shapes stands for a value of the second axis. */
@@ -646,11 +618,13 @@ function makeKey(host, groups, highlight, points = false) {
     const over = () => highlight(entry.members);
     const keep = ({ currentTarget }) => {
       kept = kept === entry ? null : entry;
-      for (const other of $$("button", host)) other.setAttribute("aria-pressed", String(kept && other === currentTarget));
+      for (const other of $$("button", host))
+        other.setAttribute("aria-pressed", kept !== null && other === currentTarget);
       rest();
     };
     const events = { pointerenter: over, pointerleave: rest, focus: over, blur: rest, click: keep };
-    return el("button", { type: "button", "aria-pressed": "false", ...events }, swatch(entry, points), el("span", {}, entry.text));
+    const about = { type: "button", "aria-pressed": "false", ...events };
+    return el("button", about, swatch(entry, points), el("span", {}, entry.text));
   };
   host.parentElement.classList.toggle("alone", !groups.length);
   host.replaceChildren(
@@ -685,14 +659,14 @@ function runGroups(places, looks, among) {
   }));
   const all = { title: `${places.length} run${places.length > 1 ? "s" : ""}`, entries, tall: true };
   if (!axes.length || entries.length <= 12) return [all];
-  const shown = [looks.colour, looks.dash].filter((axis) => axis !== null);
+  const shown = [...new Set([looks.colour, looks.dash])].filter((axis) => axis !== null);
   return [
     ...shown.map((axis) => ({
       title: axes[axis].label,
       entries: valuesOf(axis).map((value) => ({
         text: textOf(axis, value),
         colour: axis === looks.colour ? colourOf(axis, value) : "var(--soft)",
-        kind: axis === looks.colour ? 0 : kindOf(value),
+        kind: axis === looks.dash ? kindOf(value) : 0,
         members: new Set(places.filter((place) => runs[place].axis[axis] === value)),
       })),
     })),
@@ -734,25 +708,17 @@ function ticks([low, high], log, count = 5) {
 
 /** Widen a domain so that no point lies on the edge. */
 function widened(values, log, share = 0.05) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) {
-    if (!finite(value) || (log && value <= 0)) continue;
-    low = Math.min(low, value);
-    high = Math.max(high, value);
-  }
-  if (low > high) return log ? [0.1, 1] : [0, 1];
-  if (log) {
-    const room = (high / low) ** share;
-    return low === high ? [low / 2, high * 2] : [low / room, high * room];
-  }
-  const room = (high - low) * share || Math.abs(high) * share || 1;
-  return [low - room, high + room];
+  const [to, from] = log ? [Math.log10, (value) => 10 ** value] : [Number, Number];
+  const known = values.filter((value) => finite(value) && (!log || value > 0)).map(to);
+  if (!known.length) return log ? [0.1, 1] : [0, 1];
+  const [low, high] = [Math.min, Math.max].map((most) => known.reduce((a, b) => most(a, b)));
+  const room = (high - low) * share || (log ? 0.3 : Math.abs(high) * share || 1);
+  return [from(low - room), from(high + room)];
 }
 
 /** An empty chart with axes.
  *
- * x and y: {domain, log, label, ticks: [[value, text]]?, flush?}. Returns its parts and the two scales.
+ * x and y: {domain, log, label, ticks: [[value, text]]?}. Returns its parts and the two scales.
  */
 function frame(host, x, y, height) {
   const width = Math.max(260, host.clientWidth);
@@ -781,8 +747,8 @@ function frame(host, x, y, height) {
   back.append(svg("text", { x: 0, y: 14, class: "name" }, shortened(y.label, width / 7)));
   back.append(svg("text", { x: box.right, y: height - 8, class: "name right" }, shortened(x.label, width / 7)));
   const front = svg("g", { class: "marks" });
-  const box0 = { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMinYMid", width, height };
-  const picture = svg("svg", box0, back, front);
+  const about = { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMinYMid", width, height };
+  const picture = svg("svg", about, back, front);
   host.replaceChildren(picture);
   return { picture, back, front, px, py, box, width, height };
 }
@@ -865,16 +831,11 @@ if (curvesForm) {
         const [px, py] = [made.px(at), made.py(values[i])];
         path += `${pen}${px.toFixed(1)} ${py.toFixed(1)}`;
         pen = "L";
-        of.push(px, py, at, values[i]);
+        of.push([px, py, at, values[i]]);
       });
       points.set(place, of);
-      made.front.append(
-        svg("path", {
-          d: path || "M0 0",
-          "data-of": place,
-          style: { stroke: colour, "stroke-dasharray": DASHES[kind] },
-        }),
-      );
+      const style = { stroke: colour, "stroke-dasharray": DASHES[kind] };
+      made.front.append(svg("path", { d: path || "M0 0", "data-of": place, style }));
     }
     made.picture.classList.toggle("many", places.length > 20);
     made.picture.setAttribute("role", "img");
@@ -885,23 +846,25 @@ if (curvesForm) {
     const dot = svg("circle", { class: "dot", r: 4, hidden: true });
     made.front.append(dot);
     const reading = $('[data-reading="curves"]');
-    const rest = makeKey($('[data-key="curves"]'), runGroups(places, looks, [...axes.keys()].filter(isKnob)), (members) =>
-      dim(made.picture, members),
-    );
-    let pending = 0;
-    const point = (event) => {
-      pending = 0;
+    const groups = runGroups(places, looks, [...axes.keys()].filter(isKnob));
+    const rest = makeKey($('[data-key="curves"]'), groups, (members) => dim(made.picture, members));
+    const leave = () => {
+      dot.setAttribute("hidden", "");
+      reading.textContent = "";
+      rest();
+    };
+    made.picture.addEventListener("pointerleave", leave);
+    made.picture.addEventListener("pointermove", (event) => {
       const box = made.picture.getBoundingClientRect();
       const zoom = made.width / box.width;
       const [mx, my] = [(event.clientX - box.left) * zoom, (event.clientY - box.top) * zoom];
       let nearest = null;
       let least = 30 ** 2;
-      for (const [place, of] of points) {
-        for (let i = 0; i < of.length; i += 4) {
-          const distance = (of[i] - mx) ** 2 + (of[i + 1] - my) ** 2;
-          if (distance < least) [nearest, least] = [[place, of[i], of[i + 1], of[i + 2], of[i + 3]], distance];
+      for (const [place, of] of points)
+        for (const one of of) {
+          const distance = (one[0] - mx) ** 2 + (one[1] - my) ** 2;
+          if (distance < least) [nearest, least] = [[place, ...one], distance];
         }
-      }
       if (!nearest) return leave();
       const [place, cx, cy, at, value] = nearest;
       dim(made.picture, new Set([place]));
@@ -909,19 +872,7 @@ if (curvesForm) {
       dot.setAttribute("cx", cx);
       dot.setAttribute("cy", cy);
       dot.style.setProperty("fill", lookOf(place, looks).colour);
-      const unit = against === "step" ? "steps" : against;
-      reading.textContent = `${runs[place].label}: ${format(value)} at ${format(at)} ${unit}`;
-    };
-    const leave = () => {
-      dot.setAttribute("hidden", "");
-      reading.textContent = "";
-      rest();
-    };
-    made.picture.addEventListener("pointermove", (event) => (pending ||= requestAnimationFrame(() => point(event))));
-    made.picture.addEventListener("pointerleave", () => {
-      cancelAnimationFrame(pending);
-      pending = 0;
-      leave();
+      reading.textContent = `${runs[place].label}: ${format(value)} at ${format(at)} ${against.replace(/p$/, "ps")}`;
     });
   };
   chart("curves", draw);
@@ -933,6 +884,9 @@ if (curvesForm) {
 const columnName = (c) =>
   [c.label, c.unit && `(${c.unit})`, c.evaluator && `· ${c.evaluator}`].filter(Boolean).join(" ");
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+/** The standard deviation of a sample: divided by one less than its number. */
+const deviation = (values, middle) =>
+  values.length < 2 ? 0 : Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (values.length - 1));
 
 const effectForm = $("#effect-form");
 if (effectForm) {
@@ -949,129 +903,83 @@ if (effectForm) {
   );
   const fillLines = () => {
     const others = knobs.filter((axis) => axis !== Number(effectForm.axis.value));
-    const choices = [others, ...(others.length > 1 ? others.map((axis) => [axis]) : []), ...(others.length ? [[]] : [])];
+    const single = others.length > 1 ? others.map((axis) => [axis]) : [];
+    const choices = others.length ? [others, ...single, []] : [[]];
+    const words = (list) => list.map((axis) => axes[axis].label).join(" and ") || "nothing: one line";
     fill(
       effectForm.lines,
-      choices.map((list) => [list.join(), list.map((axis) => axes[axis].label).join(" and ") || "nothing: one line"]),
+      choices.map((list) => [list.join(), words(list)]),
     );
     effectForm.lines.closest("label").hidden = choices.length < 2;
   };
   fillLines();
-  restore(effectForm.spread);
   const draw = (host) => {
     const metric = column[effectForm.metric.value];
     if (!metric)
       return void host.replaceChildren(el("p", { class: "quiet" }, "No run has a score, a loss or a cost yet."));
     const axis = Number(effectForm.axis.value);
     const by = effectForm.lines.value === "" ? [] : effectForm.lines.value.split(",").map(Number);
-    const range = effectForm.spread.value === "range";
     const usable = [...runs.keys()].filter(
       (place) => finite(runs[place].values[metric.key]) && runs[place].axis[axis] !== null,
     );
-    const { numbers, texts, label } = axes[axis];
-    const log = axes[axis].log && numbers?.every((value) => value > 0);
-    const at = (value) => (numbers ? numbers[value] : value);
-    const lines = [...Map.groupBy(usable, (place) => by.map((i) => runs[place].axis[i]).join()).values()].map(
-      (places, n) => {
-        const key = by.map((i) => runs[places[0]].axis[i]);
-        const marks = [...Map.groupBy(places, (place) => runs[place].axis[axis]).entries()].map(([value, those]) => {
-          const values = those.map((place) => runs[place].values[metric.key]);
-          const middle = mean(values);
-          // of a sample: divided by one less than its number
-          const deviation =
-            values.length > 1
-              ? Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (values.length - 1))
-              : 0;
-          const [low, high] = range
-            ? [Math.min(...values), Math.max(...values)]
-            : [middle - deviation, middle + deviation];
-          return { x: at(value), value, middle, low, high, values, places: those };
-        });
-        marks.sort((a, b) => a.x - b.x);
-        const kind = by.length > 1 ? kindOf(key[1]) : 0;
-        const colour = by.length ? colourOf(by[0], key[0]) : "var(--accent)";
-        return {
-          n,
-          text: by.map((i, k) => `${axes[i].label}=${textOf(i, key[k])}`).join(", ") || "all runs",
-          colour,
-          kind,
-          marks,
-        };
-      },
-    );
+    const { texts, label } = axes[axis];
+    const numbers = axes[axis].numbers ?? [...texts.keys()]; // names stand in their order
+    const named = axes[axis].numbers === null;
+    const { log } = axes[axis];
+    const grouped = Map.groupBy(usable, (place) => by.map((i) => runs[place].axis[i]).join());
+    const lines = [...grouped.values()].map((places) => {
+      const key = by.map((i) => runs[places[0]].axis[i]);
+      const marks = [...Map.groupBy(places, (place) => runs[place].axis[axis])].map(([value, those]) => {
+        const values = those.map((place) => runs[place].values[metric.key]);
+        const middle = mean(values);
+        const spread = deviation(values, middle);
+        return { x: numbers[value], value, middle, low: middle - spread, high: middle + spread, count: values.length };
+      });
+      return {
+        marks: marks.sort((a, b) => a.x - b.x),
+        text: by.map((i, k) => `${axes[i].label}=${textOf(i, key[k])}`).join(", ") || "all runs",
+        colour: by.length ? colourOf(by[0], key[0]) : "var(--accent)",
+        kind: by.length > 1 ? kindOf(key[1]) : by.length && !numeric(by[0]) ? kindOf(key[0]) : 0,
+      };
+    });
     const all = lines.flatMap((line) => line.marks);
-    const most = Math.max(0, ...all.map((mark) => mark.values.length));
-    const x = numbers
-      ? {
-          domain: widened(numbers, log, 0.06),
-          log,
-          label: log ? `${label} (logarithmic)` : label,
-          ticks: texts.map((text, i) => [numbers[i], shortened(text, 18)]).sort((a, b) => a[0] - b[0]),
-        }
-      : {
-          domain: [-0.5, texts.length - 0.5],
-          label,
-          ticks: texts.map((text, i) => [i, shortened(text, 18)]),
-        };
-    const { picture, front, px, py } = frame(
-      host,
-      x,
-      {
-        domain: widened(
-          all.flatMap((mark) => [mark.low, mark.high]),
-          false,
-          0.08,
-        ),
-        label: columnName(metric),
-      },
-      400,
-    );
-    lines.forEach((line) => {
+    const most = Math.max(0, ...all.map((mark) => mark.count));
+    const x = {
+      domain: named ? [-0.5, texts.length - 0.5] : widened(numbers, log, 0.06),
+      log,
+      label: log ? `${label} (logarithmic)` : label,
+      ticks: texts.map((text, i) => [numbers[i], shortened(text, 18)]).sort((a, b) => a[0] - b[0]),
+    };
+    const reached = all.flatMap((mark) => [mark.low, mark.high]);
+    const y = { domain: widened(reached, false, 0.08), label: columnName(metric) };
+    const { picture, front, px, py } = frame(host, x, y, 400);
+    lines.forEach((line, n) => {
       // Where there are bars, lines stand a little beside each other, so that the bars can be told apart.
-      const shift = (most > 1) * (line.n - (lines.length - 1) / 2) * Math.min(5, 40 / lines.length);
+      const shift = (most > 1) * (n - (lines.length - 1) / 2) * Math.min(5, 40 / lines.length);
       const where = (mark) => (px(mark.x) + shift).toFixed(1);
       const path = line.marks.map((mark, i) => `${i ? "L" : "M"}${where(mark)} ${py(mark.middle).toFixed(1)}`).join("");
-      const group = svg("g", {
-        class: numbers ? "line" : "line names",
-        "data-of": line.n,
-        style: { "--c": line.colour },
-      });
-      group.append(svg("path", { d: path, style: { "stroke-dasharray": DASHES[line.kind] } }));
+      const look = { class: named ? "line names" : "line", "data-of": n, style: { "--c": line.colour } };
+      const group = svg("g", look, svg("path", { d: path, style: { "stroke-dasharray": DASHES[line.kind] } }));
       for (const mark of line.marks) {
-        const bars =
-          mark.values.length > 1
-            ? svg("path", {
-                class: "bar",
-                d: `M${where(mark)} ${py(mark.low)}V${py(mark.high)}m-3 0h6M${where(mark)} ${py(mark.low)}m-3 0h6`,
-              })
-            : null;
-        const reach = bars ? ` (${format(mark.low)} to ${format(mark.high)}, ${mark.values.length} runs)` : "";
-        const words = `${line.text}, ${label} ${textOf(axis, mark.value)}: ${format(mark.middle)}${reach}`;
-        const spot = svg("circle", { cx: where(mark), cy: py(mark.middle), r: 3.5 }, svg("title", {}, words));
-        group.append(...[bars, spot].filter(Boolean));
+        const [at, low, high] = [where(mark), py(mark.low), py(mark.high)];
+        const bar = `M${at} ${low}V${high}m-3 0h6M${at} ${low}m-3 0h6`;
+        if (mark.count > 1) group.append(svg("path", { class: "bar", d: bar }));
+        const spread = mark.count > 1 ? ` ± ${format(mark.high - mark.middle)} (${mark.count} runs)` : "";
+        const words = `${line.text}, ${label} ${textOf(axis, mark.value)}: ${format(mark.middle)}${spread}`;
+        group.append(svg("circle", { cx: at, cy: py(mark.middle), r: 3.5 }, svg("title", {}, words)));
       }
       front.append(group);
     });
     const averaged = [...axes.keys()].filter((i) => i !== axis && !by.includes(i)).map((i) => axes[i].label);
-    effectForm.spread.closest("label").hidden = most < 2;
     const better = metric.better ? ` ${metric.better === "lower" ? "Lower" : "Higher"} is better.` : "";
     const over = averaged.length ? ` over ${averaged.join(" and ")}` : "";
-    const spread = range
-      ? "the bar from the lowest to the highest of them"
-      : "the bar one standard deviation to either side";
     $("#effect-text").textContent =
       most > 1
-        ? `Each point is the mean of up to ${most} runs${over}, ${spread}.${better}`
+        ? `Each point is the mean of up to ${most} runs${over}, the bar one standard deviation to either side.${better}`
         : `Each point is one run, so that there is no spread to show.${better}`;
-    const entries = lines.map((line) => ({
-      text: line.text,
-      colour: line.colour,
-      kind: line.kind,
-      members: new Set([line.n]),
-    }));
-    makeKey($('[data-key="effect"]'), lines.length > 1 ? [{ title: "Lines", entries, tall: true }] : [], (members) =>
-      dim(picture, members),
-    );
+    const entries = lines.map((line, n) => ({ ...line, members: new Set([n]) }));
+    const groups = lines.length > 1 ? [{ title: "Lines", entries, tall: true }] : [];
+    makeKey($('[data-key="effect"]'), groups, (members) => dim(picture, members));
   };
   chart("effect", draw);
   effectForm.addEventListener("change", (event) => {
@@ -1139,12 +1047,6 @@ function scatter(host, { x: xKey, y: yKey }, { pair, runs: places, front }, look
       svg("circle", { class: "target", cx: px(x), cy: py(y), r: 11 }),
       svg("path", { d: shape(kind, px(x), py(y), onFront.has(place) ? 6 : 4.5) }),
     );
-    link.addEventListener("click", (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-      event.preventDefault();
-      event.stopPropagation();
-      openViewer(place);
-    });
     made.front.append(link);
   }
   labelPoints(made, best.slice(0, 12));
