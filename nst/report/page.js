@@ -248,7 +248,7 @@ if ($("#scrubber")) {
         } else inSight.delete(entry.target);
       }
     },
-    { rootMargin: "300px" },
+    { rootMargin: "100px" },
   );
   cellOf.forEach((cell) => sight.observe(cell));
   const slider = $("#step");
@@ -296,7 +296,7 @@ function valuesOf(axis) {
 const breakable = (name) => name.split(/(?<=[._])/).flatMap((part) => [el("wbr"), part]);
 
 const repeats = new Map(view.repeats.map(([first]) => [first, document.getElementById(`repeat-${first}`)]));
-const picked = (axis) => layout[`value-${axis}`]?.value || null;
+const picked = (axis) => layout[`only-${axes[axis].key}`]?.value || null;
 
 /** Lay the pictures out anew. The same elements move, so that nothing is decoded again. */
 function lay() {
@@ -1004,7 +1004,6 @@ function scatter(host, { x: xKey, y: yKey }, { pair, runs: places, front }, look
   const ys = { domain: reach(points.map((point) => point.y)), label: "style distance (lower is better)" };
   const made = frame(host, xs, ys, Math.round(Math.min(560, Math.max(360, host.clientWidth * 0.7))));
   const { px, py, box } = made;
-  made.picture.classList.add("scatter");
   if (1 > xs.domain[0] && 1 < xs.domain[1])
     made.back.append(svg("line", { class: "anchor", x1: px(1), x2: px(1), y1: box.top, y2: box.bottom }));
   if (1 > ys.domain[0] && 1 < ys.domain[1])

@@ -538,7 +538,7 @@ def test_the_pickers_lay_every_run_into_its_cell(desk: Desk) -> None:
     page.get_by_label("Down").select_option("0")
     check(1, 0, everything)
     assert page.evaluate(read) == first  # as the template had laid them
-    page.locator("[name=value-2]").select_option("1")
+    page.locator("[name=only-size]").select_option("1")
     check(1, 0, {i for i in everything if view["runs"][i]["axis"][2] == 1})
     hidden = next(i for i in everything if view["runs"][i]["axis"][2] == 0)
     page.evaluate(f"document.querySelector('#run-{hidden} summary').click()")
@@ -760,7 +760,7 @@ def test_the_seeds_of_a_setting_share_a_cell_with_mean_and_spread(desk: Desk) ->
         if len(values) > 1:
             numbers = [float(text) for text in told.locator("dd").inner_text().split("±")]
             assert numbers == pytest.approx([statistics.mean(values), statistics.stdev(values)], abs=6e-5)
-    page.locator("[name=value-2]").select_option(label="1")
+    page.locator("[name=only-seed]").select_option(label="1")
     visible = [i for i in range(12) if page.locator(f"#picture-{i}").is_visible()]
     assert visible == list(range(1, 12, 2))
     page.get_by_label("Across").select_option("0")  # the other way round, still with one seed
@@ -773,7 +773,7 @@ def test_choices_are_kept_in_the_address(desk: Desk) -> None:
     draw_all(page)
     assert "=" not in page.url
     page.get_by_label("Across").select_option(label="style")
-    page.locator("[name=value-2]").select_option(label="1")
+    page.locator("[name=only-seed]").select_option(label="1")
     page.get_by_label("Colour").select_option(label="style")
     page.get_by_label("logarithmic").uncheck()
     page.locator("#effect-form [name=axis]").select_option(label="optimizer")
