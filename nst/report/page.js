@@ -201,17 +201,11 @@ function filmOf(cell, count) {
   return film;
 }
 
-function frameAt(steps, step) {
-  let k = steps.length - 1;
-  while (k > 0 && steps[k] > step) k -= 1;
-  return k;
-}
-
 function showStep(cell) {
   const place = Number(cell.dataset.run);
   const { steps } = runs[place];
   if (!steps.length) return;
-  const k = frameAt(steps, positions[position]);
+  const k = Math.max(0, steps.findLastIndex((step) => step <= positions[position]));
   if (k === steps.length - 1) {
     const film = $(".film", cell);
     if (film) film.hidden = true;
@@ -232,7 +226,6 @@ function goTo(index) {
   const text = last ? `final, step ${positions[index]}` : `step ${positions[index]}`;
   const slider = $("#step");
   slider.value = index;
-  slider.style.setProperty("--done", `${(100 * index) / Math.max(1, positions.length - 1)}%`);
   slider.setAttribute("aria-valuetext", text);
   $("#step-text").textContent = text;
   inSight.forEach(showStep); // the others follow when they come into sight
