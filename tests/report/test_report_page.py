@@ -781,7 +781,7 @@ def test_choices_are_kept_in_the_address(desk: Desk) -> None:
     assert re.search(r"#effect&.*across=style", page.url)
     read = """() => [...document.querySelectorAll('select, input[type=checkbox]')].map(
       (control) => control.type === 'checkbox' ? control.checked : control.selectedOptions[0].text)"""
-    grid = "() => [...document.querySelectorAll('.grid, .cell[hidden]')].map((e) => e.textContent)"
+    grid = "() => [...document.querySelectorAll('caption, .cell')].map((e) => [e.id || e.textContent, e.hidden])"
     before = page.evaluate(read), page.evaluate(grid)
     sent = page.context.new_page()
     sent.goto(page.url)
