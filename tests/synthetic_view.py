@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
+from nst.report.pairs import trade_offs
 from nst.samples import samples
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300)
@@ -91,7 +92,8 @@ def view(
         "axes": [_axis(key, texts) for key, texts in swept.items()],
         "inputs": inputs,
         "columns": _columns(swept, evaluators),
-        "pareto": [{"evaluator": e, "x": f"{e}/content_distance", "y": f"{e}/style_distance"} for e in evaluators],
+        "pairs": [f"{c} and {s}" for c in content_names for s in style_names],
+        "pareto": trade_offs(_columns(swept, evaluators), runs),
         "runs": runs,
         "licences": [],
         "networks": [],
@@ -128,6 +130,7 @@ def empty() -> dict[str, Any]:
         "axes": [],
         "inputs": [],
         "columns": [],
+        "pairs": [],
         "pareto": [],
         "runs": [],
         "licences": [],
@@ -149,6 +152,7 @@ def bare_run() -> dict[str, Any]:
         "values": {},
         "content": None,
         "style": None,
+        "pair": None,
         "sprite": None,
         "preview": None,
         "full": None,
@@ -256,9 +260,8 @@ def _run(
             "height": frames[0].height,
         }
         width, height = _fitted(content["name"], long_side)
-        if done:
-            last = _frames(content["name"], style["name"], strength, i, long_side, (steps[-1],))
-            preview = _uri(last[-1], quality)
+        last = _frames(content["name"], style["name"], strength, i, long_side, (steps[-1],))
+        preview = _uri(last[-1], quality)
     values: dict[str, Any] = {"status": state}
     for (key, texts), k in zip(swept.items(), place, strict=True):
         axis = _axis(key, texts)
@@ -293,6 +296,7 @@ def _run(
         "values": values,
         "content": content["id"],
         "style": style["id"],
+        "pair": names["content"].index(content) * len(names["style"]) + names["style"].index(style),
         "sprite": sprite,
         "preview": preview,
         "full": folder.replace("=", "%3D").replace(",", "%2C") + "/result.png" if done else None,

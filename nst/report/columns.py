@@ -124,13 +124,3 @@ def scores_of(run: Run) -> dict[str, dict[str, Any]]:
     """Return a run's scores by the name of the evaluator: those added by scripts/evaluate.py, and its own."""
     further = run.fact("further_scores") or {}
     return further | ({name: run.record["scores"]} if (name := evaluator_of(run)) else {})
-
-
-def trade_offs(columns: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return the pair of columns to set against each other, for each evaluator that has both."""
-    keys = {column["key"] for column in columns}
-    pairs = [
-        {"evaluator": name, "x": f"{name}/content_distance", "y": f"{name}/style_distance"}
-        for name in dict.fromkeys(column["evaluator"] for column in columns if column["evaluator"])
-    ]
-    return [pair for pair in pairs if {pair["x"], pair["y"]} <= keys]

@@ -6,7 +6,7 @@
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const view = JSON.parse($("#data").textContent);
-const { axes, runs, columns } = view;
+const { axes, runs, columns, seed } = view;
 const column = Object.fromEntries(columns.map((c) => [c.key, c]));
 
 // --- small helpers ---------------------------------------------------------------------------------------------------
@@ -32,20 +32,16 @@ function furnish(element, properties, children) {
 }
 
 const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+const images = ["content", "style"]; // the axes, and a run's inputs, that make a pair
 const finite = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** Four significant digits, as the table has them; a real minus sign. */
-function format(value, digits = 4) {
-  if (!finite(value)) return value === null || value === undefined ? "" : String(value);
+function format(value) {
   const size = Math.abs(value);
   const far = size !== 0 && (size >= 1e6 || size < 1e-4);
-  const text = far
-    ? value.toExponential(digits - 1)
-    : String(Number(value.toPrecision(Math.max(digits, size >= 1 ? Math.floor(Math.log10(size)) + 1 : 1))));
-  return text
-    .replace(/\.?0+e/, "e")
-    .replace("e+", "e")
-    .replaceAll("-", "−");
+  const digits = !far && size >= 1e4 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 4 };
+  const notation = far ? "scientific" : "standard";
+  return value.toLocaleString("en", { ...digits, notation, useGrouping: false }).toLowerCase().replaceAll("-", "−");
 }
 
 const textOf = (axis, index) => (index === null ? "–" : axes[axis].texts[index]);
@@ -55,17 +51,6 @@ const fullOf = (place) => {
   const href = $(".frame", cellOf[place]).getAttribute("href");
   return href.startsWith("#") ? null : href;
 };
-
-/** A map from key to the items that have it, in the order in which they come. */
-function grouped(items, key) {
-  const map = new Map();
-  for (const item of items) {
-    const name = key(item);
-    if (map.has(name)) map.get(name).push(item);
-    else map.set(name, [item]);
-  }
-  return map;
-}
 
 /** Make a group one stop of the Tab key, in which the arrow keys go to the nearest neighbour in their direction. */
 function roving(container, selector) {
@@ -105,22 +90,53 @@ function roving(container, selector) {
   });
 }
 
-/** In a task of its own: what is asked for first is done first. Paper does not wait. */
-let printing = false;
-const later = (task) => (printing ? task() : setTimeout(task, 0));
-
-/** Call back once, shortly before the element comes into sight. */
-function whenNear(element, callback) {
-  const watch = new IntersectionObserver(
-    (entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      watch.disconnect();
-      callback();
-    },
-    { rootMargin: "400px" },
-  );
-  watch.observe(element);
+/** Do it when the page has been shown, or before it is printed if that comes first. */
+function soon(task) {
+  let done = false;
+  const once = () => {
+    if (!done) task();
+    done = true;
+  };
+  requestAnimationFrame(() => setTimeout(once));
+  window.addEventListener("beforeprint", once);
 }
+
+// --- choices in the address ------------------------------------------------------------------------------------------
+
+// What is chosen in a form stands in the address, by the words that are shown: report.html#table&across=style. So it
+// outlives a reload and can be sent. Before it stands the place on the page, as in any address.
+const words = () => location.hash.slice(1).split("&");
+const placeOf = () => words().find((word) => !word.includes("=")) ?? "";
+const chosen = new URLSearchParams(words().filter((word) => word.includes("=")).join("&"));
+if (chosen.size) document.getElementById(placeOf())?.scrollIntoView();
+
+const remember = () => history.replaceState(null, "", `#${[placeOf(), chosen].filter(String).join("&")}`);
+window.addEventListener("hashchange", remember);
+
+const wordOf = (control) => (control.type === "checkbox" ? String(control.checked) : control.selectedOptions[0]?.text);
+
+/** Choose what the address says; without it, what is chosen now is the default, which is not written down. */
+function restore(control) {
+  control.dataset.default = wordOf(control);
+  const word = chosen.get(control.name);
+  if (control.type === "checkbox") control.checked = word === null ? control.checked : word === "true";
+  else for (const option of control.options) if (option.text === word) control.value = option.value;
+}
+
+/** Choose as a person does. */
+function choose(select, value) {
+  select.value = value;
+  select.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
+document.addEventListener("change", ({ target }) => {
+  if (!target.dataset.default) return;
+  for (const control of $$("select, input[type=checkbox]", target.form)) {
+    if (wordOf(control) === control.dataset.default) chosen.delete(control.name);
+    else if (wordOf(control)) chosen.set(control.name, wordOf(control));
+  }
+  remember();
+});
 
 // --- theme, copying, where we are ------------------------------------------------------------------------------------
 
@@ -140,24 +156,14 @@ $("#theme").addEventListener("click", () => {
 });
 paintTheme();
 
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    // A page from plain http has no clipboard; the old way asks for a selection.
-    const area = el("textarea", { class: "hidden", "aria-hidden": "true" });
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
-}
 document.addEventListener("click", async (event) => {
   const button = event.target.closest(".copy");
   if (!button) return;
-  await copy($("pre", button.parentElement).textContent);
-  button.textContent = "Copied";
+  const text = $("pre", button.parentElement);
+  // A page from plain http has no clipboard; then the text is selected, to be copied by hand.
+  if (navigator.clipboard) await navigator.clipboard.writeText(text.textContent);
+  else getSelection().selectAllChildren(text);
+  button.textContent = navigator.clipboard ? "Copied" : "Selected";
   setTimeout(() => (button.textContent = "Copy"), 1500);
 });
 
@@ -189,28 +195,18 @@ function filmOf(cell, count) {
     film.src = cell.dataset.film;
     delete cell.dataset.film;
     $(".still", cell).after(film);
-  }
-  if (!film.style.width) {
     // The shape of one picture follows from the frame, so that rounding cannot show a neighbour's edge.
     film.style.width = `${count * 100}%`;
-    film.style.right = "auto";
   }
   return film;
-}
-
-function frameAt(steps, step) {
-  let k = steps.length - 1;
-  while (k > 0 && steps[k] > step) k -= 1;
-  return k;
 }
 
 function showStep(cell) {
   const place = Number(cell.dataset.run);
   const { steps } = runs[place];
   if (!steps.length) return;
-  const k = frameAt(steps, positions[position]);
-  const still = stillOf(place) !== null;
-  if (still && k === steps.length - 1) {
+  const k = Math.max(0, steps.findLastIndex((step) => step <= positions[position]));
+  if (k === steps.length - 1) {
     const film = $(".film", cell);
     if (film) film.hidden = true;
   } else {
@@ -230,7 +226,6 @@ function goTo(index) {
   const text = last ? `final, step ${positions[index]}` : `step ${positions[index]}`;
   const slider = $("#step");
   slider.value = index;
-  slider.style.setProperty("--done", `${(100 * index) / Math.max(1, positions.length - 1)}%`);
   slider.setAttribute("aria-valuetext", text);
   $("#step-text").textContent = text;
   inSight.forEach(showStep); // the others follow when they come into sight
@@ -246,7 +241,7 @@ if ($("#scrubber")) {
         } else inSight.delete(entry.target);
       }
     },
-    { rootMargin: "300px" },
+    { rootMargin: "100px" },
   );
   cellOf.forEach((cell) => sight.observe(cell));
   const slider = $("#step");
@@ -293,30 +288,35 @@ function valuesOf(axis) {
 /** A name that may be broken after its dots and underscores. */
 const breakable = (name) => name.split(/(?<=[._])/).flatMap((part) => [el("wbr"), part]);
 
+const repeats = new Map(view.repeats.map(([first]) => [first, document.getElementById(`repeat-${first}`)]));
+const picked = (axis) => layout[`only-${axes[axis].key}`]?.value || null;
+
 /** Lay the pictures out anew. The same elements move, so that nothing is decoded again. */
 function lay() {
+  for (const [place, cell] of cellOf.entries())
+    cell.hidden = seed !== null && picked(seed) !== null && runs[place].axis[seed] !== Number(picked(seed));
+  if (!layout.across) return;
   const across = Number(layout.across.value);
   const down = Number(layout.down.value);
-  const others = [...axes.keys()].filter((i) => i !== across && i !== down);
-  for (const label of $$(".facet-value", layout)) label.hidden = !others.includes(Number(label.dataset.axis));
-  const wanted = (run) =>
-    others.every((i) => !layout[`value-${i}`]?.value || run.axis[i] === Number(layout[`value-${i}`].value));
-  const order = (value) => (value === null ? Infinity : value);
-  const places = [...runs.keys()].filter((place) => wanted(runs[place]));
+  const others = [...axes.keys()].filter((i) => i !== across && i !== down && i !== seed);
+  for (const label of $$(".facet-value", layout))
+    label.hidden = [across, down].includes(Number(label.dataset.axis));
   const keyOf = (place) => others.map((i) => runs[place].axis[i]);
+  const places = [...repeats.keys()].filter((place) =>
+    others.every((i) => picked(i) === null || runs[place].axis[i] === Number(picked(i))),
+  );
   places.sort((a, b) => {
     const [x, y] = [keyOf(a), keyOf(b)];
     const i = x.findIndex((value, n) => value !== y[n]);
-    return i < 0 ? a - b : order(x[i]) - order(y[i]);
+    return i < 0 ? a - b : (x[i] ?? Infinity) - (y[i] ?? Infinity);
   });
-  const facets = grouped(places, (place) => keyOf(place).join());
-  const columnsOf = valuesOf(across);
-  root.style.setProperty("--columns", columnsOf.length);
-  const made = [...facets.values()].map((those) => {
+  const head = (scope, axis, value) =>
+    el("th", { scope }, face(axis, value), el("span", {}, ...breakable(textOf(axis, value))));
+  const made = [...Map.groupBy(places, (place) => keyOf(place).join()).values()].map((those) => {
     const heading = keyOf(those[0])
       .map((value, n) => `${axes[others[n]].label} = ${textOf(others[n], value)}`)
       .join(", ");
-    const head = el(
+    const top = el(
       "tr",
       {},
       el(
@@ -326,56 +326,54 @@ function lay() {
         " ",
         el("span", {}, "→\u00a0", ...breakable(axes[across].label)),
       ),
-      ...columnsOf.map((value) =>
-        el("th", { scope: "col" }, ...[face(across, value)].filter(Boolean), ...breakable(textOf(across, value))),
-      ),
+      ...valuesOf(across).map((value) => head("col", across, value)),
     );
     const rows = valuesOf(down).map((row) =>
       el(
         "tr",
         {},
-        el("th", { scope: "row" }, ...[face(down, row)].filter(Boolean), el("span", {}, ...breakable(textOf(down, row)))),
-        ...columnsOf.map((value) => {
-          const here = those.filter((place) => runs[place].axis[down] === row && runs[place].axis[across] === value);
-          const pictures = here.length ? here.map((place) => cellOf[place]) : [el("span", { class: "none" }, "no run")];
-          return el("td", { class: here.length > 1 ? "several" : null }, ...pictures);
+        head("row", down, row),
+        ...valuesOf(across).map((value) => {
+          const here = those.find((place) => runs[place].axis[down] === row && runs[place].axis[across] === value);
+          return el("td", {}, repeats.get(here) ?? el("span", { class: "none" }, "no run"));
         }),
       ),
     );
-    const caption = `Pictures: ${axes[across].label} across, ${axes[down].label} down${heading ? `, ${heading}` : ""}`;
+    const caption = `Pictures: ${axes[across].label} across, ${axes[down].label} down${heading && `, ${heading}`}`;
     const grid = el(
       "table",
       { class: "grid" },
       el("caption", { class: "hidden" }, caption),
-      el("thead", {}, head),
+      el("thead", {}, top),
       el("tbody", {}, ...rows),
     );
     return el("div", { class: "facet" }, heading ? el("h3", {}, heading) : null, el("div", { class: "scroll" }, grid));
   });
+  root.style.setProperty("--columns", valuesOf(across).length);
   matrix.replaceChildren(...(made.length ? made : [el("p", { class: "quiet" }, "No run has these values.")]));
   roving(matrix, ".frame");
 }
 
 if (layout) {
-  const before = { across: layout.across.value, down: layout.down.value };
-  layout.addEventListener("change", (event) => {
+  let before = [];
+  const { across, down } = layout;
+  layout.addEventListener("change", ({ target }) => {
     // The same axis in both directions: the other one takes the place that became free.
-    if (layout.across.value === layout.down.value) {
-      const other = event.target.name === "across" ? "down" : "across";
-      layout[other].value = before[event.target.name];
-    }
-    before.across = layout.across.value;
-    before.down = layout.down.value;
+    const first = target === across;
+    if (across && across.value === down.value) (first ? down : across).value = before[first ? 0 : 1];
+    before = [across?.value, down?.value];
     lay();
   });
+  for (const control of layout.elements) restore(control);
+  before = [across?.value, down?.value];
+  if ([...layout.elements].some((control) => chosen.has(control.name))) lay();
 }
 if (matrix) roving(matrix, ".frame");
 
 /** Make sure that a picture is on the page, and not filtered away by a picker. */
 function reveal(place) {
-  if (cellOf[place].isConnected) return;
-  for (const select of $$(".facet-value select", layout)) select.value = "";
-  lay();
+  if (cellOf[place].isConnected && !cellOf[place].hidden) return;
+  for (const select of $$(".facet-value select", layout)) choose(select, "");
 }
 
 // --- the large view --------------------------------------------------------------------------------------------------
@@ -384,46 +382,25 @@ const viewer = $("#viewer");
 let viewed = 0;
 
 /** Show a run's final picture: its preview at once, the file beside the page as soon as it is there. */
-async function showPicture(image, place) {
+function showPicture(image, place) {
   image.dataset.place = place;
-  const mine = () => image.dataset.place === String(place);
   const still = stillOf(place);
-  const { steps } = runs[place];
-  if (still) image.src = still.src;
-  else {
-    image.removeAttribute("src");
-    const source = await lastFrame($(".film", cellOf[place]), steps.length);
-    if (mine()) image.src = source;
-  }
+  image.src = still.src;
   const full = fullOf(place);
-  if (!full || (still && still.naturalWidth >= image.clientWidth * devicePixelRatio)) return;
+  if (!full || still.naturalWidth >= image.clientWidth * devicePixelRatio) return;
   const probe = new Image();
   probe.src = full;
   // Without the folder beside it, as on a course page, the preview has to do.
-  await probe.decode().then(
-    () => mine() && (image.src = probe.src),
+  probe.decode().then(
+    () => image.dataset.place === String(place) && (image.src = probe.src),
     () => {},
   );
 }
 
-async function lastFrame(film, count) {
-  await film.decode();
-  const width = film.naturalWidth / count;
-  const canvas = el("canvas", { width, height: film.naturalHeight });
-  canvas.getContext("2d").drawImage(film, -width * (count - 1), 0);
-  return canvas.toDataURL();
-}
-
-const hasPicture = (place) => stillOf(place) !== null || $(".film", cellOf[place]) !== null;
-const thumbOf = (id) => {
-  const place = view.inputs.findIndex((input) => input.id === id);
-  return place < 0 ? null : $(`#input-${place} img`);
-};
-
 const textInTable = (place, c) => $(`#results tr[data-run="${place}"]`).cells[1 + columns.indexOf(c)].textContent;
 
 function order() {
-  const shown = $$(".cell", matrix).map((cell) => Number(cell.dataset.run));
+  const shown = $$(".cell:not([hidden])", matrix).map((cell) => Number(cell.dataset.run));
   return shown.includes(viewed) ? shown : [...runs.keys()];
 }
 
@@ -432,7 +409,7 @@ function fillViewer(place) {
   const run = runs[place];
   const all = order();
   const image = $("#viewer-image");
-  const picture = hasPicture(place);
+  const picture = stillOf(place) !== null;
   image.hidden = !picture;
   image.alt = run.label;
   if (picture) showPicture(image, place);
@@ -441,22 +418,17 @@ function fillViewer(place) {
   $("#viewer-title").textContent = run.label;
   const state = run.status === "done" ? "" : [run.status, run.reason].filter(Boolean).join(": ");
   $("#viewer-state").textContent = state;
-  const evaluators = new Set(columns.filter((c) => c.kind === "score").map((c) => c.evaluator));
+  const several = new Set(columns.map((c) => c.evaluator)).size > 2; // one of them is none
   const scores = columns.filter((c) => (c.kind === "score" || c.kind === "loss") && finite(run.values[c.key]));
   $("#viewer-scores").replaceChildren(
     ...scores.map((c) => {
-      const by = c.evaluator && evaluators.size > 1 ? el("span", { class: "quiet" }, ` ${c.evaluator}`) : null;
-      return el(
-        "div",
-        {},
-        el("dt", { title: c.help }, c.label, ...[by].filter(Boolean)),
-        el("dd", {}, textInTable(place, c)),
-      );
+      const by = c.evaluator && several ? el("span", { class: "quiet" }, ` ${c.evaluator}`) : null;
+      return el("div", {}, el("dt", { title: c.help }, c.label, by ?? ""), el("dd", {}, textInTable(place, c)));
     }),
   );
   $("#viewer-inputs").replaceChildren(
-    ...["content", "style"].flatMap((kind) => {
-      const thumb = thumbOf(run[kind]);
+    ...images.flatMap((kind) => {
+      const thumb = $(`#input-${view.inputs.findIndex((input) => input.id === run[kind])} img`);
       return thumb ? [el("figure", {}, el("img", { src: thumb.src, alt: "" }), el("figcaption", {}, kind))] : [];
     }),
   );
@@ -481,15 +453,9 @@ function turn(by) {
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-  const cell = link.matches(".frame") ? link.closest(".cell") : null;
-  const place = cell
-    ? Number(cell.dataset.run)
-    : link.matches(".to-picture")
-      ? Number(link.closest("[data-run]").dataset.run)
-      : null;
-  if (place !== null) {
+  if (link.matches(".frame, .to-picture, .point")) {
     event.preventDefault();
-    openViewer(place);
+    openViewer(Number(link.dataset.of ?? link.closest("[data-run]").dataset.run));
     return;
   }
   const hash = link.getAttribute("href") ?? "";
@@ -527,11 +493,6 @@ function tellWipe() {
   }
 }
 
-function divide(percent) {
-  $("#divide").value = percent;
-  wipe.style.setProperty("--at", `${percent}%`);
-}
-
 function showWipe() {
   for (const side of ["a", "b"]) {
     const select = $(`#wipe-${side}`);
@@ -552,62 +513,35 @@ function showWipe() {
 }
 
 if (wipe) {
-  const pictured = [...runs.keys()].filter(hasPicture);
-  const named = view.inputs
-    .map((input, i) => [`input-${i}`, `${input.kind}: ${input.name}`])
-    .filter(([id]) => $(`#${id} img`));
-  for (const side of ["a", "b"]) {
-    const group = (label, entries) =>
-      entries.length
-        ? [el("optgroup", { label }, ...entries.map(([value, text]) => el("option", { value }, text)))]
-        : [];
-    $(`#wipe-${side}`).append(
-      ...group(
-        "Runs",
-        pictured.map((place) => [`run-${place}`, runs[place].label]),
-      ),
-      ...group("Inputs", named),
-    );
+  const entries = {
+    Runs: [...runs.keys()].filter(stillOf).map((place) => [`run-${place}`, runs[place].label]),
+    Inputs: view.inputs
+      .map((input, i) => [`input-${i}`, `${input.kind}: ${input.name}`])
+      .filter(([id]) => $(`#${id} img`)),
+  };
+  for (const [n, side] of ["a", "b"].entries()) {
+    const select = $(`#wipe-${side}`);
+    for (const [label, list] of Object.entries(entries).filter(([, list]) => list.length))
+      select.append(el("optgroup", { label }, ...list.map(([value, text]) => el("option", { value }, text))));
+    select.value = view.compared[n];
+    restore(select);
+    select.addEventListener("change", showWipe);
   }
-  const options = $("#wipe-b").options;
-  // At first the content against the last picture, if there is a content; else the first two.
-  const content = named.find(([id]) => view.inputs[Number(id.slice(6))].kind === "content");
-  if (pictured.length > 1) {
-    $("#wipe-a").value = `run-${pictured[0]}`;
-    $("#wipe-b").value = `run-${pictured.at(-1)}`;
-  } else if (content) $("#wipe-a").value = content[0];
-  else $("#wipe-b").value = options[options.length - 1].value;
   $("img.a", wipe).addEventListener("load", (event) => {
     wipe.style.aspectRatio = `${event.target.naturalWidth} / ${event.target.naturalHeight}`;
     wipe.style.setProperty("--ratio", event.target.naturalWidth / event.target.naturalHeight);
     wipe.style.maxWidth = `${Math.max(320, 3 * event.target.naturalWidth)}px`; // no postage stamp as a poster
   });
-  for (const side of ["a", "b"]) $(`#wipe-${side}`).addEventListener("change", showWipe);
   $("#swap").addEventListener("click", () => {
     const [a, b] = [$("#wipe-a"), $("#wipe-b")];
-    [a.value, b.value] = [b.value, a.value];
-    showWipe();
+    const was = a.value;
+    choose(a, b.value);
+    choose(b, was);
   });
-  $("#divide").addEventListener("input", (event) => divide(Number(event.target.value)));
-  const drag = (event) => {
-    const box = wipe.getBoundingClientRect();
-    divide(Math.round(Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width))));
-  };
-  wipe.addEventListener("pointerdown", (event) => {
-    event.preventDefault(); // no dragging of the picture itself
-    wipe.setPointerCapture(event.pointerId);
-    $("#divide").focus({ preventScroll: true });
-    drag(event);
-  });
-  wipe.addEventListener("pointermove", (event) => wipe.hasPointerCapture(event.pointerId) && drag(event));
-  for (const button of $$("[data-wipe]", viewer)) {
-    button.addEventListener("click", () => {
-      $(`#wipe-${button.dataset.wipe}`).value = `run-${viewed}`;
-      showWipe();
-    });
-  }
-  divide(50);
-  whenNear(wipe, showWipe);
+  $("#divide").addEventListener("input", ({ target }) => wipe.style.setProperty("--at", `${target.value}%`));
+  for (const button of $$("[data-wipe]", viewer))
+    button.addEventListener("click", () => choose($(`#wipe-${button.dataset.wipe}`), `run-${viewed}`));
+  soon(showWipe);
 }
 
 // --- colours ---------------------------------------------------------------------------------------------------------
@@ -617,9 +551,8 @@ if (wipe) {
 // are CSS properties: they follow the theme.
 const DASHES = ["none", "7 4", "2 3", "9 3 2 3"];
 const numeric = (axis) => axes[axis].numbers !== null;
-const sortedAxes = [...axes.keys()].sort(
-  (a, b) => (axes[a].key === "seed") - (axes[b].key === "seed") || numeric(b) - numeric(a),
-);
+const isKnob = (i) => i !== seed || axes.length === 1;
+const knobs = [...axes.keys()].filter(isKnob).sort((a, b) => numeric(b) - numeric(a));
 
 function ramp(t) {
   const k = Math.min(3, Math.floor(t * 4));
@@ -635,14 +568,17 @@ function colourOf(axis, value) {
   return ramp(ranked.length < 2 ? 0.3 : ranked.indexOf(value) / (ranked.length - 1));
 }
 
-function lookOf(place, colourAxis) {
+function lookOf(place, { colour, dash }) {
   if (!axes.length)
     return { colour: runs.length <= 8 ? `var(--hue-${place})` : ramp(place / (runs.length - 1)), kind: 0 };
-  const dashed = dashAxis(colourAxis);
-  return {
-    colour: colourOf(colourAxis, runs[place].axis[colourAxis]),
-    kind: kindOf(dashed === null ? null : runs[place].axis[dashed]),
-  };
+  const { axis } = runs[place];
+  return { colour: colourOf(colour, axis[colour]), kind: dash === null ? 0 : kindOf(axis[dash]) };
+}
+
+/** The axis that colours, and that of few values which dashes, of those that there are: names twice, for grey paper. */
+function told(among, colour = among[0] ?? knobs[0]) {
+  const second = among.find((axis) => axis !== colour && axes[axis].texts.length <= 4);
+  return { colour, dash: second ?? (axes.length && !numeric(colour) ? colour : null) };
 }
 
 /** Which of the four dashes or shapes stands for a value of the second axis. */
@@ -657,13 +593,6 @@ function shape(kind, x, y, r) {
   return `M${x} ${y - b}L${x + b} ${y}L${x} ${y + b}L${x - b} ${y}z`;
 }
 
-function dashAxis(colourAxis) {
-  const found = sortedAxes.find(
-    (axis) => axis !== colourAxis && axes[axis].texts.length <= 4 && axes[axis].key !== "seed",
-  );
-  return found ?? null;
-}
-
 function swatch({ colour, kind }, points) {
   const mark = points
     ? svg("path", { d: shape(kind, 12, 6, 5), style: { "--c": colour } })
@@ -673,80 +602,69 @@ function swatch({ colour, kind }, points) {
 
 /** Buttons beside a chart: for each value of the axes that colour and dash, and one for each run (or line).
  *
- * Hovering or focusing one brings its lines forward, a click keeps them there.
+ * Hovering or focusing one brings its lines forward, a click keeps them there. Returns how to go back to what is kept.
  */
 function makeKey(host, groups, highlight, points = false) {
   let kept = null;
   const rest = () => highlight(kept ? kept.members : null);
+  const button = (entry) => {
+    const over = () => highlight(entry.members);
+    const keep = ({ currentTarget }) => {
+      kept = kept === entry ? null : entry;
+      for (const other of $$("button", host))
+        other.setAttribute("aria-pressed", kept !== null && other === currentTarget);
+      rest();
+    };
+    const events = { pointerenter: over, pointerleave: rest, focus: over, blur: rest, click: keep };
+    const about = { type: "button", "aria-pressed": "false", ...events };
+    return el("button", about, swatch(entry, points), el("span", {}, entry.text));
+  };
   host.parentElement.classList.toggle("alone", !groups.length);
-  const build = () =>
-    host.replaceChildren(
-      ...groups.map(({ title, entries, tall }) =>
-        el(
-          "div",
-          { class: tall ? "group tall" : "group", role: "group", "aria-label": title },
-          el("p", { class: "over" }, title),
-          el(
-            "div",
-            { class: "entries" },
-            ...entries.map((entry) => {
-              const over = () => highlight(entry.members);
-              const keep = (event) => {
-                const same = kept === entry;
-                for (const button of $$("[aria-pressed=true]", host)) button.setAttribute("aria-pressed", "false");
-                kept = same ? null : entry;
-                event.currentTarget.setAttribute("aria-pressed", String(!same));
-                rest();
-              };
-              return el(
-                "button",
-                {
-                  type: "button",
-                  "aria-pressed": "false",
-                  pointerenter: over,
-                  pointerleave: rest,
-                  focus: over,
-                  blur: rest,
-                  click: keep,
-                },
-                swatch(entry, points),
-                el("span", {}, entry.text),
-              );
-            }),
-          ),
-        ),
+  host.replaceChildren(
+    ...groups.map(({ title, entries, tall }) =>
+      el(
+        "div",
+        { class: tall ? "group tall" : "group", role: "group", "aria-label": title },
+        el("p", { class: "over" }, title),
+        el("div", { class: "entries" }, ...entries.map(button)),
       ),
-    );
-  later(() => {
-    build();
-    for (const entries of $$(".entries", host)) if (entries.children.length) roving(entries, "button");
-  });
+    ),
+  );
+  for (const entries of $$(".entries", host)) {
+    if (entries.children.length) roving(entries, "button");
+    if (entries.scrollHeight > entries.clientHeight + 1) entries.previousSibling.append(" · scroll to see all");
+  }
   return rest;
 }
 
-/** The groups of a key for runs: values of the colouring axis, of the dashing axis, and the runs themselves. */
-function runGroups(places, colourAxis) {
-  const groups = [];
-  const some = places.length > 12;
-  const dashed = axes.length ? dashAxis(colourAxis) : null;
-  if (axes.length && some) {
-    for (const axis of dashed === null ? [colourAxis] : [colourAxis, dashed]) {
-      const entries = valuesOf(axis).map((value) => ({
-        text: textOf(axis, value),
-        colour: axis === colourAxis ? colourOf(axis, value) : "var(--soft)",
-        kind: axis === colourAxis ? 0 : kindOf(value),
-        members: new Set(places.filter((place) => runs[place].axis[axis] === value)),
-      }));
-      groups.push({ title: axes[axis].label, entries });
-    }
-  }
-  const entries = places.map((place) => ({
-    text: runs[place].label,
-    ...lookOf(place, colourAxis),
-    members: new Set([place]),
+/** The groups of a key for runs: values of the axes that colour and dash, and the settings; those that differ in other
+ * axes only (the seed, or the images where each pair has a chart of its own) are one entry. */
+function runGroups(places, looks, among) {
+  const settingOf = (place) =>
+    among
+      .filter((i) => runs[place].axis[i] !== null)
+      .map((i) => `${axes[i].label}=${textOf(i, runs[place].axis[i])}`)
+      .join(", ") || runs[place].label;
+  const entries = [...Map.groupBy(places, settingOf)].map(([text, those]) => ({
+    text: those.length > 1 ? `${text} (${those.length} runs)` : text,
+    ...lookOf(those[0], looks),
+    members: new Set(those),
   }));
-  groups.push({ title: some ? `${places.length} runs` : "Runs", entries, tall: true });
-  return groups;
+  const all = { title: `${places.length} run${places.length > 1 ? "s" : ""}`, entries, tall: true };
+  if (!axes.length || entries.length <= 12) return [all];
+  const shown = [...new Set([looks.colour, looks.dash])].filter((axis) => axis !== null);
+  return [
+    ...shown.map((axis) => ({
+      title: axes[axis].label,
+      entries: valuesOf(axis).map((value) => ({
+        text: textOf(axis, value),
+        colour: axis === looks.colour ? colourOf(axis, value) : "var(--soft)",
+        kind: axis === looks.dash ? kindOf(value) : 0,
+        members: new Set(places.filter((place) => runs[place].axis[axis] === value)),
+      })),
+    })),
+    all,
+  ];
 }
 
 // --- charts ----------------------------------------------------------------------------------------------------------
@@ -783,25 +701,17 @@ function ticks([low, high], log, count = 5) {
 
 /** Widen a domain so that no point lies on the edge. */
 function widened(values, log, share = 0.05) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) {
-    if (!finite(value) || (log && value <= 0)) continue;
-    low = Math.min(low, value);
-    high = Math.max(high, value);
-  }
-  if (low > high) return log ? [0.1, 1] : [0, 1];
-  if (log) {
-    const room = (high / low) ** share;
-    return low === high ? [low / 2, high * 2] : [low / room, high * room];
-  }
-  const room = (high - low) * share || Math.abs(high) * share || 1;
-  return [low - room, high + room];
+  const [to, from] = log ? [Math.log10, (value) => 10 ** value] : [Number, Number];
+  const known = values.filter((value) => finite(value) && (!log || value > 0)).map(to);
+  if (!known.length) return log ? [0.1, 1] : [0, 1];
+  const [low, high] = [Math.min, Math.max].map((most) => known.reduce((a, b) => most(a, b)));
+  const room = (high - low) * share || (log ? 0.3 : Math.abs(high) * share || 1);
+  return [from(low - room), from(high + room)];
 }
 
 /** An empty chart with axes.
  *
- * x and y: {domain, log, label, ticks: [[value, text]]?, flush?}. Returns its parts and the two scales.
+ * x and y: {domain, log, label, ticks: [[value, text]]?}. Returns its parts and the two scales.
  */
 function frame(host, x, y, height) {
   const width = Math.max(260, host.clientWidth);
@@ -830,39 +740,24 @@ function frame(host, x, y, height) {
   back.append(svg("text", { x: 0, y: 14, class: "name" }, shortened(y.label, width / 7)));
   back.append(svg("text", { x: box.right, y: height - 8, class: "name right" }, shortened(x.label, width / 7)));
   const front = svg("g", { class: "marks" });
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height }, back, front);
+  const about = { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMinYMid", width, height };
+  const picture = svg("svg", about, back, front);
   host.replaceChildren(picture);
   return { picture, back, front, px, py, box, width, height };
 }
 
-const undrawn = new Set(); // functions that draw the charts nobody has come near to yet
-
-/** Draw when the chart comes near or is printed, and again whenever its width changes.
- *
- * `prepare` comes first. Each is a task of its own, after which the page can answer.
- */
-function chart(name, draw, prepare = () => {}) {
+/** Draw when the page has been shown, and again whenever the chart's width changes. */
+function chart(name, draw) {
   const host = $(`[data-chart="${name}"]`);
-  if (!host) return;
   let width = 0;
-  let ready = false;
-  const makeReady = () => {
-    if (!ready) prepare();
-    ready = true;
-  };
   const drawNow = () => {
-    makeReady();
-    undrawn.delete(drawNow);
+    if (!host.clientWidth || Math.abs(host.clientWidth - width) < 1) return;
     width = host.clientWidth;
     draw(host);
   };
-  undrawn.add(drawNow);
-  whenNear(host, () => {
-    later(makeReady);
-    new ResizeObserver(() => {
-      if (Math.abs(host.clientWidth - width) < 1 || !host.clientWidth) return;
-      later(drawNow);
-    }).observe(host);
+  soon(() => {
+    drawNow();
+    new ResizeObserver(drawNow).observe(host);
   });
 }
 
@@ -873,53 +768,53 @@ function dim(picture, members) {
     mark.classList.toggle("on", members !== null && members.has(Number(mark.dataset.of)));
 }
 
-function fill(select, entries, chosen) {
+function fill(select, entries, first = entries[0]?.[0]) {
   select.replaceChildren(...entries.map(([value, text]) => el("option", { value }, text)));
-  if (chosen !== undefined && chosen !== null) select.value = chosen;
+  select.value = first;
+  restore(select);
 }
 
 // --- loss curves -----------------------------------------------------------------------------------------------------
 
 const curvesForm = $("#curves-form");
 if (curvesForm) {
-  let curves; // two thirds of all numbers of the page: read when the chart comes near
+  const curves = JSON.parse($("#curve-data").textContent);
   const lossName = (name) => {
     const [kind, what] = name.split("/");
     return `${what} (${kind === "loss" ? "weighted" : kind})`;
   };
-  const prepare = () => {
-    curves = JSON.parse($("#curve-data").textContent);
-    const names = [...new Set(curves.flatMap((curve) => (curve ? Object.keys(curve.series) : [])))];
-    // With the weights themselves swept, weighted losses of different runs say little beside each other.
-    const weighted = axes.some((axis) => ["alpha", "beta", "tv"].includes(axis.key));
-    const first = weighted && names.includes("unweighted/style") ? "unweighted/style" : names[0];
-    fill(
-      curvesForm.loss,
-      names.map((name) => [name, lossName(name)]),
-      first,
-    );
-    fill(
-      curvesForm.colour,
-      sortedAxes.map((axis) => [axis, axes[axis].label]),
-    );
-    $(".colour", curvesForm).hidden = axes.length < 2;
-  };
+  const names = [...new Set(curves.flatMap((curve) => (curve ? Object.keys(curve.series) : [])))];
+  // With the weights themselves swept, weighted losses of different runs say little beside each other.
+  const weighted = axes.some((axis) => ["alpha", "beta", "tv"].includes(axis.key));
+  const first = weighted && names.includes("unweighted/style") ? "unweighted/style" : names[0];
+  fill(
+    curvesForm.loss,
+    names.map((name) => [name, lossName(name)]),
+    first,
+  );
+  fill(
+    curvesForm.colour,
+    knobs.map((axis) => [axis, axes[axis].label]),
+  );
+  $(".colour", curvesForm).hidden = knobs.length < 2;
+  restore(curvesForm.x);
+  restore(curvesForm.log);
   const draw = (host) => {
     const loss = curvesForm.loss.value;
     const against = curvesForm.x.value;
-    const colourAxis = Number(curvesForm.colour.value || 0);
+    const looks = told(knobs, Number(curvesForm.colour.value || 0));
     const places = [...runs.keys()].filter((place) => curves[place]?.series[loss]);
     const ys = places.flatMap((place) => curves[place].series[loss]);
     const log = curvesForm.log.checked && ys.some((value) => value > 0);
     const xs = places.flatMap((place) => curves[place][against]);
     const x = {
-      domain: [0, Math.max(1e-9, ...widened(xs, false, 0).slice(1))],
+      domain: [0, xs.reduce((most, value) => Math.max(most, value), 1e-9)],
       label: $(`[value=${against}]`, curvesForm.x).textContent,
     };
     const made = frame(host, x, { domain: widened(ys, log), log, label: `${lossName(loss)} loss` }, 420);
     const points = new Map();
     for (const place of places) {
-      const { colour, kind } = lookOf(place, colourAxis);
+      const { colour, kind } = lookOf(place, looks);
       const values = curves[place].series[loss];
       const of = [];
       let path = "";
@@ -929,16 +824,11 @@ if (curvesForm) {
         const [px, py] = [made.px(at), made.py(values[i])];
         path += `${pen}${px.toFixed(1)} ${py.toFixed(1)}`;
         pen = "L";
-        of.push(px, py, at, values[i]);
+        of.push([px, py, at, values[i]]);
       });
       points.set(place, of);
-      made.front.append(
-        svg("path", {
-          d: path || "M0 0",
-          "data-of": place,
-          style: { stroke: colour, "stroke-dasharray": DASHES[kind] },
-        }),
-      );
+      const style = { stroke: colour, "stroke-dasharray": DASHES[kind] };
+      made.front.append(svg("path", { d: path || "M0 0", "data-of": place, style }));
     }
     made.picture.classList.toggle("many", places.length > 20);
     made.picture.setAttribute("role", "img");
@@ -948,47 +838,37 @@ if (curvesForm) {
     );
     const dot = svg("circle", { class: "dot", r: 4, hidden: true });
     made.front.append(dot);
-    const told = $('[data-reading="curves"]');
-    const rest = makeKey($('[data-key="curves"]'), runGroups(places, colourAxis), (members) =>
-      dim(made.picture, members),
-    );
-    let pending = 0;
-    const point = (event) => {
-      pending = 0;
+    const reading = $('[data-reading="curves"]');
+    const groups = runGroups(places, looks, [...axes.keys()].filter(isKnob));
+    const rest = makeKey($('[data-key="curves"]'), groups, (members) => dim(made.picture, members));
+    const leave = () => {
+      dot.setAttribute("hidden", "");
+      reading.textContent = "";
+      rest();
+    };
+    made.picture.addEventListener("pointerleave", leave);
+    made.picture.addEventListener("pointermove", (event) => {
       const box = made.picture.getBoundingClientRect();
       const zoom = made.width / box.width;
       const [mx, my] = [(event.clientX - box.left) * zoom, (event.clientY - box.top) * zoom];
       let nearest = null;
       let least = 30 ** 2;
-      for (const [place, of] of points) {
-        for (let i = 0; i < of.length; i += 4) {
-          const distance = (of[i] - mx) ** 2 + (of[i + 1] - my) ** 2;
-          if (distance < least) [nearest, least] = [[place, of[i], of[i + 1], of[i + 2], of[i + 3]], distance];
+      for (const [place, of] of points)
+        for (const one of of) {
+          const distance = (one[0] - mx) ** 2 + (one[1] - my) ** 2;
+          if (distance < least) [nearest, least] = [[place, ...one], distance];
         }
-      }
       if (!nearest) return leave();
       const [place, cx, cy, at, value] = nearest;
       dim(made.picture, new Set([place]));
       dot.removeAttribute("hidden");
       dot.setAttribute("cx", cx);
       dot.setAttribute("cy", cy);
-      dot.style.setProperty("fill", lookOf(place, colourAxis).colour);
-      const unit = against === "step" ? "steps" : against;
-      told.textContent = `${runs[place].label}: ${format(value)} at ${format(at)} ${unit}`;
-    };
-    const leave = () => {
-      dot.setAttribute("hidden", "");
-      told.textContent = "";
-      rest();
-    };
-    made.picture.addEventListener("pointermove", (event) => (pending ||= requestAnimationFrame(() => point(event))));
-    made.picture.addEventListener("pointerleave", () => {
-      cancelAnimationFrame(pending);
-      pending = 0;
-      leave();
+      dot.style.setProperty("fill", lookOf(place, looks).colour);
+      reading.textContent = `${runs[place].label}: ${format(value)} at ${format(at)} ${against.replace(/p$/, "ps")}`;
     });
   };
-  chart("curves", draw, prepare);
+  chart("curves", draw);
   curvesForm.addEventListener("change", () => draw($('[data-chart="curves"]')));
 }
 
@@ -997,6 +877,9 @@ if (curvesForm) {
 const columnName = (c) =>
   [c.label, c.unit && `(${c.unit})`, c.evaluator && `· ${c.evaluator}`].filter(Boolean).join(" ");
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+/** The standard deviation of a sample: divided by one less than its number. */
+const deviation = (values, middle) =>
+  values.length < 2 ? 0 : Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (values.length - 1));
 
 const effectForm = $("#effect-form");
 if (effectForm) {
@@ -1009,21 +892,16 @@ if (effectForm) {
   );
   fill(
     effectForm.axis,
-    sortedAxes.map((axis) => [axis, axes[axis].label]),
+    knobs.map((axis) => [axis, axes[axis].label]),
   );
   const fillLines = () => {
-    const others = sortedAxes.filter((axis) => axis !== Number(effectForm.axis.value));
-    const kept = others.filter((axis) => axes[axis].key !== "seed");
-    const name = (list) => list.map((axis) => axes[axis].label).join(" and ");
-    const choices = [
-      kept,
-      ...(kept.length > 1 ? kept.map((axis) => [axis]) : []),
-      ...others.filter((axis) => axes[axis].key === "seed").map((axis) => [axis]),
-      ...(kept.length ? [[]] : []),
-    ];
+    const others = knobs.filter((axis) => axis !== Number(effectForm.axis.value));
+    const single = others.length > 1 ? others.map((axis) => [axis]) : [];
+    const choices = others.length ? [others, ...single, []] : [[]];
+    const words = (list) => list.map((axis) => axes[axis].label).join(" and ") || "nothing: one line";
     fill(
       effectForm.lines,
-      choices.map((list) => [list.join(), list.length ? name(list) : "nothing: one line"]),
+      choices.map((list) => [list.join(), words(list)]),
     );
     effectForm.lines.closest("label").hidden = choices.length < 2;
   };
@@ -1034,114 +912,67 @@ if (effectForm) {
       return void host.replaceChildren(el("p", { class: "quiet" }, "No run has a score, a loss or a cost yet."));
     const axis = Number(effectForm.axis.value);
     const by = effectForm.lines.value === "" ? [] : effectForm.lines.value.split(",").map(Number);
-    const range = effectForm.spread.value === "range";
     const usable = [...runs.keys()].filter(
       (place) => finite(runs[place].values[metric.key]) && runs[place].axis[axis] !== null,
     );
-    const { numbers, texts, label } = axes[axis];
-    const log = axes[axis].log && numbers?.every((value) => value > 0);
-    const at = (value) => (numbers ? numbers[value] : value);
-    const lines = [...grouped(usable, (place) => by.map((i) => runs[place].axis[i]).join()).values()].map(
-      (places, n) => {
-        const key = by.map((i) => runs[places[0]].axis[i]);
-        const marks = [...grouped(places, (place) => runs[place].axis[axis]).entries()].map(([value, those]) => {
-          const values = those.map((place) => runs[place].values[metric.key]);
-          const middle = mean(values);
-          // of a sample: divided by one less than its number
-          const deviation =
-            values.length > 1
-              ? Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (values.length - 1))
-              : 0;
-          const [low, high] = range
-            ? [Math.min(...values), Math.max(...values)]
-            : [middle - deviation, middle + deviation];
-          return { x: at(value), value, middle, low, high, values, places: those };
-        });
-        marks.sort((a, b) => a.x - b.x);
-        const kind = by.length > 1 ? kindOf(key[1]) : 0;
-        const colour = by.length ? colourOf(by[0], key[0]) : "var(--accent)";
-        return {
-          n,
-          text: by.map((i, k) => `${axes[i].label}=${textOf(i, key[k])}`).join(", ") || "all runs",
-          colour,
-          kind,
-          marks,
-        };
-      },
-    );
+    const { texts, label } = axes[axis];
+    const numbers = axes[axis].numbers ?? [...texts.keys()]; // names stand in their order
+    const named = axes[axis].numbers === null;
+    const { log } = axes[axis];
+    const grouped = Map.groupBy(usable, (place) => by.map((i) => runs[place].axis[i]).join());
+    const lines = [...grouped.values()].map((places) => {
+      const key = by.map((i) => runs[places[0]].axis[i]);
+      const marks = [...Map.groupBy(places, (place) => runs[place].axis[axis])].map(([value, those]) => {
+        const values = those.map((place) => runs[place].values[metric.key]);
+        const middle = mean(values);
+        const spread = deviation(values, middle);
+        return { x: numbers[value], value, middle, low: middle - spread, high: middle + spread, count: values.length };
+      });
+      return {
+        marks: marks.sort((a, b) => a.x - b.x),
+        text: by.map((i, k) => `${axes[i].label}=${textOf(i, key[k])}`).join(", ") || "all runs",
+        colour: by.length ? colourOf(by[0], key[0]) : "var(--accent)",
+        kind: by.length > 1 ? kindOf(key[1]) : by.length && !numeric(by[0]) ? kindOf(key[0]) : 0,
+      };
+    });
     const all = lines.flatMap((line) => line.marks);
-    const most = Math.max(0, ...all.map((mark) => mark.values.length));
-    const x = numbers
-      ? {
-          domain: widened(numbers, log, 0.06),
-          log,
-          label: log ? `${label} (logarithmic)` : label,
-          ticks: texts.map((text, i) => [numbers[i], shortened(text, 18)]).sort((a, b) => a[0] - b[0]),
-        }
-      : {
-          domain: [-0.5, texts.length - 0.5],
-          label,
-          ticks: texts.map((text, i) => [i, shortened(text, 18)]),
-        };
-    const { picture, front, px, py } = frame(
-      host,
-      x,
-      {
-        domain: widened(
-          all.flatMap((mark) => [mark.low, mark.high]),
-          false,
-          0.08,
-        ),
-        label: columnName(metric),
-      },
-      400,
-    );
-    lines.forEach((line) => {
+    const most = Math.max(0, ...all.map((mark) => mark.count));
+    const x = {
+      domain: named ? [-0.5, texts.length - 0.5] : widened(numbers, log, 0.06),
+      log,
+      label: log ? `${label} (logarithmic)` : label,
+      ticks: texts.map((text, i) => [numbers[i], shortened(text, 18)]).sort((a, b) => a[0] - b[0]),
+    };
+    const reached = all.flatMap((mark) => [mark.low, mark.high]);
+    const y = { domain: widened(reached, false, 0.08), label: columnName(metric) };
+    const { picture, front, px, py } = frame(host, x, y, 400);
+    lines.forEach((line, n) => {
       // Where there are bars, lines stand a little beside each other, so that the bars can be told apart.
-      const shift = (most > 1) * (line.n - (lines.length - 1) / 2) * Math.min(5, 40 / lines.length);
+      const shift = (most > 1) * (n - (lines.length - 1) / 2) * Math.min(5, 40 / lines.length);
       const where = (mark) => (px(mark.x) + shift).toFixed(1);
       const path = line.marks.map((mark, i) => `${i ? "L" : "M"}${where(mark)} ${py(mark.middle).toFixed(1)}`).join("");
-      const group = svg("g", {
-        class: numbers ? "line" : "line names",
-        "data-of": line.n,
-        style: { "--c": line.colour },
-      });
-      group.append(svg("path", { d: path, style: { "stroke-dasharray": DASHES[line.kind] } }));
+      const look = { class: named ? "line names" : "line", "data-of": n, style: { "--c": line.colour } };
+      const group = svg("g", look, svg("path", { d: path, style: { "stroke-dasharray": DASHES[line.kind] } }));
       for (const mark of line.marks) {
-        const bars =
-          mark.values.length > 1
-            ? svg("path", {
-                class: "bar",
-                d: `M${where(mark)} ${py(mark.low)}V${py(mark.high)}m-3 0h6M${where(mark)} ${py(mark.low)}m-3 0h6`,
-              })
-            : null;
-        const reach = bars ? ` (${format(mark.low)} to ${format(mark.high)}, ${mark.values.length} runs)` : "";
-        const words = `${line.text}, ${label} ${textOf(axis, mark.value)}: ${format(mark.middle)}${reach}`;
-        const spot = svg("circle", { cx: where(mark), cy: py(mark.middle), r: 3.5 }, svg("title", {}, words));
-        group.append(...[bars, spot].filter(Boolean));
+        const [at, low, high] = [where(mark), py(mark.low), py(mark.high)];
+        const bar = `M${at} ${low}V${high}m-3 0h6M${at} ${low}m-3 0h6`;
+        if (mark.count > 1) group.append(svg("path", { class: "bar", d: bar }));
+        const spread = mark.count > 1 ? ` ± ${format(mark.high - mark.middle)} (${mark.count} runs)` : "";
+        const words = `${line.text}, ${label} ${textOf(axis, mark.value)}: ${format(mark.middle)}${spread}`;
+        group.append(svg("circle", { cx: at, cy: py(mark.middle), r: 3.5 }, svg("title", {}, words)));
       }
       front.append(group);
     });
     const averaged = [...axes.keys()].filter((i) => i !== axis && !by.includes(i)).map((i) => axes[i].label);
-    effectForm.spread.closest("label").hidden = most < 2;
     const better = metric.better ? ` ${metric.better === "lower" ? "Lower" : "Higher"} is better.` : "";
     const over = averaged.length ? ` over ${averaged.join(" and ")}` : "";
-    const spread = range
-      ? "the bar from the lowest to the highest of them"
-      : "the bar one standard deviation to either side";
     $("#effect-text").textContent =
       most > 1
-        ? `Each point is the mean of up to ${most} runs${over}, ${spread}.${better}`
+        ? `Each point is the mean of up to ${most} runs${over}, the bar one standard deviation to either side.${better}`
         : `Each point is one run, so that there is no spread to show.${better}`;
-    const entries = lines.map((line) => ({
-      text: line.text,
-      colour: line.colour,
-      kind: line.kind,
-      members: new Set([line.n]),
-    }));
-    makeKey($('[data-key="effect"]'), lines.length > 1 ? [{ title: "Lines", entries, tall: true }] : [], (members) =>
-      dim(picture, members),
-    );
+    const entries = lines.map((line, n) => ({ ...line, members: new Set([n]) }));
+    const groups = lines.length > 1 ? [{ title: "Lines", entries, tall: true }] : [];
+    makeKey($('[data-key="effect"]'), groups, (members) => dim(picture, members));
   };
   chart("effect", draw);
   effectForm.addEventListener("change", (event) => {
@@ -1152,117 +983,94 @@ if (effectForm) {
 
 // --- content against style -------------------------------------------------------------------------------------------
 
-/** The points that no other one beats on both axes, from left to right. Equal points are all kept. */
-function front(points) {
-  const kept = [];
-  let lowest = Infinity;
-  const sorted = [...points].sort((a, b) => a.x - b.x || a.y - b.y);
-  for (const point of sorted) {
-    const twin = kept.length && kept.at(-1).x === point.x && kept.at(-1).y === point.y;
-    if (point.y >= lowest && !twin) continue;
-    kept.push(point);
-    lowest = point.y;
-  }
-  return kept;
-}
+const reach = (values) => {
+  // Zero is shown where the points are not far from it, for then their distances can be compared by eye.
+  const [low, high] = widened(values, false, 0.08);
+  return low < 0.6 * high ? [Math.min(0, low), high] : [low, high];
+};
 
-view.pareto.forEach(({ x: xKey, y: yKey }, n) => {
-  chart(`pareto-${n}`, (host) => {
-    const points = [...runs.keys()]
-      .map((place) => ({ place, x: runs[place].values[xKey], y: runs[place].values[yKey] }))
-      .filter(({ x, y }) => finite(x) && finite(y));
-    const told = $(`[data-reading="pareto-${n}"]`);
-    const missing = runs.length - points.length;
-    const quiet = missing ? `${missing} of ${runs.length} runs ${missing === 1 ? "has" : "have"} no scores here.` : "";
-    told.textContent = quiet;
-    if (!points.length) return void host.replaceChildren(el("p", { class: "quiet" }, "No run has been scored yet."));
-    const colourAxis = sortedAxes[0] ?? 0;
-    // Zero is shown where the points are not far from it, for then their distances can be compared by eye.
-    const reach = (values) => {
-      const [low, high] = widened(values, false, 0.08);
-      return low < 0.6 * high ? [Math.min(0, low < 0 ? low : 0), high] : [low, high];
-    };
-    const height = Math.round(Math.min(560, Math.max(360, host.clientWidth * 0.7)));
-    const label = (key, otherwise) => `${column[key]?.label ?? otherwise} (lower is better)`;
-    const xs = { domain: reach(points.map((point) => point.x)), label: label(xKey, "content distance") };
-    const ys = { domain: reach(points.map((point) => point.y)), label: label(yKey, "style distance") };
-    const made = frame(host, xs, ys, height);
-    const { px, py, box } = made;
-    made.picture.classList.add("scatter");
-    if (1 > xs.domain[0] && 1 < xs.domain[1])
-      made.back.append(svg("line", { class: "anchor", x1: px(1), x2: px(1), y1: box.top, y2: box.bottom }));
-    if (1 > ys.domain[0] && 1 < ys.domain[1])
-      made.back.append(svg("line", { class: "anchor", x1: box.left, x2: box.right, y1: py(1), y2: py(1) }));
-    const best = front(points);
-    // As a staircase: what lies above and to the right of it is beaten by one of its corners.
-    const stairs = best
-      .map((p, i) =>
-        i ? `H${px(p.x).toFixed(1)}V${py(p.y).toFixed(1)}` : `M${px(p.x).toFixed(1)} ${box.top}V${py(p.y).toFixed(1)}`,
-      )
-      .join("");
-    made.front.append(svg("path", { class: "stairs", d: `${stairs}H${box.right}` }));
-    const onFront = new Set(best.map((point) => point.place));
-    const tell = ({ place, x, y }) =>
-      `content ${format(x)}, style ${format(y)}${onFront.has(place) ? ", on the front" : ""}`;
-    const tip = el("div", { class: "tip", hidden: true });
-    const show = (point) => {
-      const { place } = point;
+/** Draw the runs of one pair of images, and the front of those that no other one beats. */
+function scatter(host, { x: xKey, y: yKey }, { pair, runs: places, front }, looks) {
+  const onFront = new Set(front);
+  const points = places.map((place) => ({ place, x: runs[place].values[xKey], y: runs[place].values[yKey] }));
+  const xs = { domain: reach(points.map((point) => point.x)), label: "content distance (lower is better)" };
+  const ys = { domain: reach(points.map((point) => point.y)), label: "style distance (lower is better)" };
+  const made = frame(host, xs, ys, Math.round(Math.min(560, Math.max(360, host.clientWidth * 0.7))));
+  const { px, py, box } = made;
+  if (1 > xs.domain[0] && 1 < xs.domain[1])
+    made.back.append(svg("line", { class: "anchor", x1: px(1), x2: px(1), y1: box.top, y2: box.bottom }));
+  if (1 > ys.domain[0] && 1 < ys.domain[1])
+    made.back.append(svg("line", { class: "anchor", x1: box.left, x2: box.right, y1: py(1), y2: py(1) }));
+  // As a staircase: what lies above and to the right of it is beaten by one of its corners.
+  const best = front.map((place) => points.find((point) => point.place === place));
+  const stairs = best.map(({ x, y }, i) => `${i ? `H${px(x)}` : `M${px(x)} ${box.top}`}V${py(y)}`).join("");
+  made.front.append(svg("path", { class: "stairs", d: `${stairs}H${box.right}` }));
+  const tip = el("div", { class: "tip", hidden: true });
+  const hide = () => (tip.hidden = true);
+  // Points of the front last: on top, and not hidden by others.
+  points.sort((a, b) => onFront.has(a.place) - onFront.has(b.place) || a.place - b.place);
+  for (const { place, x, y } of points) {
+    const words = `content ${format(x)}, style ${format(y)}${onFront.has(place) ? ", on the front" : ""}`;
+    const show = () => {
       const still = stillOf(place);
       tip.replaceChildren(
         ...(still ? [el("img", { src: still.src, alt: "" })] : []),
         el("p", {}, runs[place].label),
-        el("p", { class: "quiet" }, tell(point)),
+        el("p", { class: "quiet" }, words),
       );
       tip.hidden = false;
       const zoom = made.picture.getBoundingClientRect().width / made.width;
-      const [cx, cy] = [px(point.x) * zoom, py(point.y) * zoom];
+      const [cx, cy] = [px(x) * zoom, py(y) * zoom];
       const fits = cx + 14 + tip.offsetWidth <= host.clientWidth;
       tip.style.left = `${fits ? cx + 14 : Math.max(0, cx - 14 - tip.offsetWidth)}px`;
       tip.style.top = `${Math.max(0, Math.min(cy - 20, host.clientHeight - tip.offsetHeight))}px`;
     };
-    const hide = () => (tip.hidden = true);
-    // Points of the front last: on top, and not hidden by others.
-    points.sort((a, b) => onFront.has(a.place) - onFront.has(b.place) || a.place - b.place);
-    for (const point of points) {
-      const run = runs[point.place];
-      const words = `${run.label}: ${tell(point)}`;
-      const { colour, kind } = lookOf(point.place, colourAxis);
-      const link = svg(
-        "a",
-        {
-          href: `#picture-${point.place}`,
-          "aria-label": words,
-          "data-of": point.place,
-          class: onFront.has(point.place) ? "point front" : "point",
-          style: { "--c": colour },
-          pointerenter: () => show(point),
-          pointerleave: hide,
-          focus: () => show(point),
-          blur: hide,
-        },
-        svg("circle", { class: "target", cx: px(point.x), cy: py(point.y), r: 11 }),
-        svg("path", { d: shape(kind, px(point.x), py(point.y), onFront.has(point.place) ? 6 : 4.5) }),
-      );
-      link.addEventListener("click", (event) => {
-        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-        event.preventDefault();
-        event.stopPropagation();
-        openViewer(point.place);
-      });
-      made.front.append(link);
-    }
-    labelPoints(made, best.slice(0, 12));
-    host.append(tip);
-    roving(made.picture, "a.point");
-    makeKey(
-      $(`[data-key="pareto-${n}"]`),
-      runGroups(
-        points.map((point) => point.place).sort((a, b) => a - b),
-        colourAxis,
-      ),
-      (members) => dim(made.picture, members),
-      true,
+    const { colour, kind } = lookOf(place, looks);
+    const link = svg(
+      "a",
+      {
+        href: `#picture-${place}`,
+        "aria-label": `${runs[place].label}: ${words}`,
+        "data-of": place,
+        class: onFront.has(place) ? "point front" : "point",
+        style: { "--c": colour },
+        ...{ pointerenter: show, pointerleave: hide, focus: show, blur: hide },
+      },
+      svg("circle", { class: "target", cx: px(x), cy: py(y), r: 11 }),
+      svg("path", { d: shape(kind, px(x), py(y), onFront.has(place) ? 6 : 4.5) }),
     );
+    made.front.append(link);
+  }
+  labelPoints(made, best.slice(0, 12));
+  host.append(tip);
+  if (view.pairs.length > 1) host.prepend(el("h4", {}, view.pairs[pair] ?? "images not recorded"));
+  roving(made.picture, "a.point");
+  return made.picture;
+}
+
+view.pareto.forEach((item, n) => {
+  chart(`pareto-${n}`, (host) => {
+    const scored = item.fronts.flatMap((one) => one.runs);
+    const missing = runs.length - scored.length;
+    // A run that is the only one of its pair has nothing to be compared with.
+    const drawn = item.fronts.filter((one) => one.runs.length > 1 || item.fronts.length === 1);
+    const alone = item.fronts.length - drawn.length;
+    $(`[data-reading="pareto-${n}"]`).textContent = [
+      missing && `${missing} of ${runs.length} runs ${missing === 1 ? "has" : "have"} no scores here.`,
+      alone && `${alone} ${alone === 1 ? "pair of images has" : "pairs of images have"} one run only, and no chart.`,
+    ]
+      .filter(Boolean)
+      .join(" ");
+    const parts = drawn.map(() => el("div", { class: "part" }));
+    host.classList.toggle("parts", parts.length > 1);
+    host.replaceChildren(...(parts.length ? parts : [el("p", { class: "quiet" }, "No two runs can be compared yet.")]));
+    // The images are the same for all points of a chart.
+    const within = (axis) => !images.includes(axes[axis].key);
+    const looks = told(knobs.filter(within));
+    const pictures = drawn.map((one, i) => scatter(parts[i], item, one, looks));
+    const shown = drawn.flatMap((one) => one.runs).sort((a, b) => a - b);
+    const groups = shown.length ? runGroups(shown, looks, [...axes.keys()].filter(isKnob).filter(within)) : [];
+    makeKey($(`[data-key="pareto-${n}"]`), groups, (members) => pictures.forEach((p) => dim(p, members)), true);
   });
 });
 
@@ -1272,9 +1080,9 @@ function labelPoints({ front: layer, px, py, box }, points) {
   const free = (a) =>
     taken.every((b) => a[0] + a[2] < b[0] || b[0] + b[2] < a[0] || a[1] + a[3] < b[1] || b[1] + b[3] < a[1]);
   for (const { place, x, y } of points) {
-    const name = axes.length
-      ? runs[place].axis.map((value, axis) => textOf(axis, value)).join(", ")
-      : runs[place].label;
+    const differing = [...axes.keys()].filter((axis) => !images.includes(axes[axis].key));
+    const word = (axis) => `${axis === seed ? "seed " : ""}${textOf(axis, runs[place].axis[axis])}`;
+    const name = differing.map(word).join(", ") || runs[place].label;
     const text = shortened(name, 34);
     const width = 6.4 * text.length;
     const spots = [
@@ -1332,18 +1140,7 @@ if (results) {
     const still = stillOf(row.dataset.run);
     if (still && !$("img", row)) $(".thumb", row).append(el("img", { src: still.src, alt: "", decoding: "async" }));
   };
-  const watch = new IntersectionObserver(
-    (entries) => {
-      for (const { target, isIntersecting } of entries) {
-        if (!isIntersecting) continue;
-        watch.unobserve(target);
-        illustrate(target);
-      }
-    },
-    { rootMargin: "200px" },
-  );
-  rows.forEach((row) => watch.observe(row));
-  window.addEventListener("beforeprint", () => rows.forEach(illustrate));
+  soon(() => rows.forEach(illustrate));
 }
 
 // --- details of the runs ---------------------------------------------------------------------------------------------
@@ -1364,23 +1161,22 @@ function openDetails(place) {
 
 for (const details of $$(".runs details"))
   details.addEventListener("toggle", () => details.open && fillDetails(details));
-const asked = /^#run-(\d+)$/.exec(location.hash);
+const asked = /^run-(\d+)$/.exec(placeOf());
 if (asked && runs[asked[1]]) openDetails(Number(asked[1]));
 
 // --- printing --------------------------------------------------------------------------------------------------------
 
-// All sections open; of very many runs only those that were opened, or the paper would be a book. The table has all.
+// The appendix is off until it is asked for; of very many runs it has those that were opened, or it would be a book.
 const PRINTED = 24;
 let opened = [];
+if ($("#appendix")) restore($("#appendix"));
 window.addEventListener("beforeprint", () => {
-  opened = $$("details:not([open])").filter((details) => !details.closest(".runs") || runs.length <= PRINTED);
+  const whole = $("#appendix")?.checked && runs.length <= PRINTED;
+  opened = $$("details:not([open])").filter((details) => whole || !details.closest(".runs"));
   for (const details of opened) {
     fillDetails(details);
     details.open = true;
   }
   if ($("#scrubber")) cellOf.forEach(showStep);
-  printing = true;
-  for (const drawNow of [...undrawn]) drawNow();
-  printing = false;
 });
 window.addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));

@@ -20,7 +20,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from nst.report.tables import brief, is_time, short_reason
+from nst.report.pairs import best, first_two
+from nst.report.tables import FOR_A_PAPER, brief, is_time, mean, short_reason
 
 FOLDER = Path(__file__).parent
 STATUSES = {"out_of_memory": "out of memory", "skipped": "not run"}  # others go by their own name
@@ -32,7 +33,7 @@ Items = Sequence[dict[str, Any]]  # axes, runs, inputs or columns of a view
 class Facet:
     """One grid of pictures."""
 
-    heading: str  # the values of the axes that are neither rows nor columns, as ``key = value``; may be empty
+    heading: str  # the values of the axes that are neither rows nor columns nor seeds, as ``key = value``; may be empty
     columns: list[int | None]  # index into the texts of the axis across, None for runs without a value there
     # the same down, with the runs of each cell (positions in the list of runs), one list for each column
     rows: list[tuple[int | None, list[list[int]]]]
@@ -70,17 +71,20 @@ def render(view: dict[str, Any]) -> str:
         groups=groups(columns),
         cells=cells(columns, runs),
         best=best(columns, runs),
+        seed=seed_axis(axes),
+        spread=lambda places: spread(columns, [runs[place] for place in places]),
         troubles=troubles(runs),
-        film=any(run["sprite"] and len(run["sprite"]["steps"]) > 1 for run in runs),
+        film=any(run["preview"] and run["sprite"] and len(run["sprite"]["steps"]) > 1 for run in runs),
         charted=any(run["curves"] for run in runs),
-        compared=sum(bool(r["preview"] or r["sprite"]) for r in runs) + sum(bool(i["thumb"]) for i in inputs) > 1,
+        compared=len(first_two(axes, runs, inputs)) > 1,
         measured=[column for column in columns if column["kind"] in ("score", "loss", "cost")],
         when=when(view["started"] or ""),
         # what the script cannot read from the page itself
         data=_json(
             {
-                **{key: view[key] for key in ("axes", "columns", "pareto")},
-                **{"across": across, "down": down, "faces": pictured},
+                **{key: view[key] for key in ("axes", "columns", "pareto", "pairs")},
+                **{"seed": seed_axis(axes), "repeats": repeats(axes, runs), "faces": pictured},
+                "compared": first_two(axes, runs, inputs),
                 "inputs": [{key: item[key] for key in ("id", "kind", "name")} for item in inputs],
                 "runs": [_run_data(run) for run in runs],
             }
@@ -95,33 +99,62 @@ def _run_data(run: dict[str, Any]) -> dict[str, Any]:
     return {
         **{key: run[key] for key in ("id", "label", "axis", "values", "content", "style")},
         **{"status": status_text(run["status"]), "reason": short_reason(run["reason"])},
-        "steps": run["sprite"]["steps"] if run["sprite"] else [],
+        "steps": run["sprite"]["steps"] if run["preview"] and run["sprite"] else [],
     }
 
 
-def directions(axes: Items) -> tuple[int | None, int | None]:
-    """Return which axis runs across and which down.
+def seed_axis(axes: Items) -> int | None:
+    """Return the axis of the seeds, which stand side by side in one cell with mean and spread, if there is one."""
+    return next((i for i, axis in enumerate(axes) if axis["key"] == "seed"), None)
 
-    The first makes the rows and the second the columns, in the order typed, but that a seed comes last of all. An only
-    axis runs across.
+
+def directions(axes: Items) -> tuple[int | None, int | None]:
+    """Return which axis runs across and which down: the first makes the rows and the second the columns, as typed.
+
+    An only axis runs across; a seed does neither.
     """
-    order = sorted(range(len(axes)), key=lambda i: axes[i]["key"] == "seed")
+    order = [i for i in range(len(axes)) if i != seed_axis(axes)]
     if len(order) < 2:
         return (order[0] if order else None), None
     return order[1], order[0]
 
 
+def repeats(axes: Items, runs: Items) -> list[list[int]]:
+    """Return the runs that stand in one cell: those that differ in the seed only, by it; without axes each alone."""
+    if not axes:
+        return [[run["id"]] for run in runs]
+    seed = seed_axis(axes)
+    found: dict[tuple[int | None, ...], list[int]] = {}
+    for run in sorted(runs, key=lambda run: (seed is not None and run["axis"][seed]) or 0):
+        found.setdefault(tuple(v for i, v in enumerate(run["axis"]) if i != seed), []).append(run["id"])
+    return sorted(found.values(), key=min)
+
+
+def spread(columns: Items, runs: Items) -> list[tuple[str, str]]:
+    """Return name and mean ± standard deviation over runs of the scores by the first evaluator and the final losses."""
+    first = next((column["evaluator"] for column in columns if column["evaluator"]), None)
+    shown = [c for c in columns if c["kind"] == "score" and c["evaluator"] == first and c["label"] in FOR_A_PAPER[:2]]
+    shown += [c for c in columns if c["kind"] == "loss" and c["better"]]
+    done = [run["values"] for run in runs if run["status"] == "done"]
+    known = [(c["label"], [v for values in done if (v := values.get(c["key"])) is not None]) for c in shown]
+    return [(label, mean(values)) for label, values in known if len(values) > 1]
+
+
 def facets(axes: Items, runs: Items, across: int, down: int) -> list[Facet]:
-    """Return a grid of runs for each combination of the other axes' values that has a run.
+    """Return a grid of runs for each combination of the other axes' values, but the seed's, that has a run.
 
     Every run is in exactly one cell; a cell holds as many as there are.
     """
-    others = [i for i in range(len(axes)) if i not in (across, down)]
+    others = [i for i in range(len(axes)) if i not in (across, down, seed_axis(axes))]
     columns = _values(axes, runs, across)
     found: dict[tuple[int | None, ...], dict[tuple[int | None, int | None], list[int]]] = {}
-    for run in sorted(runs, key=lambda run: [math.inf if run["axis"][i] is None else run["axis"][i] for i in others]):
-        cell = (run["axis"][down], run["axis"][across])
-        found.setdefault(tuple(run["axis"][i] for i in others), {}).setdefault(cell, []).append(run["id"])
+    for places in sorted(
+        repeats(axes, runs),
+        key=lambda places: [math.inf if (v := runs[places[0]]["axis"][i]) is None else v for i in others],
+    ):
+        values = runs[places[0]]["axis"]
+        cell = (values[down], values[across])
+        found.setdefault(tuple(values[i] for i in others), {})[cell] = places
     result = []
     for key, runs_of in found.items():
         heading = ", ".join(f"{axes[i]['label']} = {text_of(axes[i], v)}" for i, v in zip(others, key, strict=True))
@@ -131,13 +164,15 @@ def facets(axes: Items, runs: Items, across: int, down: int) -> list[Facet]:
 
 
 def strip(axes: Items, runs: Items) -> list[tuple[str, list[int]]]:
-    """Return caption and runs for each value of the only axis; without an axis, each run with its label."""
-    if len(axes) > 1:
+    """Return caption and runs for each value of the only axis; without one, or with seeds alone, for each cell."""
+    across, down = directions(axes)
+    if down is not None:
         return []
-    if not axes:
-        return [(run["label"], [run["id"]]) for run in runs]
-    values = _values(axes, runs, 0)
-    return [(text_of(axes[0], v), [run["id"] for run in runs if run["axis"][0] == v]) for v in values]
+    cells = repeats(axes, runs)
+    if across is None:
+        return [("" if axes else runs[places[0]]["label"], places) for places in cells]
+    found = {runs[places[0]]["axis"][across]: places for places in cells}
+    return [(text_of(axes[across], v), found.get(v, [])) for v in _values(axes, runs, across)]
 
 
 def faces(axes: Items, runs: Items, inputs: Items) -> list[list[int | None]]:
@@ -182,16 +217,6 @@ def number(value: Any, time: bool = False) -> str:
     """Return a value as ``nst.report.tables.brief`` does, a number with a real minus sign."""
     text = brief(value, time)
     return text.replace("-", "−") if isinstance(value, int | float) else text  # noqa: RUF001
-
-
-def best(columns: Items, runs: Items) -> dict[str, float]:
-    """Return the best value of each score column, by its key, where at least two runs differ."""
-    result = {}
-    for key, better in ((c["key"], c["better"]) for c in columns if c["kind"] == "score" and c["better"]):
-        values = {value for run in runs if (value := run["values"].get(key)) is not None}
-        if len(values) > 1:
-            result[key] = min(values) if better == "lower" else max(values)
-    return result
 
 
 def troubles(runs: Items) -> list[tuple[str, str, list[dict[str, Any]]]]:

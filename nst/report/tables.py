@@ -56,7 +56,8 @@ def report_markdown(view: dict[str, Any]) -> str:
     parts += _listed("Notes", view["notes"])
     parts.append("## Runs")
     if evaluators := list(dict.fromkeys(c["evaluator"] for c in view["columns"] if c["evaluator"])):
-        parts.append(f"Scores by {', '.join(markdown(name) for name in evaluators)}.")
+        within = " They compare within a pair of images only." if len(view["pairs"]) > 1 else ""
+        parts.append(f"Scores by {', '.join(markdown(name) for name in evaluators)}.{within}")
     parts.append(_markdown_table(view))
     parts += _markdown_means(view)
     if reasons := [run for run in view["runs"] if run["reason"]]:
@@ -196,11 +197,15 @@ def _markdown_means(view: dict[str, Any]) -> list[str]:
     lines.append(["---"] * len(parameters) + ["---:"] * (1 + len(results)))
     for runs in rows:
         cells = [brief(runs[0]["values"].get(column["key"])) for column in parameters]
-        means = [_latex_mean([run["values"].get(c["key"]) for run in runs], is_time(c)) for c in results]
-        means = [mean.replace("$", "").replace("\\pm", "±").replace("\\times 10", "x 10") for mean in means]
+        means = [mean([run["values"].get(c["key"]) for run in runs], is_time(c)) for c in results]
         lines.append([*cells, str(len(runs)), *means])
     heading = f"## Means over the {over}, ± their standard deviation"
     return [heading, "\n".join(f"| {' | '.join(map(markdown, line))} |" for line in lines)]
+
+
+def mean(values: Sequence[Any], time: bool = False) -> str:
+    """Return a value, or the mean of several with their standard deviation (of a sample): ``0.79 ± 0.01``."""
+    return _latex_mean(values, time).replace("$", "").replace("\\pm", "±").replace("\\times 10", "x 10")
 
 
 def _latex_value(value: Any, time: bool = False) -> str:
@@ -220,12 +225,12 @@ def _latex_mean(values: Sequence[Any], time: bool = False) -> str:
         return "--"
     if len(known) < 2:
         return _latex_value(known[0], time)
-    mean, spread = statistics.fmean(known), statistics.stdev(known)
-    if (time and mean >= 0.1) or 1e-3 <= abs(mean) < 1e5:
-        is_time = time and mean >= 0.1
-        decimals = int(mean < 99.95) if is_time else max(0, 3 - math.floor(math.log10(abs(mean))))
-        return f"${mean:.{decimals}f} \\pm {spread:.{decimals}f}$"
-    return f"{_latex_value(mean)[:-1]} \\pm {_latex_value(float(f'{spread:.2g}'))[1:]}"
+    middle, spread = statistics.fmean(known), statistics.stdev(known)
+    if (time and middle >= 0.1) or 1e-3 <= abs(middle) < 1e5:
+        is_time = time and middle >= 0.1
+        decimals = int(middle < 99.95) if is_time else max(0, 3 - math.floor(math.log10(abs(middle))))
+        return f"${middle:.{decimals}f} \\pm {spread:.{decimals}f}$"
+    return f"{_latex_value(middle)[:-1]} \\pm {_latex_value(float(f'{spread:.2g}'))[1:]}"
 
 
 def _latex_head(column: dict[str, Any]) -> str:

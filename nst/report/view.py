@@ -17,8 +17,9 @@ import yaml
 from nst import trust
 from nst.report.axes import Axis, canonical, find_axes, find_parameters, short_texts, values_of
 from nst.report.citations import bibtex, networks
-from nst.report.columns import columns_of, evaluator_of, trade_offs, value_in
+from nst.report.columns import columns_of, evaluator_of, value_in
 from nst.report.inputs import KINDS, Input, find_inputs, inputs_of
+from nst.report.pairs import pair_of, trade_offs
 from nst.report.pictures import Pictures, draw
 from nst.report.runs import STATUSES, Collection, Metrics, Run, nested
 from nst.runs import resume
@@ -72,6 +73,7 @@ class _Shared:
     inputs: dict[str, Input]
     columns: list[dict[str, Any]]
     texts: dict[str, dict[str, str]]
+    pairs: list[tuple[str, ...]]  # of images, as ids
 
 
 def make_view(
@@ -85,7 +87,9 @@ def make_view(
     axes, inputs = find_axes(collection), find_inputs(runs)
     parameters = find_parameters(runs, axes)
     columns, texts = columns_of(runs, parameters), {key: short_texts(values_of(runs, key)) for key in parameters}
-    shared = _Shared(collection, pictures, place, axes, inputs=inputs, columns=columns, texts=texts)
+    pairs = list(dict.fromkeys(pair for run in runs if (pair := pair_of(run, inputs))))
+    shared = _Shared(collection, pictures, place, axes, inputs=inputs, columns=columns, texts=texts, pairs=pairs)
+    of_runs = [_run_view(number, run, shared) for number, run in enumerate(runs)]
     counts = {status: sum(run.status == status for run in runs) for status in STATUSES}
     thumbs = zip(inputs.items(), pictures.thumbs, strict=True)
     return {
@@ -100,8 +104,9 @@ def make_view(
         "axes": [_axis_view(axis) for axis in axes],
         "inputs": [image.view(number, thumb) for (number, image), thumb in thumbs],
         "columns": columns,
-        "pareto": trade_offs(columns),
-        "runs": [_run_view(number, run, shared) for number, run in enumerate(runs)],
+        "pairs": [" and ".join(inputs[name].short for name in pair) for pair in pairs],
+        "pareto": trade_offs(columns, of_runs),
+        "runs": of_runs,
         "licences": [image.licence() for image in dict.fromkeys(inputs.values())],
         "networks": networks(runs),
         "bibtex": bibtex(runs),
@@ -122,6 +127,7 @@ def _run_view(number: int, run: Run, shared: _Shared) -> dict[str, Any]:
     width, height = pictures.sizes[number] or ((sprite.width, sprite.height) if sprite else (None, None))
     full = run.picture if run.picture not in pictures.broken else None
     where = place.folder_text(run.folder, run.name, run.fact("cwd") or collection.sweep.get("cwd"))
+    images = pair_of(run, shared.inputs)
     points = max(10, min(MOST_POINTS, MOST_POINTS_IN_ALL // len(collection.runs)))
     return {
         "id": number,
@@ -132,6 +138,7 @@ def _run_view(number: int, run: Run, shared: _Shared) -> dict[str, Any]:
         "axis": places,
         "values": {column["key"]: value_in(column, run, shared.texts) for column in shared.columns},
         **{kind: _input_id(run, kind, shared.inputs) for kind in KINDS},
+        "pair": shared.pairs.index(images) if images else None,
         "sprite": asdict(sprite) if sprite else None,
         "preview": pictures.finals[number],
         "full": place.link(run, full) if full else None,

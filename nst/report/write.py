@@ -44,7 +44,8 @@ def write_report(
         title: in place of the sweep's own.
         question: likewise.
         budget: bytes of the pictures in the page; 0 leaves them out.
-        bundle: write the zip file as well: there, or as ``bundle.zip`` beside the page.
+        bundle: write the zip file as well: there, or as ``bundle.zip`` beside the page. One that lies beside the page
+            is written again in any case, so that it never is older than its report.
 
     Raises:
         UserError: a folder is not there or holds no run, or nothing can be written.
@@ -57,6 +58,7 @@ def write_report(
     pictures = draw_pictures(collection, budget)
     view = make_view(collection, pictures, Place(folder), title, question)
     written = Written([], list(view["notes"]))
+    renewed = not bundle and (folder / BUNDLE).is_file()
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for name, text in _texts(view).items():
@@ -64,7 +66,7 @@ def write_report(
         with _writing(folder / name):
             write_atomic(folder / name, operator.methodcaller("write", data))
         written.files.append(folder / name)
-    if bundle:
+    if bundle or renewed:
         path = bundle.absolute() if isinstance(bundle, Path) else folder / BUNDLE
         inside = make_view(collection, pictures, Place(None), title, question)
         with _writing(path.parent):
@@ -73,6 +75,8 @@ def write_report(
         with _writing(path):
             write_atomic(path, lambda file: written.notes.extend(write_bundle(file, collection, texts, view["title"])))
         written.files.append(path)
+        if renewed:
+            written.notes.append(f"{path.name} lay beside the report and has been written again with it.")
     return written
 
 

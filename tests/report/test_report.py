@@ -259,7 +259,13 @@ def test_scores_of_different_evaluators_never_share_a_column(tmp_path: Path) -> 
             holders = [run["name"] for run in view["runs"] if run["values"][column["key"]] is not None]
             assert holders == [{"one": "0", "two": "1"}[column["evaluator"]]]
     assert view["pareto"] == [
-        {"evaluator": name, "x": f"{name}/content_distance", "y": f"{name}/style_distance"} for name in ("one", "two")
+        {
+            "evaluator": name,
+            "x": f"{name}/content_distance",
+            "y": f"{name}/style_distance",
+            "fronts": [{"pair": 0, "runs": [place], "front": [place]}],
+        }
+        for place, name in enumerate(("one", "two"))
     ]
     assert any("one, two" in note for note in view["notes"])
 
@@ -866,6 +872,35 @@ def test_the_bundle_is_whole_and_its_links_work(tmp_path: Path) -> None:
     linked = {unquote(link).removeprefix("./") for link in re.findall(r"(?:href|src)=\"([^\"#:]+)\"", page)}
     assert f"{first}/result.png" in linked
     assert all((tmp_path / "unzipped" / link).is_file() for link in linked)
+
+
+def test_a_bundle_beside_the_report_is_renewed_when_points_are_added(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path / "sweep", {"beta": ["0.1"], "seed": [0, 1]}, **TINY)
+    assert len(write_report([folder]).files) == 3  # no bundle is made that nobody asked for
+    write_report([folder], bundle=True)
+    make_run(folder / "2_added", {"beta": 0.1, "seed": 7}, **TINY)
+    written = write_report([folder])
+    assert [path.name for path in written.files][-1] == "bundle.zip"
+    assert any("bundle.zip" in note and "again" in note for note in written.notes)
+    with zipfile.ZipFile(folder / "bundle.zip") as archive:
+        assert "2_added/result.png" in archive.namelist()
+        summary = archive.read("summary.csv").decode()
+    assert summary == (folder / "summary.csv").read_text()
+    assert summary.count("\n") == 4
+
+
+def test_scores_compare_within_a_pair_of_images(tmp_path: Path) -> None:
+    axes_of_two = {"content": ["coffee", "chelsea"], "style": ["wave", "swirls"], "beta": ["0.1", "1"]}
+    view = view_of(make_sweep(tmp_path / "sweep", axes_of_two, failed=[7], **TINY))
+    assert view["pairs"] == ["coffee and wave", "coffee and swirls", "chelsea and wave", "chelsea and swirls"]
+    assert [run["pair"] for run in view["runs"]] == [0, 0, 1, 1, 2, 2, 3, 3]
+    fronts = view["pareto"][0]["fronts"]
+    assert [(one["pair"], one["runs"]) for one in fronts] == [(0, [0, 1]), (1, [2, 3]), (2, [4, 5]), (3, [6])]
+    assert all(one["front"] and set(one["front"]) <= set(one["runs"]) for one in fronts)
+    assert "within a pair of images only" in tables.report_markdown(view)
+    single = view_of(make_sweep(tmp_path / "single", {"beta": ["0.1", "1"]}, **TINY))
+    assert len(single["pairs"]) == 1
+    assert "within a pair" not in tables.report_markdown(single)
 
 
 def test_a_report_can_be_made_of_an_unzipped_bundle_where_the_images_are_gone(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import json
 import math
 import random
 import re
+import shutil
 import statistics
+import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,9 +25,11 @@ import pytest
 import synthetic_view
 from PIL import Image
 
-from nst.report.page import best, breakable, cells, directions, faces, facets, number, render
+from nst.report.page import breakable, cells, directions, faces, facets, number, render
+from nst.report.pairs import best, first_two, front, trade_offs
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}&amp;\u2028émoji 🎨 " + "x" * 300
+SIZES = {"optimizer": ("adam", "lbfgs"), "beta": ("0.001", "0.01", "0.1"), "size": ("64", "96")}
 FORM = {"optimizer": ("adam", "lbfgs"), "beta": ("0.001", "0.01", "0.1"), "seed": ("0", "1")}
 COLOURS = [(230, 30, 30), (30, 160, 40), (40, 60, 220), (240, 220, 40)]
 
@@ -181,14 +185,14 @@ def test_every_run_stands_in_the_cell_of_its_values() -> None:
         for run in view["runs"]:
             if rng.random() < 0.2:
                 run["axis"][rng.randrange(count)] = None
-        for across, down in itertools.permutations(range(count), 2):
+        for across, down in itertools.permutations(set(range(count)) - {2}, 2):  # a seed is no direction
             seen = []
             for facet in facets(view["axes"], view["runs"], across, down):
                 for row, places in facet.rows:
                     for column, place in ((c, p) for c, ps in zip(facet.columns, places, strict=True) for p in ps):
                         axis = view["runs"][place]["axis"]
                         assert (axis[across], axis[down]) == (column, row)
-                        for i in set(range(count)) - {across, down}:
+                        for i in set(range(count)) - {across, down, 2}:
                             text = "–" if axis[i] is None else view["axes"][i]["texts"][axis[i]]  # noqa: RUF001
                             assert f"{view['axes'][i]['label']} = {text}" in facet.heading.split(", ")
                         seen.append(place)
@@ -200,10 +204,10 @@ def test_every_run_stands_in_the_cell_of_its_values() -> None:
     [
         ([], None, None),
         (["beta"], "beta", None),
-        (["seed"], "seed", None),
+        (["seed"], None, None),
         (["beta", "style"], "style", "beta"),
         (["style", "beta"], "beta", "style"),
-        (["seed", "beta"], "seed", "beta"),
+        (["seed", "beta"], "beta", None),
         (["style", "seed", "beta"], "beta", "style"),
         (["optimizer", "style", "beta"], "style", "optimizer"),
     ],
@@ -244,20 +248,28 @@ def test_a_large_number_costs_the_others_of_its_column_no_digits() -> None:
     assert texts("seconds", 8.1234, 99.91, 570.51, 1234.5678) == ["8.1", "99.9", "571", "1235"]
 
 
-def test_the_best_of_a_column_is_marked_and_evaluators_are_kept_apart() -> None:
-    view = small(FORM, evaluators=("squeezenet-256-aaaaaa", "vgg19-512-bbbbbb"), status={0: "failed"})
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_the_best_of_a_pair_is_marked_and_evaluators_are_kept_apart(pairs: int) -> None:
+    view = small(
+        FORM | {"style": ("swirls", "wave")[:pairs]},
+        evaluators=("squeezenet-256-aaaaaa", "vgg19-512-bbbbbb"),
+        status={0: "failed"},
+    )
     found = best(view["columns"], view["runs"])
     scores = [c for c in view["columns"] if c["kind"] == "score"]
-    assert set(found) == {c["key"] for c in scores}
-    for column in scores:
-        values = [v for run in view["runs"] if (v := run["values"].get(column["key"])) is not None]
-        assert found[column["key"]] == (min if column["better"] == "lower" else max)(values)
+    assert set(found) == {(pair, c["key"]) for c in scores for pair in range(pairs)}
+    for column, pair in itertools.product(scores, range(pairs)):
+        ours = [run["values"] for run in view["runs"] if run["pair"] == pair]
+        values = [v for of_run in ours if (v := of_run.get(column["key"])) is not None]
+        assert found[pair, column["key"]] == (min if column["better"] == "lower" else max)(values)
     page = Elements(render(view))
     headings = [text for text in page.texts if text.startswith("Scores by ")]
     assert headings == ["Scores by squeezenet-256-aaaaaa", "Scores by vgg19-512-bbbbbb"]
     marked = [a for a in page.of("td") if "best" in (a.get("class") or "").split()]
-    ties = sum(run["values"].get(key) == value for key, value in found.items() for run in view["runs"])
-    assert len(marked) == ties
+    ties = [
+        r for (pair, key), v in found.items() for r in view["runs"] if (r["pair"], r["values"].get(key)) == (pair, v)
+    ]
+    assert len(marked) == len(ties)
 
 
 def test_failed_runs_are_told_with_their_reasons() -> None:
@@ -492,7 +504,7 @@ def test_the_table_sorts_by_number_with_blanks_last(desk: Desk) -> None:
 
 
 def test_the_pickers_lay_every_run_into_its_cell(desk: Desk) -> None:
-    view = small(FORM, left_out=(3,), repeat=2)
+    view = small(SIZES, left_out=(3,), repeat=2)
     view["runs"][5]["axis"][1] = None
     page = desk.open(view)
     axes = view["axes"]
@@ -526,7 +538,7 @@ def test_the_pickers_lay_every_run_into_its_cell(desk: Desk) -> None:
     page.get_by_label("Down").select_option("0")
     check(1, 0, everything)
     assert page.evaluate(read) == first  # as the template had laid them
-    page.locator("[name=value-2]").select_option("1")
+    page.locator("[name=only-size]").select_option("1")
     check(1, 0, {i for i in everything if view["runs"][i]["axis"][2] == 1})
     hidden = next(i for i in everything if view["runs"][i]["axis"][2] == 0)
     page.evaluate(f"document.querySelector('#run-{hidden} summary').click()")
@@ -626,71 +638,160 @@ def test_the_curves_are_where_the_numbers_say(desk: Desk) -> None:
     assert (xs[3] - xs[0]) / (xs[-1] - xs[0]) == pytest.approx(
         (seconds[3] - seconds[0]) / (seconds[-1] - seconds[0]), abs=0.01
     )
-    key = page.locator('[data-key="curves"]')
-    key.get_by_role("button", name=view["runs"][4]["label"], exact=True).focus()
-    assert page.locator("#curves .marks path.on").evaluate_all("(all) => all.map((p) => p.dataset.of)") == ["4"]
-    key.get_by_role("button", name=view["runs"][4]["label"], exact=True).press("ArrowUp")
-    assert page.locator("#curves .marks path.on").evaluate_all("(all) => all.map((p) => p.dataset.of)") == ["3"]
+    entry = page.locator('[data-key="curves"]').get_by_role("button", name="optimizer=adam, beta=0.1 (2 runs)")
+    entry.focus()  # the seeds of a setting are one entry
+    assert page.locator("#curves .marks path.on").evaluate_all("(all) => all.map((p) => p.dataset.of)") == ["4", "5"]
+    entry.press("ArrowUp")
+    assert page.locator("#curves .marks path.on").evaluate_all("(all) => all.map((p) => p.dataset.of)") == ["2", "3"]
 
 
-@pytest.mark.parametrize("spread", ["range", "deviation"])
-def test_the_effect_is_mean_and_spread_over_the_seeds(desk: Desk, spread: str) -> None:
+def test_the_effect_is_mean_and_spread_over_the_seeds(desk: Desk) -> None:
     view = small({"beta": ("0.001", "0.01", "0.1"), "optimizer": ("adam", "lbfgs"), "seed": ("0", "1", "2")})
     key = f"{synthetic_view.EVALUATOR}/style_distance"
     page = desk.open(view)
     page.locator("#effect .chart").scroll_into_view_if_needed()
     form = page.locator("#effect-form")
     form.get_by_label("Measure").select_option(key)
-    form.get_by_label("Spread").select_option(spread)
     told = page.locator("#effect .marks title").evaluate_all("(all) => all.map((title) => title.textContent)")
     assert len(told) == 6
     for b, o in itertools.product(range(3), range(2)):
         values = [run["values"][key] for run in view["runs"] if run["axis"][:2] == [b, o]]
-        mean, deviation = statistics.mean(values), statistics.stdev(values)
-        low, high = (min(values), max(values)) if spread == "range" else (mean - deviation, mean + deviation)
         start = f"optimizer={view['axes'][1]['texts'][o]}, beta {view['axes'][0]['texts'][b]}: "
         line = next(text for text in told if text.startswith(start))
         numbers = [float(text) for text in re.findall(r"[\d.]+", line[len(start) :])]
-        assert numbers == pytest.approx([mean, low, high, 3], rel=3e-4)
-    assert ("standard deviation" in page.locator("#effect-text").inner_text()) == (spread == "deviation")
+        assert numbers == pytest.approx([statistics.mean(values), statistics.stdev(values), 3], rel=6e-4)
+    assert "standard deviation" in page.locator("#effect-text").inner_text()
     assert "over seed" in page.locator("#effect-text").inner_text()
     assert "(logarithmic)" in page.locator("#effect .chart").inner_text()
     form.get_by_label("A line for each").select_option("")
     assert page.locator("#effect .marks g[data-of]").count() == 1
+    form.get_by_label("A line for each").select_option("1")
     form.get_by_label("Against").select_option("1")  # names instead of numbers
     assert "lbfgs" in page.locator("#effect .chart").inner_text()
     assert page.locator("#effect .marks title").count() == 6
 
 
-def test_the_front_is_what_no_other_run_beats(desk: Desk) -> None:
-    view = small(FORM, status={2: "failed"})
-    pair = view["pareto"][0]
+@pytest.mark.parametrize("styles", [("wave",), ("wave", "swirls")])
+def test_the_front_of_a_pair_is_what_no_other_of_its_runs_beats(desk: Desk, styles: tuple[str, ...]) -> None:
+    view = small(FORM | {"style": styles}, status={2: "failed"})
+    x, y = (f"{synthetic_view.EVALUATOR}/{name}_distance" for name in ("content", "style"))
     rng = random.Random(5)
     for run in view["runs"]:
         if run["status"] == "done":
-            run["values"][pair["x"]] = rng.randrange(1, 6) / 10  # with ties
-            run["values"][pair["y"]] = rng.randrange(1, 6) / 10
+            run["values"][x] = rng.randrange(1, 6) / 10  # with ties
+            run["values"][y] = rng.randrange(1, 6) / 10
+    view["pareto"] = trade_offs(view["columns"], view["runs"])
     page = desk.open(view)
     draw_all(page)
-    points = {
-        i: (run["values"][pair["x"]], run["values"][pair["y"]])
-        for i, run in enumerate(view["runs"])
-        if run["status"] == "done"
-    }
-    wanted = {
-        i for i, (x, y) in points.items() if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points.values())
-    }
+    assert page.locator("#tradeoff .part").count() == len(styles)
     read = "(all) => all.map((point) => Number(point.dataset.of))"
-    assert set(page.locator("#tradeoff a.front").evaluate_all(read)) == wanted
-    assert set(page.locator("#tradeoff a.point").evaluate_all(read)) == set(points)
-    assert "1 of 12 runs has no scores" in page.locator("#tradeoff").inner_text()
+    for pair in range(len(styles)):
+        points = {
+            i: (run["values"][x], run["values"][y])
+            for i, run in enumerate(view["runs"])
+            if run["status"] == "done" and run["pair"] == pair
+        }
+        wanted = {
+            i for i, p in points.items() if not any(a <= p[0] and b <= p[1] and (a, b) != p for a, b in points.values())
+        }
+        part = page.locator("#tradeoff .part").nth(pair)
+        assert set(part.locator("a.front").evaluate_all(read)) == wanted
+        assert set(part.locator("a.point").evaluate_all(read)) == set(points)
+    assert f"1 of {len(view['runs'])} runs has no scores" in page.locator("#tradeoff").inner_text()
     assert "lower is better" in page.locator("#tradeoff").inner_text().lower()
     point = page.locator("#tradeoff a.point").last
     point.focus()
     place = int(point.get_attribute("data-of"))
-    assert view["runs"][place]["label"] in page.locator("#tradeoff .tip").inner_text()
+    assert view["runs"][place]["label"] in page.locator("#tradeoff .tip:visible").inner_text()
     page.keyboard.press("Enter")
     assert page.get_by_role("dialog").get_by_role("heading").inner_text() == view["runs"][place]["label"]
+
+
+def test_a_run_that_is_alone_with_its_pair_has_no_chart(desk: Desk) -> None:
+    view = small({"style": ("wave", "swirls", "mosaic"), "beta": ("0.1", "1")}, left_out=(1, 3))
+    page = desk.open(view)
+    draw_all(page)
+    assert page.locator("#tradeoff .part").count() == 1
+    assert "2 pairs of images have one run only" in page.locator("#tradeoff").inner_text()
+
+
+def test_a_front_has_equal_points_and_no_beaten_ones() -> None:
+    points = {0: (0.2, 0.5), 1: (0.2, 0.4), 2: (0.3, 0.4), 3: (0.1, 0.9), 4: (0.2, 0.4), 5: (0.5, 0.1), 6: (0.6, 0.1)}
+    assert front(points) == [3, 1, 4, 5]
+
+
+def test_a_comparison_starts_with_one_pair_and_one_knob() -> None:
+    axes = {
+        "style": ("wave", "swirls"),
+        "seed": ("0", "1"),
+        "beta": ("0.1", "0.01", "1"),
+        "optimizer": ("adam", "lbfgs"),
+    }
+    view = small(axes, status={0: "failed", 2: "interrupted", 4: "out_of_memory"}, long_side=16, tile=8)
+    for count in (24, 12, 5, 4):  # fewer and fewer to choose from
+        runs = view["runs"][:count]
+        a, b = (runs[int(name.removeprefix("run-"))] for name in first_two(view["axes"], runs, view["inputs"]))
+        assert {a["status"], b["status"]} == {"done"}
+        assert a["pair"] == b["pair"]
+        differing = [axis["key"] for axis, x, y in zip(view["axes"], a["axis"], b["axis"], strict=True) if x != y]
+        assert len(differing) == 1
+        assert differing != ["seed"]
+    alone = first_two(view["axes"], view["runs"][:2], view["inputs"])
+    assert alone == ["input-0", "run-1"]
+    assert first_two(view["axes"], [], []) == []
+
+
+def test_the_seeds_of_a_setting_share_a_cell_with_mean_and_spread(desk: Desk) -> None:
+    view = small(FORM, status={3: "failed"})
+    page = desk.open(view)
+    assert page.locator(".grid").count() == 1
+    assert page.locator(".grid td .repeat").count() == 6
+    assert page.locator("[name=across] option").all_inner_texts() == ["optimizer", "beta"]
+    key = f"{synthetic_view.EVALUATOR}/style_distance"
+    for place in range(0, 12, 2):
+        cell = page.locator(f"#repeat-{place}")
+        assert cell.locator("figure").evaluate_all("(all) => all.map((f) => f.id)") == [
+            f"picture-{place}",
+            f"picture-{place + 1}",
+        ]
+        values = [run["values"][key] for run in view["runs"][place : place + 2] if run["status"] == "done"]
+        told = cell.locator(".spread div", has_text="style distance")
+        assert told.count() == (len(values) > 1)
+        if len(values) > 1:
+            numbers = [float(text) for text in told.locator("dd").inner_text().split("±")]
+            assert numbers == pytest.approx([statistics.mean(values), statistics.stdev(values)], abs=6e-5)
+    page.locator("[name=only-seed]").select_option(label="1")
+    visible = [i for i in range(12) if page.locator(f"#picture-{i}").is_visible()]
+    assert visible == list(range(1, 12, 2))
+    page.get_by_label("Across").select_option("0")  # the other way round, still with one seed
+    assert page.locator(".grid td .repeat").count() == 6
+    assert [i for i in range(12) if page.locator(f"#picture-{i}").is_visible()] == visible
+
+
+def test_choices_are_kept_in_the_address(desk: Desk) -> None:
+    page = desk.open(small(FORM | {"style": ("wave", "swirls")}))
+    draw_all(page)
+    assert "=" not in page.url
+    page.get_by_label("Across").select_option(label="style")
+    page.locator("[name=only-seed]").select_option(label="1")
+    page.get_by_label("Colour").select_option(label="style")
+    page.get_by_label("logarithmic").uncheck()
+    page.locator("#effect-form [name=axis]").select_option(label="optimizer")
+    page.locator(".bar a", has_text="Effect").click()
+    assert re.search(r"#effect&.*across=style", page.url)
+    read = """() => [...document.querySelectorAll('select, input[type=checkbox]')].map(
+      (control) => control.type === 'checkbox' ? control.checked : control.selectedOptions[0].text)"""
+    grid = "() => [...document.querySelectorAll('caption, .cell')].map((e) => [e.id || e.textContent, e.hidden])"
+    before = page.evaluate(read), page.evaluate(grid)
+    sent = page.context.new_page()
+    sent.goto(page.url)
+    page.reload()
+    for opened in (page, sent):
+        draw_all(opened)
+        assert (opened.evaluate(read), opened.evaluate(grid)) == before
+        assert opened.evaluate("document.querySelector('#effect').getBoundingClientRect().top") < 400
+    page.get_by_label("Across").select_option(label="beta")  # as at first
+    assert "across" not in page.url
 
 
 def test_without_scripts_everything_but_the_charts_is_there(desk: Desk) -> None:
@@ -705,16 +806,6 @@ def test_without_scripts_everything_but_the_charts_is_there(desk: Desk) -> None:
     for text in (view["runs"][4]["command"], view["runs"][4]["provenance"][0][1]):
         assert page.locator("#run-4").locator("code, td", has_text=text).first.is_visible()
     assert page.locator("#results tbody tr").count() == 12
-
-
-def test_without_scripts_a_film_shows_its_last_picture(desk: Desk) -> None:
-    view = small({"beta": ("0.1",)})
-    view["runs"][0] |= {"preview": None, "full": None, "status": "interrupted"}
-    view["runs"][0]["sprite"] = {"src": plain(COLOURS[:3]), "steps": [0, 1, 2], "width": 32, "height": 32}
-    for scripts in (False, True):
-        page = desk.open(view, java_script_enabled=scripts)
-        for x in (0.03, 0.5, 0.97):
-            assert near(pixel(page, "#picture-0 .frame", x, 0.7), COLOURS[2])
 
 
 @pytest.mark.parametrize("axes", [{}, {"beta": ("0.001", "0.01")}, None, FORM, {**FORM, "style": ("wave", "swirls")}])
@@ -745,44 +836,81 @@ def test_the_theme_follows_the_system_and_the_button(desk: Desk) -> None:
     assert max(page.evaluate(lightness)) < 60  # remembered
 
 
-def test_on_paper_all_is_open_and_nothing_is_a_control(desk: Desk) -> None:
+def test_on_paper_nothing_is_a_control_and_configurations_are_an_appendix(desk: Desk) -> None:
     page = desk.open(small(FORM), color_scheme="dark")
     draw_all(page)
-    page.emulate_media(media="print", color_scheme="dark")
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
-    assert page.locator("details:not([open])").count() == 0
-    assert page.locator("#run-3 pre").count() >= 2
-    for control in page.locator("button, select, input").all():
-        assert not control.is_visible() or control.locator("xpath=ancestor::thead|ancestor::*[@data-key]").count()
-    assert page.locator("#results").evaluate(
-        "(table) => table.parentElement.scrollHeight <= table.parentElement.clientHeight + 1"
-    )
-    assert page.pdf().startswith(b"%PDF")
+    appendix = page.get_by_label("as an appendix")
+    for wanted in (False, True):
+        appendix.set_checked(wanted)
+        page.emulate_media(media="print", color_scheme="dark")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("#runs").is_visible() == wanted
+        assert page.locator("#run-3 pre").first.is_visible() == wanted
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+        for control in page.locator("button, select, input").all():
+            assert not control.is_visible() or control.locator("xpath=ancestor::thead|ancestor::*[@data-key]").count()
+        assert page.locator("#results").evaluate(
+            "(table) => table.parentElement.scrollHeight <= table.parentElement.clientHeight + 1"
+        )
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        page.emulate_media(media="screen")
 
 
-def test_charts_that_nobody_has_scrolled_to_are_printed(desk: Desk) -> None:
+def test_eight_runs_fit_in_eight_pages(desk: Desk) -> None:
+    page = desk.open(small({"style": ("wave", "swirls"), "beta": ("0.01", "0.1"), "seed": ("0", "1")}, long_side=256))
+
+    def pages() -> int:
+        return len(re.findall(rb"/Type\s*/Page\b", page.pdf(prefer_css_page_size=True)))
+
+    assert 1 < pages() <= 8
+    page.get_by_label("as an appendix").check()
+    assert pages() > 8
+
+
+def test_no_heading_is_printed_apart_from_its_chart(desk: Desk, tmp_path: Path) -> None:
+    if shutil.which("pdftotext") is None:
+        pytest.skip("pdftotext is not installed")
+    charts = {"Losses": "steps", "Effect of a parameter": "(logarithmic)", "Content against style": "style distance ("}
+    for values in (1, 2, 4):  # charts begin at other heights of a page
+        beta = ("0.001", "0.01", "0.1", "1")[:values] if values > 1 else ("0.01", "0.1")
+        page = desk.open(small({"beta": beta, "optimizer": ("adam", "lbfgs")[: 1 + (values > 1)]}, long_side=256))
+        page.pdf(prefer_css_page_size=True, path=tmp_path / "report.pdf")
+        text = subprocess.run(["pdftotext", tmp_path / "report.pdf", "-"], capture_output=True, text=True, check=True)
+        sheets = text.stdout.split("\f")
+        for heading, axis in charts.items():
+            assert any(heading in sheet and axis in sheet for sheet in sheets), (values, heading)
+
+
+def test_everything_is_drawn_without_scrolling(desk: Desk) -> None:
     view = small(FORM)
     page = desk.open(view, viewport={"width": 900, "height": 300})
-    charts = page.locator(".chart")
-    assert charts.count() == 3
-    assert charts.locator("svg").count() == 0
-    page.emulate_media(media="print")
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    # at once, since the browser does not wait
-    assert (
-        page.evaluate("[...document.querySelectorAll('.chart')].map((c) => c.querySelectorAll('svg').length)")
-        == [1] * 3
-    )
+    wait(page, "document.querySelectorAll('.chart svg').length === 3")
+    assert page.evaluate("scrollY") == 0
     assert page.locator("#curves .marks path[data-of]").count() == len(view["runs"])
     assert page.locator("#effect .marks title").count() == 6
     assert page.locator("#tradeoff a.point").count() == len(view["runs"])
     assert all(key.locator("button").count() for key in page.locator("[data-key]").all())
-    page.evaluate("dispatchEvent(new Event('afterprint'))")
-    page.emulate_media(media="screen")
-    draw_all(page)
-    assert charts.locator("svg").count() >= 3
+    assert page.locator("#results .thumb img").count() == len(view["runs"])
+    assert page.locator("#wipe img:visible").count() == 2
+
+
+def test_charts_are_printed_even_before_they_are_drawn(desk: Desk) -> None:
+    view = small(FORM)
+    page = desk.open(view)
+    drawn = """() => { for (const chart of document.querySelectorAll('.chart')) chart.replaceChildren();
+      dispatchEvent(new Event('beforeprint'));
+      return [...document.querySelectorAll('.chart')].map((chart) => chart.querySelectorAll('svg').length); }"""
+    page.add_init_script("window.requestAnimationFrame = () => 0")  # the page is never shown
+    page.reload()
+    assert page.evaluate(drawn) == [1] * 3
+
+
+def test_a_key_that_scrolls_says_so(desk: Desk) -> None:
+    for sizes, scrolls in ((4, False), (40, True)):
+        page = desk.open(small({"size": [str(64 + i) for i in range(sizes)], "seed": ("0", "1")}, long_side=16, tile=8))
+        draw_all(page)
+        assert ("scroll to see all" in page.locator('[data-key="curves"]').inner_text()) == scrolls
 
 
 def test_the_keyboard_reaches_everything_in_order(desk: Desk) -> None:
@@ -836,7 +964,7 @@ def test_two_hundred_runs_stay_light(desk: Desk) -> None:
     page.locator("#step").fill("3")
     page.wait_for_timeout(200)
     # only pictures in or near sight have become films
-    assert 0 < page.locator(".film").count() < 120
+    assert 0 < page.locator(".film").count() < 160
     assert page.evaluate(count) - before < 500
 
 
