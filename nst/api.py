@@ -12,7 +12,7 @@ import copy
 import html
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,20 +68,20 @@ def main() -> None:
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A run as its folder tells of it. A notebook shows its picture."""
 
     folder: Path
     status: str  # done, running, interrupted, failed, out_of_memory, skipped, not started, unknown
     reason: str  # why it is not done; else empty
-    config: dict[str, Any] = field(repr=False)  # every knob, resolved
+    config: dict[str, Any]  # every knob, resolved
     overrides: list[str]  # what was typed for it, as NAME=VALUE
     scores: dict[str, Any]  # of the result, by the evaluator; empty if there are none
-    losses: dict[str, float] = field(repr=False)  # those of the last step; likewise
-    metrics: dict[str, list[float | None]] = field(repr=False)  # metrics.csv by column: pandas.DataFrame(run.metrics)
-    file: Path | None = field(repr=False)  # the picture's: the result, or what an unfinished run left
-    files: list[Path] = field(repr=False)  # whatever it was to make: beside the result a network, a clip, paintings
+    losses: dict[str, float]  # those of the last step; likewise
+    metrics: dict[str, list[float | None]]  # metrics.csv by column: pandas.DataFrame(run.metrics)
+    file: Path | None  # the picture's: the result, or what an unfinished run left
+    files: list[Path]  # whatever it was to make: beside the result a network, a clip, paintings
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -123,6 +123,9 @@ class Run:
         import torch
 
         return torch.from_numpy(np.array(self.image)).permute(2, 0, 1).float() / 255
+
+    def __repr__(self) -> str:
+        return f"<Run {self.folder}: {self.status}>"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the picture, and below it the status, what was typed and the folder."""
@@ -212,7 +215,8 @@ def _carry_out(typed: list[str]) -> Path:
             callbacks.finish(interrupted)
             begun = callbacks.let_go()
             fitting.forget()
-    assert begun is not None
+    if begun is None:
+        raise UserError("These words are no command; what is wrong with them has been printed.")
     return begun.absolute()
 
 
