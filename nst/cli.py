@@ -347,7 +347,8 @@ def as_value(value: Any) -> str:
         return repr(value)
     if isinstance(value, str | os.PathLike):
         text = str(os.fspath(value))
-        return text if text and _is_read_as(text, text) else quoted(text)
+        is_plain = text and "\\" not in text and _is_read_as(text, text)
+        return text if is_plain else quoted(text)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(as_value, value))}]"
     if isinstance(value, Mapping):
