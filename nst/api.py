@@ -88,7 +88,8 @@ class Run:
         """Read what a run's folder holds; one that was never begun may have none."""
         found = read_run(folder, folder.name)
         metrics: dict[str, Any] = dict(found.metrics)
-        metrics |= {name: [*map(int, metrics[name])] for name in ("step", "evaluations") if name in metrics}
+        for name in metrics.keys() & {"step", "evaluations"}:
+            metrics[name] = [None if number is None else int(number) for number in metrics[name]]
         results = [found.fact("result", "file"), found.fact("network", "file"), found.fact("applied", "clip")]
         named = [folder / str(name) for name in results if name]
         painted = sorted((folder / "results").rglob("*.*"), key=folders.in_order)
@@ -133,7 +134,8 @@ class Run:
         picture = ""
         if self.file is not None:
             kind = "png" if self.file.suffix == ".png" else "jpeg"
-            picture = f'<img src="data:image/{kind};base64,{base64.b64encode(self.file.read_bytes()).decode()}"><br>'
+            data = base64.b64encode(self.file.read_bytes()).decode()
+            picture = f'<img style="max-width: 100%" src="data:image/{kind};base64,{data}"><br>'
         return f"{picture}<small>{html.escape(about)}</small>"
 
 

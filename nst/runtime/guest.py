@@ -45,10 +45,11 @@ def _python() -> Iterator[None]:
         yield
     finally:
         own = {*sys.path} - {*path}
-        for name in sys.modules.keys() - modules:
-            file = Path(str(getattr(sys.modules[name], "__file__", None) or ""))
-            if any(file.is_relative_to(folder) for folder in own):
-                del sys.modules[name]
+        for name in sys.modules.keys() - modules if own else ():
+            file = Path(str(getattr(sys.modules.get(name), "__file__", None) or ""))
+            homes = [folder for folder in sys.path if file.is_relative_to(folder)]
+            if max(homes, key=len, default="") in own:  # and not in an environment that lies in there
+                sys.modules.pop(name, None)
         sys.argv[:], sys.path[:], threading.excepthook = argv, path, hook
         for name in os.environ.keys() - variables.keys():
             del os.environ[name]
