@@ -189,9 +189,7 @@ def test_whoever_uses_hydra_or_another_thread_can_run(tmp_path: Path, typed: Pat
     assert (done[0].folder / "result.png").read_bytes() == (typed / "result.png").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "word", ["betta=1", "beta=oops", "content=nope.jpg", "optimizer=foo", "photo", "clip_gradient=-1"]
-)
+@pytest.mark.parametrize("word", ["betta=1", "content=nope.jpg", "photo"])  # Hydra's, ours, the grammar's
 def test_a_mistake_is_told_as_the_command_line_tells_it(
     word: str, capsys: Any, tmp_path: Path, unchanged: None
 ) -> None:
