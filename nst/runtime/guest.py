@@ -54,7 +54,7 @@ def _python() -> Iterator[None]:
         for name in os.environ.keys() - variables.keys():
             del os.environ[name]
         os.environ.update(variables)
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and terminated is not None:  # else not Python's
             signal.signal(signal.SIGTERM, terminated)
 
 
