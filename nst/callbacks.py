@@ -200,6 +200,17 @@ def finish(interrupted: bool) -> bool:
     return all_done
 
 
+def let_go() -> Path | None:
+    """Forget what this process has begun, so that it, or another, may go on with it; return its folder, if any."""
+    global _launched, _claimed
+    lock = _launched.lock if _launched else _claimed
+    _launched = _claimed = None
+    if lock is None:
+        return None
+    lock.release(force=True)
+    return Path(lock.lock_file).parent
+
+
 def outcome(folder: Path, ended_before: str | None) -> tuple[str, float | None, str]:
     """Return (status, seconds, reason) of a job as the table shows them; one that died without a word is noted.
 

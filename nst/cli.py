@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import json
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -74,16 +75,8 @@ def launch(
         finish: is called at the end, whatever happened, told whether by an interruption; False: not all went well.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    threading.excepthook = _thread_error
-    logging.raiseExceptions = False  # a full disk is told once, not with a traceback for each line of the log
-    _typed[:] = sys.argv[1:]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them its own way
-    signal.signal(signal.SIGTERM, _terminate)  # like Ctrl-C, so that the workers of a launcher are ended, too
     try:
-        for arguments in complete(sys.argv[1:]):
-            words = [as_typed(argument) for argument in _known_flags(arguments)]
-            sys.argv[1:] = sorted(words, key=is_override)  # Hydra's parser stumbles over size=64 -m beta=1,2
-            main()
+        call(main, complete, sys.argv[1:])
     except KeyboardInterrupt as stop:
         finish(True)
         number = getattr(stop, "signal_number", 2)
@@ -95,6 +88,20 @@ def launch(
             raise
         reject(error)
     sys.exit(0 if finish(False) else 1)
+
+
+def call(main: Callable[[], Any], complete: Callable[[list[str]], list[list[str]]], arguments: list[str]) -> None:
+    """Call a Hydra program with arguments as they were typed; see ``launch``. What it sets in the process stays set."""
+    threading.excepthook = _thread_error
+    logging.raiseExceptions = False  # a full disk is told once, not with a traceback for each line of the log
+    _typed[:] = arguments
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them its own way
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # like Ctrl-C, so that the workers of a launcher are ended, too
+    for completed in complete(arguments):
+        words = [as_typed(argument) for argument in _known_flags(completed)]
+        sys.argv[1:] = sorted(words, key=is_override)  # Hydra's parser stumbles over size=64 -m beta=1,2
+        main()
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:
@@ -119,9 +126,8 @@ def command() -> str:
 
 
 def reject(error: Exception) -> NoReturn:
-    """Print what is wrong and exit with 1, from where an exception would not get through."""
-    print(describe(error), file=sys.stderr)
-    sys.exit(1)
+    """Exit with 1 and a message of what is wrong, from where an exception would not get through."""
+    raise SystemExit(describe(error)) from error
 
 
 def describe(error: BaseException) -> str:
@@ -323,6 +329,33 @@ def quoted(text: str) -> str:
     escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     escaped = re.sub(r"(\\+)(?=\"|$)", r"\1\1", escaped).replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def as_value(value: Any) -> str:
+    """Return a value of Python as the command line has it: a text that Hydra's grammar reads back as that value.
+
+    Numbers, texts, paths, truth values, None, and lists, tuples or mappings of them; NumPy's and torch's numbers, too.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2:
+        value = value.tolist()
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | os.PathLike):
+        text = str(os.fspath(value))
+        is_plain = text and "\\" not in text and _is_read_as(text, text)
+        return text if is_plain else quoted(text)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{as_value(key)}:{as_value(item)}' for key, item in value.items())}}}"
+    raise UserError(
+        f"A {type(value).__name__} cannot be typed. Give a number, a text, a list or a mapping; a picture by its path."
+    )
 
 
 def _thread_error(failure: threading.ExceptHookArgs) -> None:

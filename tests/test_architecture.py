@@ -16,7 +16,7 @@ ROOMS = (
     *("images", "losses", "networks", "engines", "optimization", "transformers"),
     *("runs", "evaluation", "tracking", "setup"),
     *("stylization", "batching", "training", "applying"),
-    *("report", "job", "callbacks", "reproduce"),
+    *("report", "job", "callbacks", "reproduce", "api"),
 )
 ABOVE: set[tuple[str, str]] = set()
 

@@ -126,10 +126,8 @@ def _is_installed(plugin: str) -> bool:
         return False
 
 
-def _register() -> None:
-    questions = {"gpus": gpus, "gpus_per_job": lambda: min(gpus(), 1), "jobs_at_once": jobs_at_once, "threads": threads}
-    for name, question in questions.items():
-        OmegaConf.register_new_resolver(f"nst.{name}", question, replace=True)
+def close_groups() -> None:
+    """Close the groups of launchers and sweepers in Hydra's store to the options for which conf/ has a file."""
     groups = ConfigStore.instance().repo.setdefault("hydra", {})
     for group in ("launcher", "sweeper"):
         stored, groups[group] = groups.get(group, {}), Options()
@@ -137,4 +135,7 @@ def _register() -> None:
             groups[group][option] = node
 
 
-_register()
+# On import, since workers of a launcher import this module and not run.py.
+_questions = {"gpus": gpus, "gpus_per_job": lambda: min(gpus(), 1), "jobs_at_once": jobs_at_once, "threads": threads}
+for _name, _question in _questions.items():
+    OmegaConf.register_new_resolver(f"nst.{_name}", _question, replace=True)

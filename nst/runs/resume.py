@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from nst import trust
-from nst.cli import is_override, quoted
+from nst.cli import as_value, is_override, quoted
 from nst.configuration import between_scales, images_named, tasks
 from nst.errors import UserError
 from nst.files import plain, sha256
@@ -264,7 +264,7 @@ def _as_before(folder: Path, plan: Mapping[str, Any]) -> list[str]:
         for name in VALUES_CHANGED:
             found = [_at(named_today(record["config"]), name) for record in records]
             values |= {name: found[0]} if found[0] is not None and all(one == found[0] for one in found) else {}
-    return [f"{name}={_typed(value)}" for name, value in values.items() if name not in swept]
+    return [f"{name}={as_value(value)}" for name, value in values.items() if name not in swept]
 
 
 def _at(config: Any, dotted: str) -> Any:
@@ -272,15 +272,6 @@ def _at(config: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         config = config.get(key) if isinstance(config, Mapping) else None
     return config
-
-
-def _typed(value: Any) -> str:
-    """Return a value as it is typed on the command line."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{_typed(item)}' for key, item in value.items())}}}"
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def without_resume(arguments: list[str]) -> list[str]:

@@ -1,10 +1,10 @@
-"""How far a run is: a bar in a terminal, now and then a line in the log elsewhere."""
+"""How far a run is: a bar in a terminal or a notebook, now and then a line in the log elsewhere."""
 
 import logging
 import sys
 import time
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from nst.tracking import Snapshot
 
@@ -79,10 +79,16 @@ class ProgressLines:
 
 
 def progress(total: int | None, begin: int = 0, alone: bool = True, unit: str = "step") -> ProgressBar | ProgressLines:
-    """Return what suits standard error: a bar for a terminal, lines for a file, a pipe, or among parallel workers.
+    """Return what suits standard error: a bar where one can be seen, lines for a file, a pipe, or parallel workers.
 
     Args:
         total: see ``ProgressBar``; likewise ``begin`` and ``unit``.
         alone: no other run writes to the same terminal.
     """
-    return (ProgressBar if alone and sys.stderr.isatty() else ProgressLines)(total, begin, unit)
+    return (ProgressBar if alone and (sys.stderr.isatty() or in_notebook()) else ProgressLines)(total, begin, unit)
+
+
+def in_notebook() -> bool:
+    """Tell whether this process is the kernel of a notebook; tqdm asks the same."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return "IPKernelApp" in getattr(shell, "config", ())

@@ -265,6 +265,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, group: str, option: str) -> No
 def whole(*overrides: str) -> DictConfig:
     """Compose the configuration with Hydra's part."""
     configuration.register()
+    launchers.close_groups()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", sketch(*overrides), return_hydra_config=True)
 
