@@ -1,4 +1,7 @@
-"""Checkpoints: what an unfinished run needs to carry on to the same bytes, in one file that is never half-written."""
+"""Checkpoints: what a run needs to carry on to the same bytes, in one file that is never half-written.
+
+That of an unfinished run is ``checkpoint.pt``. A finished one keeps its last as ``state.pt``, for more steps later.
+"""
 
 import contextlib
 import hashlib
@@ -9,10 +12,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from nst.files import write_atomic
 from nst.runs import resume
 from nst.runs.resume import CHECKPOINT_FILE as FILE
+from nst.runs.resume import STATE_FILE as STATE
 
 log = logging.getLogger(__name__)
 FORMAT = 2
@@ -48,8 +53,8 @@ class Checkpoints:
         self.took = self.saved_at - began
 
 
-def save(folder: Path, content: dict[str, Any]) -> None:
-    """Write a run's checkpoint over the last one, atomically.
+def save(folder: Path, content: dict[str, Any], name: str = FILE) -> None:
+    """Write a run's checkpoint, or its ``STATE``, over the last one, atomically.
 
     It holds tensors and plain values; further kinds could not be read back safely.
 
@@ -65,7 +70,7 @@ def save(folder: Path, content: dict[str, Any]) -> None:
             raise summed.error
         file.write(CHECKSUM + summed.digest.hexdigest().encode())
 
-    write_atomic(folder / FILE, write)
+    write_atomic(folder / name, write)
 
 
 class _Summed:
@@ -88,19 +93,27 @@ class _Summed:
         """Leave that to whoever opened the file."""
 
 
-def step(folder: Path) -> int:
+def size(content: Any) -> int:
+    """Return how many bytes the tensors take that something to be saved holds."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(content) if isinstance(leaf, torch.Tensor))
+
+
+def step(folder: Path, *names: str) -> int:
     """Return after how many updates a run's checkpoint was saved; 0 if there is none, or none that can be read."""
-    with contextlib.suppress(Exception):  # told by load, when it comes to that
-        content: dict[str, Any] = torch.load(folder / FILE, map_location="cpu", weights_only=True, mmap=True)
-        return int(content["step"])
+    for name in names or (FILE, STATE):
+        with contextlib.suppress(Exception):  # told by load, when it comes to that
+            content: dict[str, Any] = torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True)
+            return int(content["step"])
     return 0
 
 
 def load(folder: Path) -> dict[str, Any] | None:
     """Return a run's checkpoint, its tensors on the CPU; None if there is none, or none that can be read."""
-    path = folder / FILE
-    if not path.exists():
-        return None
+    there = [path for path in (folder / FILE, folder / STATE) if path.exists()]
+    return next((content for path in there if (content := _read(path)) is not None), None)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
         summed = _has_its_checksum(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -124,10 +137,10 @@ def load_usable(folder: Path) -> dict[str, Any] | None:
     return saved if saved and _can_take_back(folder, saved) else None
 
 
-def remove(folder: Path) -> None:
-    """Remove a run's checkpoint, if there is one."""
+def remove(folder: Path, name: str = FILE) -> None:
+    """Remove a run's checkpoint, or its ``STATE``, if there is one."""
     with contextlib.suppress(OSError):
-        (folder / FILE).unlink()
+        (folder / name).unlink()
 
 
 def random_state() -> dict[str, Any]:
