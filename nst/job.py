@@ -158,8 +158,9 @@ def _is_to_run(job: Job, resumable: bool, claims: contextlib.ExitStack) -> bool:
 
 def _with_more_steps(job: Job, past: resume.Past) -> resume.Past:
     """Let a run have more steps than it was begun with; after a UserError nothing was changed."""
-    if resume.past_its_end(job.folder) and checkpoint.load_usable(job.folder) is None:
-        raise UserError(resume.cannot_go_on(job.folder, job.config, f"its {checkpoint.STATE} is damaged"))
+    if resume.past_its_end(job.folder) and checkpoint.load_usable(job.folder, log.debug) is None:
+        why = f"its {checkpoint.STATE}, or what that goes on with, is damaged"
+        raise UserError(resume.cannot_go_on(job.folder, job.config, why))
     return resume.extended(job.folder, job.config, job.overrides) or past
 
 

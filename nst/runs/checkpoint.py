@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ from nst.runs.resume import CHECKPOINT_FILE as FILE
 from nst.runs.resume import STATE_FILE as STATE
 
 log = logging.getLogger(__name__)
+Say = Callable[..., None]
 FORMAT = 2
 OLD_FORMAT = 1  # without a checksum
 CHECKSUM = b"SHA-256 "  # what the last bytes of the file begin with, before 64 hexadecimal digits
@@ -107,34 +108,37 @@ def step(folder: Path, *names: str) -> int:
     return 0
 
 
-def load(folder: Path) -> dict[str, Any] | None:
+def load(folder: Path, say: Say = log.warning) -> dict[str, Any] | None:
     """Return a run's checkpoint, its tensors on the CPU; None if there is none, or none that can be read."""
     there = [path for path in (folder / FILE, folder / STATE) if path.exists()]
-    return next((content for path in there if (content := _read(path)) is not None), None)
+    return next((content for path in there if (content := _read(path, say)) is not None), None)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, say: Say) -> dict[str, Any] | None:
     try:
         summed = _has_its_checksum(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] not in (FORMAT, OLD_FORMAT):
-            log.warning("The checkpoint %s is of another version: the run starts again from its beginning.", path)
+            say("The checkpoint %s is of another version: the run starts again from its beginning.", path)
             return None
         if summed is False or (summed is None and content["format"] != OLD_FORMAT):
             raise ValueError("the checksum does not fit")
     except Exception as error:  # a damaged file drives the unpickler to whatever it raises
         log.debug("The checkpoint cannot be read.", exc_info=error)
-        log.warning("The checkpoint %s is damaged: the run starts again from its beginning.", path)
+        say("The checkpoint %s is damaged: the run starts again from its beginning.", path)
         return None
     return content
 
 
-def load_usable(folder: Path) -> dict[str, Any] | None:
-    """Return a run's checkpoint, if there is one, and a record, and the files that the trackers go on with."""
+def load_usable(folder: Path, say: Say = log.warning) -> dict[str, Any] | None:
+    """Return a run's checkpoint, if there is one, and a record, and the files that the trackers go on with.
+
+    What is wrong with them is handed to ``say``.
+    """
     if "machine" not in resume.read(folder / "run.json"):
         return None  # a checkpoint of what, if not of a record?
-    saved = load(folder)
-    return saved if saved and _can_take_back(folder, saved) else None
+    saved = load(folder, say)
+    return saved if saved and _can_take_back(folder, saved, say) else None
 
 
 def remove(folder: Path, name: str = FILE) -> None:
@@ -181,7 +185,7 @@ def _lengths(content: dict[str, Any]) -> dict[str, int]:
     return {"metrics.csv": positions["metrics"], **positions["tensorboard"]["files"]} if positions else {}
 
 
-def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
+def _can_take_back(folder: Path, saved: dict[str, Any], say: Say) -> bool:
     """Tell whether the files that the trackers go on with begin as they did when the checkpoint was saved."""
     lengths, sums = _lengths(saved), dict(saved.get("files", {}))
     for pictures in (saved["trackers"].get(name) for name in ("frames", "previews")):
@@ -193,7 +197,7 @@ def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
     ]
     for names, what in ((short, "cut short or gone"), (changed, "changed")):
         if names:
-            log.warning("%s of %s: %s, so the run starts again from its beginning.", " and ".join(names), folder, what)
+            say("%s of %s: %s, so the run starts again from its beginning.", " and ".join(names), folder, what)
     return not short and not changed
 
 

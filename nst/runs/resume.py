@@ -195,8 +195,8 @@ def cannot_go_on(folder: Path, config: DictConfig, why: str) -> str:
     words = _recorded(folder)
     if more > 0 and "result" in record and tasks.of(record["config"]) == "optimize":
         how = "Go on from its picture instead, in a run of its own"
-        path = quoted(str(folder / str(record["result"]["file"])))
-        anew = ["schedule=single", "init=file", f"init.path={path}", f"steps={more}"]
+        picture = folder / str(record["result"]["file"])
+        anew = ["schedule=single", "init=file", f"init.path={picture}", f"steps={more}"]
     else:
         how, anew = "Make it a run of its own", [f"steps={_typed(wanted['steps'])}"]
     replaced = {key_of(word).partition(".")[0] for word in anew}

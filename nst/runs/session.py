@@ -166,7 +166,9 @@ class Session:
 
     def _keep_state(self, content: dict[str, Any]) -> bool:
         """Keep what more steps would go on from, in place of the checkpoint; tell whether that was done."""
-        if checkpoint.size(content) > self.config.keep_state * 1e6:
+        if (size := checkpoint.size(content)) > self.config.keep_state * 1e6:
+            if self.config.keep_state and self.shows_progress:
+                log.info("No more steps later: that would take %.0f MB, and keep_state says less", size / 1e6)
             return False
         try:
             self.save_checkpoint(content, checkpoint.STATE)
