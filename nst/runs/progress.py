@@ -52,11 +52,11 @@ def tell(folder: Path, begun: Mapping[str, Sequence[str]] | None = None) -> str:
     names += [name for name in begun if name not in names]
     statuses = {name: resume.read(folder / name / "status.json") for name in names}
     of_now = {name for name, status in statuses.items() if str(status.get("started", "")) >= launched}
-    current = [*begun, *(n for n in names if n in of_now and statuses[n]["status"] == "running" and n not in begun)]
+    current = [*begun, *(n for n in names if n in of_now and statuses[n].get("status") == "running" and n not in begun)]
     left = [name for name in names if name in current or (name in todo and name not in of_now)]
     ended = [name for name in names if name not in left and statuses[name]]
     total = max(about.get("total") or 0, len(names))
-    done = sum(todo.get(name, 1) for name in ended if name in of_now and statuses[name]["status"] == "done")
+    done = sum(todo.get(name, 1) for name in ended if name in of_now and statuses[name].get("status") == "done")
     work = sum(todo.get(name, 1) for name in left) if todo else total - len(ended)
     took = (datetime.now(UTC) - datetime.fromisoformat(launched)).total_seconds()
     seconds = round(took / done * work) if done else None

@@ -367,12 +367,11 @@ def command_lines(typed: list[str]) -> list[list[str]]:
 
 def _at_last_scale(words: list[str], records: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return what is typed, a single number of steps being that of the last scale, where those before are painted."""
-    scales = {tuple(each_scale(completed(one["config"]), one)) for one in records if one.get("scales")}
+    scales = {tuple(each_scale(completed(one["config"]), one)) for one in records if "config" in one}
+    each = scales.pop() if len(scales) == 1 else ()
     place = max(place for place, word in enumerate(words) if key_of(word) == "steps")
-    if len(scales) != 1 or not (typed := words[place].partition("=")[2]).isdecimal():
-        return words
-    (each,) = scales
-    if int(typed) == each[-1]:
+    typed = words[place].partition("=")[2]
+    if len(each) < 2 or not typed.isdecimal() or int(typed) == each[-1]:
         return words
     meant = f"steps=[{','.join(map(str, [*each[:-1], int(typed)]))}]"
     print(f"steps={typed} counts for the last scale, those before it being painted: {meant}", file=sys.stderr)
