@@ -53,7 +53,7 @@ class Record:
     def begin(cls, job: Job, device: torch.device) -> Record:
         """Begin the record of a run, and clear away what an earlier attempt left in its folder."""
         before = resume.read(job.folder / "run.json")
-        kept = {key: before[key] for key in ("command", "arguments", "cwd") if key in before}
+        kept = {key: before[key] for key in ("command", "arguments", "cwd", "earlier") if key in before}
         again = [*before.get("resumed", []), {"step": 0, "time": timestamp(), "command": cli.command()}]
         clear(job.folder)
         record = cls(job, known_before(job, device))

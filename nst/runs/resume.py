@@ -224,7 +224,7 @@ def extended(folder: Path, config: DictConfig, overrides: list[str]) -> Past | N
                 write_atomic(kept / path.name, functools.partial(shutil.copyfileobj, file))
         facts["earlier"] = [*record.get("earlier", []), {"folder": kept.name, "steps": record["steps"]}]
         record = {key: value for key, value in record.items() if key not in OF_THE_END}
-    if scales := record.get("scales"):
+    if "result" not in record and (scales := record.get("scales")):
         last = {"size": scales[-1]["size"], "steps": each_scale(now, record)[-1]}
         facts["scales"] = [*scales[:-1], last]
     write_json(folder / "run.json", record | facts)
