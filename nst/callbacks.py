@@ -24,7 +24,7 @@ from nst import cli
 from nst.configuration import tasks
 from nst.errors import ConfigError, UserError
 from nst.files import is_claimed, write_json
-from nst.runs import launchers, pairs, resume, sweep
+from nst.runs import launchers, pairs, progress, resume, sweep
 
 MANY = 30  # jobs whose check may take a while
 LONGEST_REASON = 160
@@ -92,6 +92,8 @@ def _begin_run(config: DictConfig) -> None:
     _check_all([job])
     if job.resume is not None:
         resume.refuse_changes(folder, job)
+        if resume.asks_for_more(folder, job):
+            sweep.refuse_member(folder)
     else:
         refuse_idle([job], map(resume.key_of, sweep.overrides_of(config, "task")))
     _, _claimed = sweep.make_folder(config, "run")  # before Hydra writes anything there
@@ -135,6 +137,7 @@ def _begin_sweep(config: DictConfig, name: str | None) -> None:
     for path in (*folder.glob(".*.tmp"), folder / sweep.STOPPED):  # left by a process that was killed, by a failure
         path.unlink(missing_ok=True)
     write_json(folder / sweep.PLAN, plan)
+    progress.begin(folder, config, jobs)
 
 
 def _check_all(jobs: Sequence[DictConfig]) -> None:
@@ -186,6 +189,7 @@ def finish(interrupted: bool) -> bool:
         write_sweep_report(folder)
     names = sweep.job_folders(folder)
     rows = [(name, *outcome(folder / name, _launched.ended.get(name))) for name in names]
+    progress.tell(folder)
     counts = Counter(status for _, status, _, _ in rows)
     width = max(map(len, names), default=0)
     print(f"\n{folder}: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'no jobs'}")

@@ -21,7 +21,7 @@ from nst.configuration import recipes
 from nst.errors import UserError
 from nst.files import claim, remove_leftovers
 from nst.networks.backbones import Backbone
-from nst.runs import checkpoint, launchers, logs, resume, sweep
+from nst.runs import checkpoint, launchers, logs, progress, resume, sweep
 from nst.runs.record import Job, write_status
 from nst.runs.session import Session, run_session
 from nst.runtime import memory, torchrun
@@ -91,9 +91,12 @@ def run_in_sweep(jobs: Sequence[Job]) -> None:
     Jobs that turn out to be no batch, or too much for the memory, run in smaller batches or one by one.
     """
     left: list[Job] = []
-    size = 1
+    size, folder = 1, jobs[0].sweep
+    assert folder is not None
     with contextlib.ExitStack() as claims:
         ready = [job for job in jobs if _is_wanted(job) and _is_to_run_in_sweep(job, claims)]
+        if ready:
+            log.info("%s", progress.tell(folder, {job.folder.name: job.overrides for job in ready}))
         try:
             failed = _run(ready) if ready else []
         except _BatchFailed as apart:
@@ -105,6 +108,8 @@ def run_in_sweep(jobs: Sequence[Job]) -> None:
         for job in failed:
             if job.config.on_failure == "stop" and job.sweep is not None:
                 sweep.stop(job.sweep, job.folder.name)
+    if ready:
+        progress.tell(folder)
     if left:  # what the batch held, its traceback still refers to
         gc.collect()
         torch.cuda.empty_cache()
@@ -142,11 +147,21 @@ def _is_to_run(job: Job, resumable: bool, claims: contextlib.ExitStack) -> bool:
     if not resumable:
         sweep.refuse_used(job.folder, "a run", "hydra.run.dir")
     resume.refuse_changes(job.folder, job.config)
+    if resume.asks_for_more(job.folder, job.config):
+        past = _with_more_steps(job, past)
     if past.is_done and resume.result_is_there(job.folder, past.record):
         log.info("%s is finished already", job.folder)
         checkpoint.remove(job.folder)
         return False
     return True
+
+
+def _with_more_steps(job: Job, past: resume.Past) -> resume.Past:
+    """Let a run have more steps than it was begun with; after a UserError nothing was changed."""
+    if resume.past_its_end(job.folder) and checkpoint.load_usable(job.folder, log.debug) is None:
+        why = f"its {checkpoint.STATE}, or what that goes on with, is damaged"
+        raise UserError(resume.cannot_go_on(job.folder, job.config, why))
+    return resume.extended(job.folder, job.config, job.overrides) or past
 
 
 class _BatchFailed(Exception):

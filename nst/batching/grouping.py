@@ -125,7 +125,7 @@ def room(config: DictConfig) -> int:
 def _why_alone(candidate: Candidate) -> str | None:
     """Return why a job cannot be in a batch, or None."""
     config, past = candidate.config, resume.past(candidate.folder)
-    if past is not None and past.is_done:
+    if past is not None and past.is_done and not resume.asks_for_more(candidate.folder, config):
         return "finished already"
     if config.task != "optimize":
         return f"task={config.task} is not the pixels of one picture"

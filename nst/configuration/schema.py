@@ -149,6 +149,10 @@ class Config:
 
     checkpoint_steps: int = _knob("steps between two checkpoints; 0 leaves it to the clock", low=0)
     checkpoint_seconds: float = _knob("seconds between two checkpoints; 0 leaves it to the steps", low=0)
+    keep_state: float = _knob(
+        "megabytes that a finished run may keep so that resume=RUN steps=MORE goes on from its end; 0 keeps none",
+        low=0,
+    )
     resume: str | None = _knob("folder of a run or a sweep to carry on with; alone, it needs nothing else")
     on_failure: str = _knob("when a job of a sweep fails", choices="continue | stop")
     report: bool = _knob("write report.html, report.md and summary.csv at the end of a sweep")

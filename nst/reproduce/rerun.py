@@ -75,7 +75,7 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         silent = (*resume.HOUSEKEEPING, *tasks.PAIRS, "evaluator")
         shown = [f"{name}={_short(today[name])}" for name in missing if name not in silent]
         notes += [f"Not recorded, so today's default is used: {', '.join(shown)}."] if shown else []
-    return config | {"resume": None}, notes
+    return config | {"resume": None, "keep_state": 0.0}, notes
 
 
 def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:

@@ -1,20 +1,26 @@
-"""Checkpoints: what an unfinished run needs to carry on to the same bytes, in one file that is never half-written."""
+"""Checkpoints: what a run needs to carry on to the same bytes, in one file that is never half-written.
+
+That of an unfinished run is ``checkpoint.pt``. A finished one keeps its last as ``state.pt``, for more steps later.
+"""
 
 import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from nst.files import write_atomic
 from nst.runs import resume
 from nst.runs.resume import CHECKPOINT_FILE as FILE
+from nst.runs.resume import STATE_FILE as STATE
 
 log = logging.getLogger(__name__)
+Say = Callable[..., None]
 FORMAT = 2
 OLD_FORMAT = 1  # without a checksum
 CHECKSUM = b"SHA-256 "  # what the last bytes of the file begin with, before 64 hexadecimal digits
@@ -48,8 +54,8 @@ class Checkpoints:
         self.took = self.saved_at - began
 
 
-def save(folder: Path, content: dict[str, Any]) -> None:
-    """Write a run's checkpoint over the last one, atomically.
+def save(folder: Path, content: dict[str, Any], name: str = FILE) -> None:
+    """Write a run's checkpoint, or its ``STATE``, over the last one, atomically.
 
     It holds tensors and plain values; further kinds could not be read back safely.
 
@@ -65,7 +71,7 @@ def save(folder: Path, content: dict[str, Any]) -> None:
             raise summed.error
         file.write(CHECKSUM + summed.digest.hexdigest().encode())
 
-    write_atomic(folder / FILE, write)
+    write_atomic(folder / name, write)
 
 
 class _Summed:
@@ -88,46 +94,57 @@ class _Summed:
         """Leave that to whoever opened the file."""
 
 
-def step(folder: Path) -> int:
+def size(content: Any) -> int:
+    """Return how many bytes the tensors take that something to be saved holds."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(content) if isinstance(leaf, torch.Tensor))
+
+
+def step(folder: Path, *names: str) -> int:
     """Return after how many updates a run's checkpoint was saved; 0 if there is none, or none that can be read."""
-    with contextlib.suppress(Exception):  # told by load, when it comes to that
-        content: dict[str, Any] = torch.load(folder / FILE, map_location="cpu", weights_only=True, mmap=True)
-        return int(content["step"])
+    for name in names or (FILE, STATE):
+        with contextlib.suppress(Exception):  # told by load, when it comes to that
+            content: dict[str, Any] = torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True)
+            return int(content["step"])
     return 0
 
 
-def load(folder: Path) -> dict[str, Any] | None:
+def load(folder: Path, say: Say = log.warning) -> dict[str, Any] | None:
     """Return a run's checkpoint, its tensors on the CPU; None if there is none, or none that can be read."""
-    path = folder / FILE
-    if not path.exists():
-        return None
+    there = [path for path in (folder / FILE, folder / STATE) if path.exists()]
+    return next((content for path in there if (content := _read(path, say)) is not None), None)
+
+
+def _read(path: Path, say: Say) -> dict[str, Any] | None:
     try:
         summed = _has_its_checksum(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] not in (FORMAT, OLD_FORMAT):
-            log.warning("The checkpoint %s is of another version: the run starts again from its beginning.", path)
+            say("The checkpoint %s is of another version: the run starts again from its beginning.", path)
             return None
         if summed is False or (summed is None and content["format"] != OLD_FORMAT):
             raise ValueError("the checksum does not fit")
     except Exception as error:  # a damaged file drives the unpickler to whatever it raises
         log.debug("The checkpoint cannot be read.", exc_info=error)
-        log.warning("The checkpoint %s is damaged: the run starts again from its beginning.", path)
+        say("The checkpoint %s is damaged: the run starts again from its beginning.", path)
         return None
     return content
 
 
-def load_usable(folder: Path) -> dict[str, Any] | None:
-    """Return a run's checkpoint, if there is one, and a record, and the files that the trackers go on with."""
+def load_usable(folder: Path, say: Say = log.warning) -> dict[str, Any] | None:
+    """Return a run's checkpoint, if there is one, and a record, and the files that the trackers go on with.
+
+    What is wrong with them is handed to ``say``.
+    """
     if "machine" not in resume.read(folder / "run.json"):
         return None  # a checkpoint of what, if not of a record?
-    saved = load(folder)
-    return saved if saved and _can_take_back(folder, saved) else None
+    saved = load(folder, say)
+    return saved if saved and _can_take_back(folder, saved, say) else None
 
 
-def remove(folder: Path) -> None:
-    """Remove a run's checkpoint, if there is one."""
+def remove(folder: Path, name: str = FILE) -> None:
+    """Remove a run's checkpoint, or its ``STATE``, if there is one."""
     with contextlib.suppress(OSError):
-        (folder / FILE).unlink()
+        (folder / name).unlink()
 
 
 def random_state() -> dict[str, Any]:
@@ -168,7 +185,7 @@ def _lengths(content: dict[str, Any]) -> dict[str, int]:
     return {"metrics.csv": positions["metrics"], **positions["tensorboard"]["files"]} if positions else {}
 
 
-def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
+def _can_take_back(folder: Path, saved: dict[str, Any], say: Say) -> bool:
     """Tell whether the files that the trackers go on with begin as they did when the checkpoint was saved."""
     lengths, sums = _lengths(saved), dict(saved.get("files", {}))
     for pictures in (saved["trackers"].get(name) for name in ("frames", "previews")):
@@ -180,7 +197,7 @@ def _can_take_back(folder: Path, saved: dict[str, Any]) -> bool:
     ]
     for names, what in ((short, "cut short or gone"), (changed, "changed")):
         if names:
-            log.warning("%s of %s: %s, so the run starts again from its beginning.", " and ".join(names), folder, what)
+            say("%s of %s: %s, so the run starts again from its beginning.", " and ".join(names), folder, what)
     return not short and not changed
 
 

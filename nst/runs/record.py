@@ -53,7 +53,7 @@ class Record:
     def begin(cls, job: Job, device: torch.device) -> Record:
         """Begin the record of a run, and clear away what an earlier attempt left in its folder."""
         before = resume.read(job.folder / "run.json")
-        kept = {key: before[key] for key in ("command", "arguments", "cwd") if key in before}
+        kept = {key: before[key] for key in ("command", "arguments", "cwd", "earlier") if key in before}
         again = [*before.get("resumed", []), {"step": 0, "time": timestamp(), "command": cli.command()}]
         clear(job.folder)
         record = cls(job, known_before(job, device))
@@ -139,7 +139,15 @@ def known_before(job: Job, device: torch.device) -> dict[str, Any]:
 
 def clear(folder: Path) -> None:
     """Remove what an earlier attempt left, but for its log, so that a run can begin anew; UserError if that fails."""
-    left = ["metrics.csv", "run.json", checkpoint.FILE, resume.NETWORK_FILE, "result.png", "result.jpg"]
+    left = [
+        "metrics.csv",
+        "run.json",
+        checkpoint.FILE,
+        checkpoint.STATE,
+        resume.NETWORK_FILE,
+        "result.png",
+        "result.jpg",
+    ]
     left += [f"{name}{suffix}" for name in ("interrupted", "best") for suffix in rgb.SUFFIXES.values()]
     patterns = (*left, "uncommitted*.diff", "events.out.tfevents.*", "frames/*.png", "previews/*.jpg")
     for path in (path for pattern in patterns for path in folder.glob(pattern)):

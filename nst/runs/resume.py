@@ -4,8 +4,12 @@ What a checkpoint holds is read in ``nst.runs.checkpoint``, and restored in ``ns
 """
 
 import contextlib
+import functools
 import json
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,14 @@ from nst import trust
 from nst.cli import as_value, is_override, quoted
 from nst.configuration import between_scales, images_named, tasks
 from nst.errors import UserError
-from nst.files import plain, sha256
+from nst.files import plain, sha256, write_atomic, write_json
 from nst.runs import folders
 from nst.runs.folders import SWEEP_FILE
 
 # Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
-HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
+HOUSEKEEPING = (
+    *("resume", "checkpoint_steps", "checkpoint_seconds", "keep_state", "on_failure", "report", "title", "question"),
+)
 # What runs did that were begun before there was such a knob.
 BEFORE: dict[str, Any] = {
     **{"task": "optimize", "engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"},
@@ -44,9 +50,16 @@ GROUPS_CHANGED = ("backbone", "init", "optimizer", "schedule")
 OPTIONS_GONE = {"cs231n", "faint_noise", "gatys2016", "li2017"}  # each of a recipe, which brings the same by itself
 VALUES_CHANGED = ("steps", "pooling", "margin", "backbone.weights", "layers.style", "style_loss.scale")
 CHECKPOINT_FILE = "checkpoint.pt"
+STATE_FILE = "state.pt"  # of a finished run
 NETWORK_FILE = "network.safetensors"
 _MULTIRUN = ("-m", "--multirun")
 _FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=")
+# What a run's record says of its end.
+OF_THE_END = (
+    *("result", "outputs", "network", "scores", "stopped_because", "steps", "evaluations", "final", "seconds"),
+    *("peak_memory_bytes", "seconds_per_picture", "training_seconds", "break_even"),
+)
+_ONE_STEPS = re.compile(r"\+{0,2}steps=(?P<steps>\d+|\[[\d,\s]*\])")
 _RESUME = re.compile(r"\+{0,2}resume=(?P<folder>.*)", re.DOTALL)
 
 
@@ -88,13 +101,16 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
     if "config" not in record:
         return  # nothing is known, so the run will be begun anew
     then, now = (tasks.in_use(completed(one)) for one in (record["config"], settings(config)))
-    if changes := differences(then, now):
+    changes = differences(then, now)
+    if changes.keys() == {"steps"}:
+        refuse_steps(folder, config)
+    elif changes:
         lines = "\n".join(f"  {name}: {old} -> {new}" for name, (old, new) in changes.items())
         raise UserError(
             f"{folder} was begun with another configuration, so it cannot be resumed with this one:\n{lines}\n"
             "Leave these as they were, or start a new run in another folder."
         )
-    if not (folder / CHECKPOINT_FILE).exists() and read(folder / "status.json").get("status") != "done":
+    if not _has_got_somewhere(folder):
         return  # it will be begun anew, perhaps because the image was at fault and has been mended
     recorded = {
         "content": record.get("source") or record.get("content"),  # of a clip that was painted the content is one frame
@@ -111,6 +127,114 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
                 f"(SHA-256 {about['sha256'][:12]}... then, {sha256(path)[:12]}... now). "
                 "Put the old file back, or start a new run in another folder."
             )
+
+
+def _has_got_somewhere(folder: Path) -> bool:
+    """Tell whether a run would not be begun anew."""
+    is_there = any((folder / name).exists() for name in (CHECKPOINT_FILE, STATE_FILE))
+    return is_there or read(folder / "status.json").get("status") == "done"
+
+
+# More steps
+
+
+def each_scale(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[int]:
+    """Return the steps of each scale, as a configuration says them; how many scales there are says the record."""
+    steps = config["steps"] if isinstance(config["steps"], list) else [config["steps"]]
+    return [int(steps[min(number, len(steps) - 1)]) for number in range(len(record.get("scales") or [None]))]
+
+
+def bound_to_length(config: Mapping[str, Any]) -> str | None:
+    """Return why a run's path depends on how many steps it will have, so that more cannot follow later; or None."""
+    from nst.optimization.schedule import LENGTHS  # here, since it needs torch
+
+    if any(name in config["lr_schedule"] and config["lr_schedule"][name] is None for name in LENGTHS):
+        return "the learning rate of its lr_schedule falls over all steps, so that more of them are another path"
+    if str(config["optimizer"].get("_target_")).endswith(".ScipyLBFGSB"):
+        return "optimizer=lbfgsb works in blocks that the last step cuts short, so that more are another path"
+    return None
+
+
+def asks_for_more(folder: Path, config: DictConfig) -> bool:
+    """Tell whether a run that was begun is asked for other steps than then."""
+    record = read(folder / "run.json")
+    if "config" not in record or not tasks.uses(tasks.of(record["config"]), "steps"):
+        return False
+    return each_scale(completed(record["config"]), record) != each_scale(settings(config), record)
+
+
+def refuse_steps(folder: Path, config: DictConfig) -> None:
+    """Refuse to carry on with a run to other steps, unless those that it has made stay as they are and more follow.
+
+    Raises:
+        UserError: why that cannot be, and the command that comes closest.
+    """
+    record = read(folder / "run.json")
+    then = completed(record["config"])
+    old, new = each_scale(then, record), each_scale(settings(config), record)
+    why = None
+    if old == new or not _has_got_somewhere(folder):
+        return
+    if old[:-1] != new[:-1]:
+        such = ",".join(map(str, [*old[:-1], max(old[-1], new[-1])]))
+        why = f"of its scales only the last one can have more, such as steps=[{such}]"
+    elif new[-1] < old[-1]:
+        why = "those are fewer than it has"
+    elif is_bound := bound_to_length(then):
+        why = is_bound
+    elif past_its_end(folder) and not (folder / STATE_FILE).exists():
+        why = f"its {STATE_FILE}, what the optimiser remembers, is gone or was more than keep_state allows"
+    if why is not None:
+        raise UserError(cannot_go_on(folder, config, why))
+
+
+def cannot_go_on(folder: Path, config: DictConfig, why: str) -> str:
+    """Return what to tell of a run that cannot be carried on to other steps: why, and which command comes closest."""
+    record, wanted = read(folder / "run.json"), settings(config)
+    more = each_scale(wanted, record)[-1] - each_scale(completed(record["config"]), record)[-1]
+    words = _recorded(folder)
+    if more > 0 and "result" in record and tasks.of(record["config"]) == "optimize":
+        how = "Go on from its picture instead, in a run of its own"
+        picture = folder / str(record["result"]["file"])
+        anew = ["schedule=single", "init=file", f"init.path={picture}", f"steps={more}"]
+    else:
+        how, anew = "Make it a run of its own", [f"steps={_typed(wanted['steps'])}"]
+    replaced = {key_of(word).partition(".")[0] for word in anew}
+    words = [word for word in words if key_of(word).partition(".")[0] not in replaced]
+    command = shlex.join(["python", "run.py", *words, *anew])
+    return f"{folder} cannot be carried on to steps={_typed(wanted['steps'])}: {why}. {how}:\n  {command}"
+
+
+def extended(folder: Path, config: DictConfig, overrides: list[str]) -> Past | None:
+    """Note that a run is to have more steps; return what it is now.
+
+    What it has left, if it was finished, is kept in its folder as ``steps_N``, a run's folder, too. One that has
+    stopped by itself is finished as it is.
+    """
+    record: dict[str, Any] = read(folder / "run.json")
+    now = named_today(record["config"]) | {"steps": settings(config)["steps"]}
+    facts: dict[str, Any] = {"config": now, "overrides": overrides}
+    if past_its_end(folder):
+        kept = folder / f"steps_{record['steps']}"
+        kept.mkdir(exist_ok=True)
+        left_out = (".", "events.out", CHECKPOINT_FILE, STATE_FILE)
+        files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(left_out)]
+        for path in sorted(files, key=lambda path: path.name == "run.json"):
+            with path.open("rb") as file:
+                write_atomic(kept / path.name, functools.partial(shutil.copyfileobj, file))
+        facts["earlier"] = [*record.get("earlier", []), {"folder": kept.name, "steps": record["steps"]}]
+        record = {key: value for key, value in record.items() if key not in OF_THE_END}
+    if "result" not in record and (scales := record.get("scales")):
+        last = {"size": scales[-1]["size"], "steps": each_scale(now, record)[-1]}
+        facts["scales"] = [*scales[:-1], last]
+    write_json(folder / "run.json", record | facts)
+    return past(folder)
+
+
+def past_its_end(folder: Path) -> bool:
+    """Tell whether a run has made all its steps; one that has stopped by itself before would do so again."""
+    found = past(folder)
+    return found is not None and found.is_done and str(found.record.get("stopped_because", "all")).startswith("all")
 
 
 def changed_inputs(records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -210,12 +334,18 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     plan = plan if isinstance(plan.get("grids"), list) else {}
     if not plan and any(argument in _MULTIRUN for argument in rest):
         raise UserError(f"resume={folder}: there is no sweep in this folder that -m could go on with.")
+    jobs = [folder / str(job.get("folder")) for job in plan.get("jobs", [])] if plan else [folder]
+    more = "steps" not in plan.get("swept", {}) and any(map(_ONE_STEPS.fullmatch, rest))
+    if more:
+        rest = _at_last_scale(rest, [read(job / "run.json") for job in jobs])
     name = quoted(str(folder))
     # a study would make a sweep of its single jobs, too
     where = [f"resume={name}", *([f"hydra.sweep.dir={name}"] if plan else [f"hydra.run.dir={name}", "hydra.mode=RUN"])]
     anew = {key_of(argument) for argument in rest if is_override(argument)}
     settings_of = tuple(f"{one.replace('/', '.')}." for one in ("hydra/launcher", "hydra/sweeper") if one in anew)
     points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
+    if more:
+        points.discard("steps")  # all that there is gets more steps
     grids = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
     is_at_home = (plan or read(folder / "run.json")).get("cwd") == str(Path.cwd())
     calls = []
@@ -233,6 +363,19 @@ def command_lines(typed: list[str]) -> list[list[str]]:
         further = [argument for argument in rest if argument not in _MULTIRUN]
         calls.append([*(["--multirun"] if plan else []), *kept, *before, *further, *where])
     return calls
+
+
+def _at_last_scale(words: list[str], records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what is typed, a single number of steps being that of the last scale, where those before are painted."""
+    scales = {tuple(each_scale(completed(one["config"]), one)) for one in records if "config" in one}
+    each = scales.pop() if len(scales) == 1 else ()
+    place = max(place for place, word in enumerate(words) if key_of(word) == "steps")
+    typed = words[place].partition("=")[2]
+    if len(each) < 2 or not typed.isdecimal() or int(typed) == each[-1]:
+        return words
+    meant = f"steps=[{','.join(map(str, [*each[:-1], int(typed)]))}]"
+    print(f"steps={typed} counts for the last scale, those before it being painted: {meant}", file=sys.stderr)
+    return [*words[:place], meant, *words[place + 1 :]]
 
 
 def _typed_today(arguments: list[str]) -> list[str]:

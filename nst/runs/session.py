@@ -134,23 +134,26 @@ class Session:
             for tracker in self.trackers.values():
                 tracker.step(snapshot)
 
-    def between(self, take_content: Callable[[], dict[str, Any]] | None) -> None:
+    def between(self, take_content: Callable[[], dict[str, Any]] | None, at_end: bool = False) -> None:
         """Save a checkpoint if it is due, or if a signal has come, and answer that.
 
         Args:
             take_content: returns what the task needs to carry on, or None where that cannot be had.
+            at_end: all steps are done; more may be asked for later.
         """
         if take_content is not None:
-            self.save_if_due(take_content, at_once=self.stop.asked is not None)
+            self.save_if_due(take_content, at_once=self.stop.asked is not None, at_end=at_end)
         self.stop.poll()
 
-    def save_if_due(self, take_content: Callable[[], dict[str, Any]], at_once: bool) -> None:
-        """Save a checkpoint if it is due, or at once."""
+    def save_if_due(self, take_content: Callable[[], dict[str, Any]], at_once: bool, at_end: bool = False) -> None:
+        """Save a checkpoint if it is due, or at once; at the end the state, if it is not larger than may be kept."""
+        if at_end and self._keep_state(take_content()):
+            return
         if at_once or self.checkpoints.is_due(self.done):
             with self.checkpoints.saving(self.done):
                 self.save_checkpoint(take_content())
 
-    def save_checkpoint(self, content: dict[str, Any]) -> None:
+    def save_checkpoint(self, content: dict[str, Any], name: str = checkpoint.FILE) -> None:
         """Save a checkpoint after ``done`` steps."""
         about = {
             "step": self.done,
@@ -159,7 +162,21 @@ class Session:
             "trackers": {name: tracker.position() for name, tracker in self.trackers.items()},
             "elapsed": self.elapsed,
         }
-        checkpoint.save(self.folder, about)
+        checkpoint.save(self.folder, about, name)
+
+    def _keep_state(self, content: dict[str, Any]) -> bool:
+        """Keep what more steps would go on from, in place of the checkpoint; tell whether that was done."""
+        if (size := checkpoint.size(content)) > self.config.keep_state * 1e6:
+            if self.config.keep_state and self.shows_progress:
+                log.info("No more steps later: that would take %.0f MB, and keep_state says less", size / 1e6)
+            return False
+        try:
+            self.save_checkpoint(content, checkpoint.STATE)
+        except CannotWrite as error:  # a run that has come so far is not to fail for this
+            log.warning("The state after the last step is not kept: %s", error)
+            return False
+        checkpoint.remove(self.folder)
+        return True
 
     def keep(self, name: str, image: torch.Tensor, shape: tuple[int, int] | None = None) -> Path:
         """Save a picture ``(1, 3, H, W)`` RGB under a name, at (width, height) if not its own; return its path."""
@@ -179,6 +196,8 @@ class Session:
 
     def finish(self) -> None:
         """Remove what earlier attempts left, and close the trackers."""
+        if self.latest is None or checkpoint.step(self.folder, checkpoint.STATE) != self.latest.step.index:
+            checkpoint.remove(self.folder, checkpoint.STATE)  # of fewer steps
         for name in ("interrupted", "best"):
             self.job.picture(name).unlink(missing_ok=True)
         self.close("done")

@@ -6,12 +6,13 @@ The plan, ``sweep.json``, lies in the sweep's folder: workers of any launcher fi
 
 import contextlib
 import copy
+import functools
 import hashlib
 import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ def refuse_used(folder: Path, what: str, knob: str) -> None:
     if any((folder / name).exists() for name in traces):
         raise UserError(
             f"{folder} already holds {what}. Carry on with it: resume={folder}. Or choose another: {knob}=FOLDER."
+        )
+
+
+def refuse_member(folder: Path) -> None:
+    """Raise a UserError if a run is a job of a sweep, whose plan says how many steps all its jobs have."""
+    if any(job.get("folder") == folder.name for job in resume.read(folder.parent / PLAN).get("jobs", [])):
+        raise UserError(
+            f"{folder} is a job of a sweep. resume={folder.parent} with these steps gives all its jobs more; for more "
+            "steps of this one alone copy its folder, and resume the copy."
         )
 
 
@@ -216,7 +226,9 @@ def make_plan(folder: Path, config: DictConfig, swept: Mapping[str, list[str]], 
     }
     resumed = [*old.get("resumed", []), *([{"command": began["command"], "time": began["started"]}] if old else [])]
     words = ["--multirun" if word == "-m" else word for word in resume.without_resume(sys.argv[1:])]
-    grids, earlier = old.get("grids", []), old.get("swept", {})
+    earlier = old.get("swept", {})
+    same = functools.partial(_same, axes={*earlier, *swept})
+    grids = [words if same(grid) == same(words) else grid for grid in old.get("grids", [])]  # with more steps
     return {
         **{name: old.get(name, value) for name, value in began.items()},
         **({"resumed": resumed} if resumed else {}),
@@ -240,12 +252,12 @@ def _named(
     records = {name: record for name, record in found.items() if "config" in record}
     axes = {*old.get("swept", {}), *swept}
     by_config = {_fingerprint(record["config"]): name for name, record in records.items()}
-    by_overrides = {_same(overrides): name for name, overrides in named.items()}
+    by_overrides = {_same(overrides, axes): name for name, overrides in named.items()}
     by_point = {_point(axes, record["config"], record["choices"]): name for name, record in records.items()}
     number = 1 + max(map(_number, named), default=-1)
     for place, (overrides, job) in enumerate(jobs):
         settings = resume.settings(job)
-        name = by_config.get(_fingerprint(settings)) or by_overrides.get(_same(overrides))
+        name = by_config.get(_fingerprint(settings)) or by_overrides.get(_same(overrides, axes))
         if name is None and by_point:
             choices = recipes.recorded(_with_hydra(overrides).hydra.runtime.choices)
             name = by_point.get(_point(axes, settings, choices))
@@ -253,7 +265,7 @@ def _named(
             name = _own_subdir(config, overrides, place) or f"{number}{slug(overrides, swept)}"
             number += 1
         resume.refuse_changes(folder / name, job)
-        named[name] = _science(overrides)
+        named[name] = science(overrides)
     return named
 
 
@@ -279,14 +291,14 @@ def _with_hydra(overrides: Sequence[str]) -> DictConfig:
     return compose(config_name=name or None, overrides=list(overrides), return_hydra_config=True)
 
 
-def _science(overrides: Sequence[str]) -> list[str]:
+def science(overrides: Sequence[str]) -> list[str]:
     """Leave out what only says how a job is kept and shown."""
     return [line for line in overrides if resume.key_of(line) not in resume.HOUSEKEEPING]
 
 
-def _same(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return what tells jobs of a sweep apart, whatever order it was typed in."""
-    return tuple(sorted(_science(overrides)))
+def _same(overrides: Sequence[str], axes: Iterable[str] = ("steps",)) -> tuple[str, ...]:
+    """Return what tells jobs of a sweep apart, whatever order it was typed in; all may get more steps, if no axis."""
+    return tuple(sorted(line for line in science(overrides) if "steps" in axes or resume.key_of(line) != "steps"))
 
 
 def _fingerprint(settings: Mapping[str, Any]) -> str:

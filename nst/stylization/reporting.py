@@ -18,6 +18,7 @@ from nst.images.pixels import PixelSpace
 from nst.optimization import schedule
 from nst.optimization.loop import Outcome
 from nst.optimization.state import Callback, Diverged, State, Step
+from nst.runs import resume
 from nst.runs.session import Session
 from nst.setup.fitting import MemoryPlan
 from nst.setup.inputs import Inputs
@@ -44,7 +45,8 @@ class Reporter(Callback):
     def __init__(self, session: Session, images: Inputs) -> None:
         self.session, self.images, self.config = session, images, session.config
         self.evaluator: Evaluator | None = configuration.build(session.config.evaluator)
-        self.steps = schedule.total_steps(session.config)
+        self.plan = schedule.scales(session.config)
+        self.steps = sum(scale.steps for scale in self.plan)
         self.scale, self.scale_began = 0, 0
 
     def begin(self, losses: LossWithTargets, memory: MemoryPlan, space: PixelSpace, start: Tensor) -> None:
@@ -57,8 +59,8 @@ class Reporter(Callback):
             memory_estimate_bytes=memory.need.total if memory.need else None,
             size={"width": width, "height": height},
         )
-        if len(plan := schedule.scales(config)) > 1 and "scales" not in record.facts:
-            record.note(scales=[vars(one) for one in plan])
+        if len(self.plan) > 1 and "scales" not in record.facts:
+            record.note(scales=[vars(one) for one in self.plan])
         engine = losses.describe()  # which says so where a network is not made for bfloat16
         precision = runtime.choose_precision("float32" if "float32" in engine else config.precision, session.device)
         record.note_computation(precision=precision, engine=engine, tile=str(losses.tile or "none"))
@@ -79,6 +81,8 @@ class Reporter(Callback):
         kept = {} if start is None else {"start": start.clone()}
         self.place: dict[str, Any] = {"scale": number, "begin": begin, **kept}
         self.scale, self.scale_began, self.canvas = number, begin, canvas
+        may_go_on = number == len(self.plan) - 1 and resume.bound_to_length(self.config) is None
+        self.end = begin + self.plan[number].steps if may_go_on else None
 
     def step(self, step: Step) -> None:
         """Hand a picture to the trackers."""
@@ -86,7 +90,8 @@ class Reporter(Callback):
 
     def between(self, take_state: Callable[[], State] | None) -> None:
         """Save a checkpoint if it is due, and answer a signal."""
-        self.session.between(take_state and (lambda: self.place | {"descent": take_state()}))
+        at_end = self.session.done == self.end
+        self.session.between(take_state and (lambda: self.place | {"descent": take_state()}), at_end)
 
     @contextlib.contextmanager
     def keeping_what_there_is(self) -> Iterator[None]:

@@ -31,6 +31,11 @@ class Frames(Tracker):
         self, folder: Path, every: int, shape: tuple[int, int] | None = None, written: dict[str, str] | None = None
     ) -> None:
         self.folder, self.every, self.shape, self.written = folder, every, shape, dict(written or {})
+        if written is not None:  # what came after that is done again, or not at all where more steps follow
+            with writing(folder):
+                for path in folder.glob(f"*{self.suffix}"):
+                    if f"{folder.name}/{path.name}" not in self.written:
+                        path.unlink()
 
     def step(self, snapshot: Snapshot) -> None:
         """Save the picture if its turn has come, or if it is the last.

@@ -268,7 +268,8 @@ def _optimise(training: Training) -> Outcome:
                     break
                 descent.update()
                 if group.writes:
-                    session.save_if_due(descent.state, at_once=bool(asked))
+                    at_end = step == steps - 1 and resume.bound_to_length(config) is None
+                    session.save_if_due(descent.state, at_once=bool(asked), at_end=at_end)
                 if asked:  # of all processes; a signal that came since is answered after the next step
                     raise runtime.Interrupted(asked)
     return Outcome(now, f"all {steps} steps done")
