@@ -44,6 +44,9 @@ FLAGS = (
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 )  # those of Hydra's parser
 GRAMMAR = {  # what Hydra and OmegaConf say of a command line, and what is said instead
+    r"Multiple values for tracking\.|tracking appears more than once": (
+        "tracking is typed twice. Name all in one list: 'tracking=[...]', or to add '+tracking=[...]'."
+    ),
     r"Multiple values for (\S+?)\. To override a value use 'override \S+: (\S+)'": (
         r"\1 has a value already, which is replaced without a +: \1=\2."
     ),

@@ -22,7 +22,9 @@ from nst.runs import folders
 from nst.runs.folders import SWEEP_FILE
 
 # Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
-HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
+HOUSEKEEPING = (
+    *("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question", "tracking"),
+)
 # What runs did that were begun before there was such a knob.
 BEFORE: dict[str, Any] = {
     **{"task": "optimize", "engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"},
@@ -215,7 +217,7 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     where = [f"resume={name}", *([f"hydra.sweep.dir={name}"] if plan else [f"hydra.run.dir={name}", "hydra.mode=RUN"])]
     anew = {key_of(argument) for argument in rest if is_override(argument)}
     settings_of = tuple(f"{one.replace('/', '.')}." for one in ("hydra/launcher", "hydra/sweeper") if one in anew)
-    points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
+    points = {key for key in anew if not is_housekeeping(key) and not key.startswith("hydra")}
     grids = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
     is_at_home = (plan or read(folder / "run.json")).get("cwd") == str(Path.cwd())
     calls = []
@@ -306,6 +308,11 @@ def _recorded(folder: Path) -> list[str]:
             "Type the command again with another folder."
         )
     raise UserError(f"resume={folder}: there is neither a run (run.json) nor a sweep ({SWEEP_FILE}) in this folder.")
+
+
+def is_housekeeping(key: str) -> bool:
+    """Tell whether a knob, or an argument of one, says how a run is kept and shown, not what it is."""
+    return key.partition(".")[0] in HOUSEKEEPING
 
 
 def key_of(override: str) -> str:
