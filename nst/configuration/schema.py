@@ -168,7 +168,8 @@ class Config:
     training: Any = _knob("task=train: what the network learns from, and how")
     tracking: Any = _knob(
         "what watches a run; 'tracking=[metrics,tensorboard]' names all there is to be, +tracking=wandb adds one, "
-        "'+tracking=[wandb,mlflow]' two"
+        "'+tracking=[wandb,mlflow]' two",
+        None,
     )
 
 

@@ -75,7 +75,11 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         silent = (*resume.HOUSEKEEPING, *tasks.PAIRS, "evaluator")
         shown = [f"{name}={_short(today[name])}" for name in missing if name not in silent]
         notes += [f"Not recorded, so today's default is used: {', '.join(shown)}."] if shown else []
-    ours = {name: node for name, node in config["tracking"].items() if trust.HARMLESS.fullmatch(str(node["_target_"]))}
+    ours = {
+        name: node
+        for name, node in (config["tracking"] or {}).items()
+        if trust.HARMLESS.fullmatch(str(node["_target_"]))
+    }
     return config | {"resume": None, "tracking": ours}, notes  # nothing is sent anywhere
 
 

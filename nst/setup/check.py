@@ -56,7 +56,7 @@ def check(config: DictConfig, of_task: Callable[[DictConfig], list[str]] = lambd
         if tasks.uses(config.task, group):
             problems += _check_component(group, config[group], made)
     if tasks.uses(config.task, "tracking"):
-        problems += _check_trackers(config.tracking)
+        problems += _check_trackers(config.tracking or {})
     if config.task != "apply":
         problems += _check_losses(config, made)
         problems += _check_backbone_and_layers(config, made)

@@ -124,7 +124,7 @@ def of_any_task(
         varied=varied,
         shows_progress=session.shows_progress and not launchers.in_worker(),
     )
-    nodes: Any = OmegaConf.to_container(config.tracking, resolve=True)
+    nodes = run.config["tracking"] or {}
     for name in MISSED.keys() - nodes.keys():
         log.info("tracking leaves out %s: there will be no %s", name, MISSED[name])
     return Trackers(run, nodes, saved.get("trackers", {}))
