@@ -68,8 +68,8 @@ def offline(folder: Path) -> tuple[set[str], dict[str, list[tuple[int, float]]],
                 for key, value in items.items():
                     if isinstance(value, int | float):
                         numbers[key].append((items["_step"], value))
-                    elif isinstance(value, dict) and value.get("_type") == "image-file":
-                        rest["images"].add(key)
+                    elif value == "image-file":
+                        rest["images"].add(key.removesuffix("/_type"))
             elif record.HasField("summary"):
                 updates = record.summary.update
                 rest["summary"] |= {u.key or "/".join(u.nested_key): json.loads(u.value_json) for u in updates}
