@@ -155,6 +155,8 @@ class TensorBoard(Tracker):
         first = [*dict.fromkeys([*self.run.varied, *hparams])][:COLUMNS]
         for column in about.experiment.hparam_infos:
             column.differs = column.name in first
+        for metric in about.experiment.metric_infos:
+            metric.display_name = metric.name.tag.removeprefix(f"{self.run.evaluator}/")
         experiment.value[0].metadata.plugin_data.content = about.SerializeToString()
         self._add(experiment)
         self._add(session_start)
