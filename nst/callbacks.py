@@ -113,7 +113,7 @@ def _begin_sweep(config: DictConfig, name: str | None) -> None:
     }
     if empty := [o.input_line for o in overrides if o.is_discrete_sweep() and not swept[sweep.key_of(o)]]:
         raise UserError(f"{empty[0]} gives no values, so there would be no run. Check the pattern or range.")
-    if idle := [key for key in swept if key in resume.HOUSEKEEPING]:
+    if idle := [key for key in swept if resume.is_housekeeping(key)]:
         raise UserError(f"{', '.join(idle)} changes no picture, so a sweep cannot vary it. Give it one value.")
     if "study" in swept:
         raise UserError("A study is a sweep of its own: run one at a time, study=NAME.")
@@ -163,6 +163,8 @@ def refuse_idle(jobs: Sequence[DictConfig], typed: Iterable[str]) -> None:
         UserError: the first such knob, and why.
     """
     typed, idle = list(typed), [tasks.idle(job) for job in jobs]
+    if typed.count("tracking") > 1:  # Hydra would take the first and say nothing
+        raise UserError("tracking is typed twice. Name all in one list: 'tracking=[...]', or to add '+tracking=[...]'.")
     if "style" in typed and jobs[0].task == "apply":
         from nst.applying import model  # here, since it needs torch, as the check before has done
 

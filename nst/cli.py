@@ -45,6 +45,9 @@ FLAGS = (
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 )  # those of Hydra's parser
 GRAMMAR = {  # what Hydra and OmegaConf say of a command line, and what is said instead
+    r"Multiple values for tracking\.|tracking appears more than once": (
+        "tracking is typed twice. Name all in one list: 'tracking=[...]', or to add '+tracking=[...]'."
+    ),
     r"Multiple values for (\S+?)\. To override a value use 'override \S+: (\S+)'": (
         r"\1 has a value already, which is replaced without a +: \1=\2."
     ),
@@ -203,7 +206,8 @@ def _missing_option(error: MissingConfigException) -> str:
     """Tell which option of a group does not exist, and the nearest that does."""
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not error.options:
-        return f"{_first_line(error)} {HELP_HINT}"
+        what = f"There is no {group}={option}." if group else _first_line(error)  # of a list of options
+        return f"{what} {HELP_HINT}"
     known = error.options
     option = next((one for one in option.split("+") if one not in known), option)  # of a sum
     return f"There is no {group}={option}.{nearest(option, known)} Known: {', '.join(known)}."

@@ -32,6 +32,7 @@ HARMLESS = re.compile(
     r"|optimization\.(optimizers\.(ScipyLBFGSB|KerasAdam)|schedule\.(unchanged|Restart)"
     r"|parameterization\.(Pixels|Laplacian|Fourier))"
     r"|evaluation\.evaluator\.(Evaluator|nothing)"
+    r"|tracking\.(metrics\.MetricsFile|pictures\.(Frames|Previews)|tensorboard\.TensorBoard|progress\.watch)"
     r"|transformers\.\w+Transformer|training\.(perceptual\.Perceptual|supervised\.Supervised))"
     r"|torch\.optim\.(lr_scheduler\.)?\w+"
 )  # what may be built because a record names it; anything else could be any code
@@ -52,6 +53,8 @@ HYDRAS_OWN = re.compile(
 INTERPOLATION = re.compile(  # one that is not escaped, of anything but a knob or what Hydra knows of the job
     r"(?<!\\)(?:\\\\)*\$\{(?!(?:content|style|backbone|\.+\w+|hydra[.:][\w.]+|now:[^{}']*)\})"
 )
+LOCAL = "(metrics|previews|frames|tensorboard|progress)"  # trackers that write into the run's folder, or to the console
+SENDS = re.compile(rf"\+*tracking\b(?!=\[?({LOCAL},?)*\]?$)")  # words that choose another
 CONFIG_DIR = ("--config-dir", "-cd")
 VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS", "MKL_DYNAMIC", "MKL_CBWR"),
@@ -246,6 +249,11 @@ def refuse_foreign_words(arguments: list[str], folder: Path, is_at_home: bool = 
             )
     parser = OverridesParser.create()
     for word in words:
+        if not is_at_home and SENDS.match(word):
+            raise UserError(
+                f"{folder} was begun with {word!r}, which may send it elsewhere. If you want that, type it again "
+                "beside resume=; if not, tracking=[metrics,previews,tensorboard]."
+            )
         if word not in ("-m", "--multirun") and (word.startswith("-") or not _is_harmless(parser, word)):
             raise UserError(
                 f"{folder} was begun with {word!r}, which can have any code run, so that it does not count only "

@@ -172,6 +172,11 @@ class Config:
     evaluator: Any = _knob("what scores the finished picture, the same for every recipe")
     transformer: Any = _knob("task=train: the image-transformation network")
     training: Any = _knob("task=train: what the network learns from, and how")
+    tracking: Any = _knob(
+        "what watches a run; 'tracking=[metrics,tensorboard]' names all there is to be, +tracking=wandb adds one, "
+        "'+tracking=[wandb,mlflow]' two",
+        None,
+    )
 
 
 GROUPS = (
@@ -230,8 +235,9 @@ def register() -> None:
 def _help() -> str:
     """Return the help page, with an interpolation for each value."""
     about = {knob.name: knob.metadata for knob in fields(Config)}
-    knobs = [(k, f"{m['help']} [${{{k}}}] {m['range']}".rstrip()) for k, m in about.items() if k not in GROUPS]
-    groups = [(name, m["help"]) for name, m in about.items() if name in GROUPS]
+    grouped = (*GROUPS, "tracking")  # of which there may be several
+    knobs = [(k, f"{m['help']} [${{{k}}}] {m['range']}".rstrip()) for k, m in about.items() if k not in grouped]
+    groups = [(name, m["help"]) for name, m in about.items() if name in grouped]
     groups.append(("experiment", "a whole recipe, published ones among them; what you type beside it wins"))
     groups.append(("study", "a whole sweep that redraws a classic figure; what you type beside it wins"))
     groups.append(("method", "one of the methods of study=methods, with the weight tuned for it"))

@@ -34,7 +34,7 @@ IDLE_GROUPS: dict[str, tuple[str, ...]] = {
     "train": ("init", "parameterization", "schedule"),
     "apply": (
         *("backbone", "layers", "content_loss", "style_loss", "init", "optimizer", "schedule", "lr_schedule"),
-        *("parameterization", "transformer", "training"),
+        *("parameterization", "transformer", "training", "tracking"),
     ),
 }
 PAIRS = ("pair", "pairs", "pairing")  # which images they mean stands in content and style

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 import nst
-from nst import configuration, runtime
+from nst import configuration, runtime, trust
 from nst.cli import ConsoleFormatter, ConsoleHandler
 from nst.configuration import tasks
 from nst.errors import UserError
@@ -75,7 +75,12 @@ def recorded_config(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         silent = (*resume.HOUSEKEEPING, *tasks.PAIRS, "evaluator")
         shown = [f"{name}={_short(today[name])}" for name in missing if name not in silent]
         notes += [f"Not recorded, so today's default is used: {', '.join(shown)}."] if shown else []
-    return config | {"resume": None, "keep_state": 0.0}, notes
+    ours = {
+        name: node
+        for name, node in (config["tracking"] or {}).items()
+        if trust.HARMLESS.fullmatch(str(node["_target_"]))
+    }
+    return config | {"resume": None, "keep_state": 0.0, "tracking": ours}, notes  # nothing is sent anywhere
 
 
 def _todays_config(choices: Mapping[str, str]) -> dict[str, Any]:

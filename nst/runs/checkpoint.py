@@ -181,8 +181,9 @@ def _sha256(path: Path, size: int) -> str:
 
 def _lengths(content: dict[str, Any]) -> dict[str, int]:
     """Return how long the files were that the trackers go on with, by name."""
-    positions = content.get("trackers")
-    return {"metrics.csv": positions["metrics"], **positions["tensorboard"]["files"]} if positions else {}
+    positions = content.get("trackers", {})
+    lengths = {"metrics.csv": positions["metrics"]} if "metrics" in positions else {}
+    return lengths | positions.get("tensorboard", {}).get("files", {})
 
 
 def _can_take_back(folder: Path, saved: dict[str, Any], say: Say) -> bool:

@@ -105,9 +105,10 @@ class Record:
     ) -> None:
         """Add how the run ended."""
         result = self.job.picture("result")
+        left = [path for path in (result, self.job.folder / "metrics.csv") if path.exists()]
         self.note(
             result=provenance.output_file(result),
-            outputs={path.name: sha256(path) for path in (result, self.job.folder / "metrics.csv")},
+            outputs={path.name: sha256(path) for path in left},
             stopped_because=outcome.reason,
             steps=outcome.last.index,
             evaluations=outcome.last.evaluations,

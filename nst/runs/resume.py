@@ -28,6 +28,7 @@ from nst.runs.folders import SWEEP_FILE
 # Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
 HOUSEKEEPING = (
     *("resume", "checkpoint_steps", "checkpoint_seconds", "keep_state", "on_failure", "report", "title", "question"),
+    "tracking",
 )
 # What runs did that were begun before there was such a knob.
 BEFORE: dict[str, Any] = {
@@ -198,11 +199,11 @@ def cannot_go_on(folder: Path, config: DictConfig, why: str) -> str:
         picture = folder / str(record["result"]["file"])
         anew = ["schedule=single", "init=file", f"init.path={picture}", f"steps={more}"]
     else:
-        how, anew = "Make it a run of its own", [f"steps={_typed(wanted['steps'])}"]
+        how, anew = "Make it a run of its own", [f"steps={as_value(wanted['steps'])}"]
     replaced = {key_of(word).partition(".")[0] for word in anew}
     words = [word for word in words if key_of(word).partition(".")[0] not in replaced]
     command = shlex.join(["python", "run.py", *words, *anew])
-    return f"{folder} cannot be carried on to steps={_typed(wanted['steps'])}: {why}. {how}:\n  {command}"
+    return f"{folder} cannot be carried on to steps={as_value(wanted['steps'])}: {why}. {how}:\n  {command}"
 
 
 def extended(folder: Path, config: DictConfig, overrides: list[str]) -> Past | None:
@@ -343,7 +344,7 @@ def command_lines(typed: list[str]) -> list[list[str]]:
     where = [f"resume={name}", *([f"hydra.sweep.dir={name}"] if plan else [f"hydra.run.dir={name}", "hydra.mode=RUN"])]
     anew = {key_of(argument) for argument in rest if is_override(argument)}
     settings_of = tuple(f"{one.replace('/', '.')}." for one in ("hydra/launcher", "hydra/sweeper") if one in anew)
-    points = {key for key in anew if key not in HOUSEKEEPING and not key.startswith("hydra")}
+    points = {key for key in anew if not is_housekeeping(key) and not key.startswith("hydra")}
     if more:
         points.discard("steps")  # all that there is gets more steps
     grids = [_recorded(folder)] if not plan else plan["grids"][:1] if points else plan["grids"]
@@ -440,6 +441,11 @@ def _recorded(folder: Path) -> list[str]:
             "Type the command again with another folder."
         )
     raise UserError(f"resume={folder}: there is neither a run (run.json) nor a sweep ({SWEEP_FILE}) in this folder.")
+
+
+def is_housekeeping(key: str) -> bool:
+    """Tell whether a knob, or an argument of one, says how a run is kept and shown, not what it is."""
+    return key.partition(".")[0] in HOUSEKEEPING
 
 
 def key_of(override: str) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Session:
         self.job, self.stop, self.batch_size, self.shows_progress = job, stop, batch_size, shows_progress
         self.device_name = device or str(job.config.device)
         self.saved: dict[str, Any] | None = None  # the checkpoint that is carried on from
-        self.trackers: Mapping[str, Any] = {}  # see nst.tracking, by the names that a checkpoint knows
+        self.trackers: Any = None  # see nst.tracking.common
         self.latest: Any = None  # what they have seen last
         self.done = 0  # steps
         self.began = self.ready = time.perf_counter()
@@ -131,8 +131,7 @@ class Session:
         """Hand a step to the trackers."""
         self.latest, self.done = snapshot, snapshot.step.index + 1
         with logs.logging_for(self.folder, self.shows_progress):
-            for tracker in self.trackers.values():
-                tracker.step(snapshot)
+            self.trackers.step(snapshot)
 
     def between(self, take_content: Callable[[], dict[str, Any]] | None, at_end: bool = False) -> None:
         """Save a checkpoint if it is due, or if a signal has come, and answer that.
@@ -159,7 +158,7 @@ class Session:
             "step": self.done,
             **content,
             "random": checkpoint.random_state(),
-            "trackers": {name: tracker.position() for name, tracker in self.trackers.items()},
+            "trackers": self.trackers.position(),
             "elapsed": self.elapsed,
         }
         checkpoint.save(self.folder, about, name)
@@ -184,11 +183,11 @@ class Session:
         rgb.save(path, rgb.encode(image, self.config.output_format, self.config.jpeg_quality, shape))
         return path
 
-    def close(self, status: str) -> None:
+    def close(self, status: str, reason: str = "") -> None:
         """Close the trackers."""
-        trackers, self.trackers = self.trackers, {}
-        for tracker in trackers.values():
-            tracker.close(status)
+        trackers, self.trackers = self.trackers, None
+        if trackers is not None:
+            trackers.close(status, reason)
 
     def seconds(self, **parts: float) -> dict[str, float]:
         """Return how long the parts of the run took, the time until its first step and the whole among them."""
@@ -216,19 +215,19 @@ def run_session(session: Session, task: Callable[[Session], object]) -> bool:
         try:
             task(session)
         except KeyboardInterrupt as error:
-            _close(session, "interrupted")
+            _close(session, "interrupted", str(error))
             write_status(job.folder, "interrupted", started, str(error))
             if job.sweep is None:
                 log.warning("%s", how_to_carry_on(job.folder))
             raise
-        except Retry:
-            _close(session, "failed")
+        except Retry as error:
+            _close(session, "failed", str(error))
             raise
         except (Exception, SystemExit) as error:
-            _close(session, "failed")
             if isinstance(error, SystemExit):
                 error = UserError(f"Code of your own has called sys.exit({error.code!r}). Raise an exception instead.")
             message = describe(error)
+            _close(session, "failed", message)
             name = f"{job.folder.name}: " if session.batch_size > 1 else ""
             with logs.logging_for(job.folder):
                 log.error("%s%s", name, message, exc_info=error)
@@ -240,9 +239,9 @@ def run_session(session: Session, task: Callable[[Session], object]) -> bool:
     return True
 
 
-def _close(session: Session, status: str) -> None:
+def _close(session: Session, status: str, reason: str) -> None:
     with contextlib.suppress(UserError):  # the disk may be full; that has been told
-        session.close(status)
+        session.close(status, reason)
 
 
 def how_to_carry_on(folder: Path) -> str:

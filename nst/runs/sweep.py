@@ -293,7 +293,7 @@ def _with_hydra(overrides: Sequence[str]) -> DictConfig:
 
 def science(overrides: Sequence[str]) -> list[str]:
     """Leave out what only says how a job is kept and shown."""
-    return [line for line in overrides if resume.key_of(line) not in resume.HOUSEKEEPING]
+    return [line for line in overrides if not resume.is_housekeeping(resume.key_of(line))]
 
 
 def _same(overrides: Sequence[str], axes: Iterable[str] = ("steps",)) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The check of a whole configuration before anything is loaded: every mistake there is, in one message."""
 
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ PASSED = {
     **{"lr_schedule": ("optimizer",), "transformer": ("styles",)},
     **dict.fromkeys(("content_loss", "style_loss", "evaluator", "training", "parameterization"), ()),
 }
+OF_TRACKER = ("run", "position")  # likewise, to each tracker
 SCIPY = LINE_SEARCH[1]
 STEPS_TRIED = 1000  # of a schedule of learning rates
 
@@ -53,6 +55,8 @@ def check(config: DictConfig, of_task: Callable[[DictConfig], list[str]] = lambd
     for group in PASSED:
         if tasks.uses(config.task, group):
             problems += _check_component(group, config[group], made)
+    if tasks.uses(config.task, "tracking"):
+        problems += _check_trackers(config.tracking or {})
     if config.task != "apply":
         problems += _check_losses(config, made)
         problems += _check_backbone_and_layers(config, made)
@@ -147,6 +151,20 @@ def _check_component(group: str, node: Any, made: dict[str, Any]) -> list[str]:
     return []
 
 
+def _check_trackers(nodes: Any) -> list[str]:
+    """Check that each tracker has a name of its own, its arguments, and the package that it needs."""
+    if not isinstance(nodes, Mapping) or "_target_" in nodes:
+        return ["tracking: the file of a tracker begins with a name for it, and _target_ stands below that, indented."]
+    found = []
+    for name, node in nodes.items():
+        if not (problems := _check_component(f"tracking.{name}", node, {})):
+            needs = getattr(hydra.utils.get_object(node["_target_"]), "needs", None)
+            if needs and importlib.util.find_spec(needs) is None:
+                problems = [f"tracking={name} needs the package {needs}: pip install -e '.[{needs}]'."]
+        found += problems
+    return found
+
+
 def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
     """Return which argument a component does not take, needs, or wants to be a number; None if all is well."""
     try:
@@ -154,7 +172,7 @@ def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
     except (TypeError, ValueError):  # a built-in without a signature: its own message comes when it is made
         return None
     named = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    names = [name for name in named if name not in (*PASSED[group], "self")]
+    names = [name for name in named if name not in (*PASSED.get(group, OF_TRACKER), "self")]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     strange = [name for name in arguments if name not in names]
     if strange and not takes_any:

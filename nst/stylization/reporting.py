@@ -68,13 +68,11 @@ class Reporter(Callback):
             log.info("%s", self._headline(precision, engine))
             if session.saved is None and (warning := rate_too_low(config, space, start)):
                 log.warning("%s", warning)
-        inputs, trackers = self.images, common.of_any_task(session, self.images.shape, self.steps, self.evaluator)
-        maps_of = inspected_maps(config, session.device)
-        if session.saved is None:
-            common.show_inputs(trackers["tensorboard"], inputs.content, inputs.styles, self.canvas.decode(start))
-        show, begun = trackers["tensorboard"].show, session.saved is not None
-        inside = Inside(maps_of, show, self.steps, content=inputs.content, style=inputs.style, begun=begun)
-        session.trackers = {**trackers, "inside": inside}
+        pictures = self.images.content, self.images.styles
+        trackers = common.of_any_task(session, pictures, self.images.shape, self.steps, self.evaluator)
+        if (maps_of := inspected_maps(config, session.device)) is not None:
+            trackers.each["inside"] = Inside(trackers.run, maps_of, trackers.picture)
+        session.trackers = trackers
 
     def at_scale(self, number: int, begin: int, canvas: Canvas, start: Tensor | None = None) -> None:
         """Say which scale begins at which step, what becomes of its pixels, and its start, if targets need that."""
@@ -133,7 +131,7 @@ class Reporter(Callback):
         result = session.keep("result", latest.image, self.images.shape)
         scores = common.scores(self.evaluator, result, session.record.facts) if self.evaluator else None
         if scores:
-            session.trackers["tensorboard"].scores(scores, outcome.last.index)
+            session.trackers.scores(scores, outcome.last.index)
         session.record.note(scores=scores)
         seconds = session.seconds(optimisation=outcome.last.seconds)
         session.record.note_result(outcome, latest.values, seconds, peak)
@@ -181,6 +179,8 @@ def rate_too_low(config: DictConfig, space: PixelSpace, like: Tensor) -> str | N
 
 def has_hardly_moved(metrics: Path) -> str | None:
     """Return what to tell of a descent that has left the loss where it was, or None."""
+    if not metrics.is_file():  # nobody wanted it
+        return None
     with metrics.open(newline="", encoding="utf-8") as file:
         totals = [float(row["loss/total"]) for row in csv.DictReader(file)]
     if len(totals) < 2 or max(totals) - min(totals) > MOVED * max(totals):

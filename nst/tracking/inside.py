@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nst.tracking import Snapshot, Tracker
-from nst.tracking.tensorboard import picture_steps
+from nst.tracking import RunInfo, Snapshot, Tracker, picture_steps
 
 PICTURES = 6  # along the way, beside the start: each costs a pass through the network
 CHANNELS = 64  # shown of a layer at most
@@ -42,38 +41,29 @@ class Inside(Tracker):
     """Shows ``features/<layer>/...`` and ``gram/<layer>/...`` of the content image, the style image and the picture.
 
     Args:
-        look: makes the maps ``{layer: (1, C, h, w)}`` of an image ``(1, 3, H, W)`` RGB; None shows nothing.
+        run: that is watched.
+        look: makes the maps ``{layer: (1, C, h, w)}`` of an image ``(1, 3, H, W)`` RGB.
         show: is given a tag, a picture and its step.
-        steps: how many there will be, to spread the pictures over.
-        content: the content image, ``(1, 3, H, W)`` RGB in [0, 1].
-        style: the style image, ``(1, 3, H', W')`` RGB in [0, 1].
-        begun: those two have been shown already.
     """
 
-    def __init__(
-        self, look: Look | None, show: Show, steps: int, content: Tensor, style: Tensor, begun: bool = False
-    ) -> None:
-        self.look = look
-        self.show = show
-        self.turns = {0} | picture_steps(steps, PICTURES)
-        if look is None:
-            return
-        of_content, of_style = self._maps(content), self._maps(style)
+    def __init__(self, run: RunInfo, look: Look, show: Show) -> None:
+        self.look, self.show = look, show
+        self.turns = {0} | picture_steps(run.steps, PICTURES)
+        of_content, of_style = self._maps(run.content), self._maps(run.styles[0])
         self.scales = {layer: common_scale(of_content[layer], of_style[layer]) for layer in of_content}
-        if not begun:
+        if not run.begin:  # else they have been shown already
             self._show(of_content, "content", 0)
             self._show(of_style, "style", 0)
 
     def step(self, snapshot: Snapshot) -> None:
         """Show the picture's maps if its turn has come, or if it is the last."""
-        if self.look is not None and (snapshot.step.index in self.turns or snapshot.step.last):
+        if snapshot.step.index in self.turns or snapshot.step.last:
             assert snapshot.canvas is not None
             image = snapshot.canvas.seen(snapshot.step.pixels)
             self._show(self._maps(image), "picture", snapshot.step.index)
 
     @torch.no_grad()
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
-        assert self.look is not None
         return {layer: maps.cpu() for layer, maps in self.look(image).items()}
 
     def _show(self, maps: dict[str, Tensor], name: str, step: int) -> None:

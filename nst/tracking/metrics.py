@@ -3,29 +3,28 @@
 import csv
 import io
 import os
-from pathlib import Path
 
 from nst.files import writing
-from nst.tracking import Snapshot, Tracker
+from nst.tracking import RunInfo, Snapshot, Tracker
 
 
 class MetricsFile(Tracker):
     """Writes one line of numbers per logged step, each on disk before the run goes on.
 
     Args:
-        path: the file, which must not exist unless there is a position.
+        run: that is watched; the file must not exist unless there is a position.
         position: the bytes of the file that are to be kept, the rest being done again.
 
     Raises:
         UserError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, position: int | None = None) -> None:
-        self.path = path
-        with writing(path):
+    def __init__(self, run: RunInfo, position: int | None = None) -> None:
+        self.path = run.folder / "metrics.csv"
+        with writing(self.path):
             if position is not None:
-                os.truncate(path, position)
-            self.file = path.open("x" if position is None else "a", newline="", encoding="utf-8")
+                os.truncate(self.path, position)
+            self.file = self.path.open("x" if position is None else "a", newline="", encoding="utf-8")
         self.has_header = bool(position)
 
     def step(self, snapshot: Snapshot) -> None:
@@ -50,7 +49,7 @@ class MetricsFile(Tracker):
             os.fsync(self.file.fileno())
         return self.path.stat().st_size
 
-    def close(self, status: str) -> None:
+    def close(self, status: str, reason: str) -> None:
         """Close the file."""
         with writing(self.path):
             self.file.close()

@@ -2,39 +2,35 @@
 
 import hashlib
 import io
-from pathlib import Path
 
 from PIL import Image
 
 from nst.files import writing
 from nst.images import rgb
-from nst.tracking import Snapshot, Tracker
-from nst.tracking.tensorboard import picture_steps
+from nst.tracking import RunInfo, Snapshot, Tracker, picture_steps
 
+PICTURES = 10  # small ones, beside the start
 LONGEST_SIDE = 256  # of a preview
 QUALITY = 85
 
 
 class Frames(Tracker):
-    """Saves the picture every so many steps, and the last, as ``<folder>/<step>.png``.
+    """Saves the picture every ``save_every`` steps, and the last, as ``frames/<step>.png``; 0 saves none.
 
     Args:
-        folder: made when the first picture comes.
-        every: steps between two pictures; 0 saves none.
-        shape: (width, height) to save at, if not the picture's own.
-        written: what ``position`` returned, of a run that is carried on.
+        run: that is watched.
+        position: what ``position`` returned, of a run that is carried on.
     """
 
-    suffix = ".png"
+    name, suffix = "frames", ".png"
 
-    def __init__(
-        self, folder: Path, every: int, shape: tuple[int, int] | None = None, written: dict[str, str] | None = None
-    ) -> None:
-        self.folder, self.every, self.shape, self.written = folder, every, shape, dict(written or {})
-        if written is not None:  # what came after that is done again, or not at all where more steps follow
-            with writing(folder):
-                for path in folder.glob(f"*{self.suffix}"):
-                    if f"{folder.name}/{path.name}" not in self.written:
+    def __init__(self, run: RunInfo, position: dict[str, str] | None = None) -> None:
+        self.run, self.folder, self.every = run, run.folder / self.name, run.config["save_every"]
+        self.written = dict(position or {})
+        if position is not None:  # what came after that is done again, or not at all where more steps follow
+            with writing(self.folder):
+                for path in self.folder.glob(f"*{self.suffix}"):
+                    if f"{self.folder.name}/{path.name}" not in self.written:
                         path.unlink()
 
     def step(self, snapshot: Snapshot) -> None:
@@ -49,7 +45,7 @@ class Frames(Tracker):
         with writing(self.folder):
             self.folder.mkdir(exist_ok=True)
         rgb.save(path := self.folder / f"{index:06d}{self.suffix}", data := self.encoded(snapshot))
-        self.written[f"{self.folder.name}/{path.name}"] = hashlib.sha256(data).hexdigest()
+        self.written[f"{self.name}/{path.name}"] = hashlib.sha256(data).hexdigest()
 
     def is_due(self, index: int, last: bool) -> bool:
         """Tell whether the picture of a step is saved."""
@@ -57,7 +53,7 @@ class Frames(Tracker):
 
     def encoded(self, snapshot: Snapshot) -> bytes:
         """Return the picture as a file."""
-        return rgb.encode(snapshot.image, shape=self.shape)
+        return rgb.encode(snapshot.image, shape=self.run.shape)
 
     def position(self) -> dict[str, str]:
         """Return the SHA-256 of each picture saved so far, by its path in the run's folder."""
@@ -65,22 +61,16 @@ class Frames(Tracker):
 
 
 class Previews(Frames):
-    """Saves the start, log-spaced steps and the last as ``<folder>/<step>.jpg``, small and the same bytes each time.
+    """Saves the start, log-spaced steps and the last as ``previews/<step>.jpg``, small and the same bytes each time.
 
-    Failed and killed runs keep theirs as well.
-
-    Args:
-        folder: see ``Frames``, as for ``shape`` and ``written``.
-        steps: how many there will be, to spread the pictures over.
+    Failed and killed runs keep theirs as well. The arguments are those of ``Frames``.
     """
 
-    suffix = ".jpg"
+    name, suffix = "previews", ".jpg"
 
-    def __init__(
-        self, folder: Path, steps: int, shape: tuple[int, int] | None = None, written: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(folder, steps, shape, written)
-        self.turns = {0} | picture_steps(steps)
+    def __init__(self, run: RunInfo, position: dict[str, str] | None = None) -> None:
+        super().__init__(run, position)
+        self.turns = {0} | picture_steps(run.steps, PICTURES)
 
     def is_due(self, index: int, last: bool) -> bool:
         """Tell whether the picture of a step is saved."""
@@ -88,7 +78,7 @@ class Previews(Frames):
 
     def encoded(self, snapshot: Snapshot) -> bytes:
         """Return the picture as a file."""
-        return encode(Image.fromarray(rgb.to_bytes(snapshot.image, self.shape)))
+        return encode(self.run.picture(snapshot.image))
 
 
 def encode(picture: Image.Image) -> bytes:

@@ -6,13 +6,13 @@ import time
 
 from tqdm.auto import tqdm
 
-from nst.tracking import Snapshot
+from nst.tracking import RunInfo, Snapshot, Tracker
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0  # seconds at least between two lines that count
 
 
-class ProgressBar:
+class ProgressBar(Tracker):
     """A tqdm bar with the rate, the time left and, of steps, the loss.
 
     Args:
@@ -34,15 +34,12 @@ class ProgressBar:
         """Move the bar on by one, or to how many are done."""
         self.bar.update(1 if done is None else done - self.bar.n)
 
-    def position(self) -> None:
-        """Return nothing: what is shown is not kept."""
-
-    def close(self, status: str = "done") -> None:
+    def close(self, status: str = "done", reason: str = "") -> None:
         """Leave the bar as it stands."""
         self.bar.close()
 
 
-class ProgressLines:
+class ProgressLines(Tracker):
     """A line in the log at about every tenth of the run, for output that is no terminal; see ``ProgressBar``."""
 
     def __init__(self, total: int | None, begin: int = 0, unit: str = "step") -> None:
@@ -71,10 +68,7 @@ class ProgressLines:
         time_left = f", about {pace * left:.0f} s left" if left > 0 and self.done and not last else ""
         log.info("%s", f"{self.unit} {self.done}{of}{loss}  {pace:.3f} s {each}{time_left}")
 
-    def position(self) -> None:
-        """Return nothing: what is shown is not kept."""
-
-    def close(self, status: str = "done") -> None:
+    def close(self, status: str = "done", reason: str = "") -> None:
         """Do nothing: every line is written."""
 
 
@@ -92,3 +86,8 @@ def in_notebook() -> bool:
     """Tell whether this process is the kernel of a notebook; tqdm asks the same."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return "IPKernelApp" in getattr(shell, "config", ())
+
+
+def watch(run: RunInfo, position: None = None) -> ProgressBar | ProgressLines:
+    """Return what shows how far a run is."""
+    return progress(run.steps, run.begin, alone=run.shows_progress)

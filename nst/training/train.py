@@ -317,20 +317,19 @@ def _keeping_what_there_is(training: Training, descent: _Descent) -> Iterator[No
         raise
 
 
-def _trackers(training: Training) -> dict[str, Any]:
+def _trackers(training: Training) -> common.Trackers:
     """Make everything that watches the training, each where it stood at the checkpoint."""
     session, config, content = training.session, training.config, training.inputs.content
-    steps = int(config.steps)
-    trackers = common.of_any_task(session, training.inputs.shape, steps, training.evaluator)
-    if session.saved is None:
-        common.show_inputs(trackers["tensorboard"], content, training.inputs.styles, training.paint_content())
+    steps, pictures = int(config.steps), (content, training.inputs.styles)
+    trackers = common.of_any_task(session, pictures, training.inputs.shape, steps, training.evaluator)
     path = session.folder / REFERENCE
     optimised = rgb.load(str(path), max(content.shape[2:])) if path.is_file() else None
     shown = [ValidationPhoto(Path(str(config.content)).stem, content, optimised)]
     for name in training.method.validation:
         picture = rgb.load(name, config.size, config.fit, config.resample, config.background)
         shown.append(ValidationPhoto(Path(name).stem, picture.to(content)))
-    return trackers | {"validation": ValidationPictures(shown, training.paint, trackers["tensorboard"].show, steps)}
+    trackers.each["validation"] = ValidationPictures(shown, training.paint, trackers.picture, steps)
+    return trackers
 
 
 def _finish(training: Training, outcome: Outcome) -> None:
@@ -342,7 +341,7 @@ def _finish(training: Training, outcome: Outcome) -> None:
     result = training.keep("result")
     scores = common.scores(training.evaluator, result, record.facts) if training.evaluator else None
     if scores:
-        session.trackers["tensorboard"].scores(scores, outcome.last.index)
+        session.trackers.scores(scores, outcome.last.index)
     about = training.method.about()
     seconds = outcome.last.seconds + float((about.get("pairs") or {}).get("seconds", 0))
     record.note(**about, scores=scores, seconds_per_picture=per_picture, training_seconds=round(seconds, 3))

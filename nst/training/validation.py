@@ -7,8 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from nst.images import rgb
-from nst.tracking import Snapshot
-from nst.tracking.tensorboard import picture_steps
+from nst.tracking import Snapshot, Tracker, picture_steps
 
 PICTURES = 8  # along the way
 GAP = 6  # pixels between two pictures
@@ -24,7 +23,7 @@ class ValidationPhoto:
 
 
 @dataclass
-class ValidationPictures:
+class ValidationPictures(Tracker):
     """Shows ``validation/<name>``: the photograph, what the network makes of it and, if known, the optimiser's picture.
 
     Args:
@@ -50,12 +49,6 @@ class ValidationPictures:
         for place, one in enumerate(self.photos):
             painted = snapshot.image if place == 0 else self.paint(one.photo)
             self.show(f"validation/{place + 1}_{one.name}", side_by_side(one.photo, painted, one.optimised), step.index)
-
-    def position(self) -> None:
-        """Return nothing: what was shown is kept by whoever shows it."""
-
-    def close(self, status: str) -> None:
-        """Do nothing: every picture has been shown."""
 
 
 def side_by_side(*pictures: Tensor | None) -> Image.Image:

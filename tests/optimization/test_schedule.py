@@ -241,7 +241,7 @@ def test_two_scales_on_the_command_line_are_one_run(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(out)] == [str(index) for index in range(7)]
     assert [row["evaluations"] for row in rows(out)] == ["1", "2", "3", "5", "6", "7", "8"]
     assert "lr" not in rows(out)[0]
-    curve = kill_and_resume.curves(out)["loss/total"]
+    curve = kill_and_resume.curves(out)["loss"]
     assert [step for step, _ in curve] == list(range(7))
     sizes = {}
     for path in (out / "frames").glob("*.png"):

@@ -12,20 +12,18 @@ from PIL import Image
 from problems import CPU, composed, stylized
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from watched import run_info, snapshot
 
 from nst import runtime
 from nst.errors import ConfigError
 from nst.images import rgb
-from nst.images.canvas import Canvas
 from nst.images.pixels import PixelSpace, Preprocessing, with_margin
 from nst.losses.functional import gram_matrix
-from nst.losses.objective import Losses
 from nst.networks import backbones
-from nst.optimization.state import Step
 from nst.setup.check import check
 from nst.setup.layers import inspected_layers
 from nst.setup.network import inspected_maps
-from nst.tracking import Snapshot, inside
+from nst.tracking import inside
 from nst.tracking.inside import BACKGROUND, COLUMNS, GAP, LABEL, STEPS, TEXT, Inside, Scale
 
 TINY = ("size=32", "steps=12", "log_every=1", "evaluator=none", "layers.style=[conv1,fire2]", "device=cpu")
@@ -166,13 +164,6 @@ def test_a_layer_that_is_silent_is_black() -> None:
     assert (cell(awake, 0, 102, 102) == 2 * STEPS).all()
 
 
-def snapshot(index: int, pixels: Tensor, last: bool = False) -> Snapshot:
-    zero = torch.zeros(1)
-    step = Step(index, index + 1, Losses(zero, zero, zero, zero), pixels, 0.0, last)
-    space = PixelSpace("network", Preprocessing(mean=(0.5, 0.5, 0.5)))
-    return Snapshot(step, Canvas(space, pixels))
-
-
 def test_it_looks_at_few_steps_only_and_shows_content_and_style_once() -> None:
     seen: list[Tensor] = []
     shown: list[tuple[str, int]] = []
@@ -188,10 +179,11 @@ def test_it_looks_at_few_steps_only_and_shows_content_and_style_once() -> None:
     for begun in (False, True):
         seen.clear()
         shown.clear()
-        tracker = Inside(look, show, 300, torch.rand(1, 3, 8, 8), torch.rand(1, 3, 6, 9), begun)
+        tracker = Inside(run_info(Path(), 300, begin=7 * begun, content=torch.rand(1, 3, 8, 8)), look, show)
+        space = PixelSpace("network", Preprocessing(mean=(0.5, 0.5, 0.5)))
         for index in range(301):
-            tracker.step(snapshot(index, torch.full((1, 3, 8, 8), 0.7), index == 300))
-        tracker.close("done")
+            tracker.step(snapshot(index, torch.full((1, 3, 8, 8), 0.7), index == 300, space))
+        tracker.close("done", "")
         assert tracker.position() is None
         tags = {tag for tag, _ in shown}
         names = ("picture",) if begun else ("content", "style", "picture")
@@ -204,18 +196,15 @@ def test_it_looks_at_few_steps_only_and_shows_content_and_style_once() -> None:
         torch.testing.assert_close(seen[-1], torch.full((1, 3, 8, 8), 1.2))  # decoded, not clamped
 
 
-def test_without_layers_nothing_is_shown() -> None:
-    tracker = Inside(None, lambda *_: pytest.fail("shown"), 3, torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
-    tracker.step(snapshot(0, torch.rand(1, 3, 8, 8), True))
-    tracker.close("done")
-
-
 def inspected(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
     """What was shown by tag: steps and files."""
     found = EventAccumulator(str(folder), size_guidance={"images": 0})
     found.Reload()
-    tags = [tag for tag in found.Tags()["images"] if tag.startswith(("features/", "gram/"))]
-    return {tag: [(shown.step, shown.encoded_image_string) for shown in found.Images(tag)] for tag in tags}
+    tags = [tag for tag in found.Tags()["images"] if tag.startswith("seen/")]
+    return {
+        tag.removeprefix("seen/"): [(shown.step, shown.encoded_image_string) for shown in found.Images(tag)]
+        for tag in tags
+    }
 
 
 @pytest.fixture(scope="module")

@@ -7,34 +7,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from watched import run_info, snapshot
 
-from nst.images.canvas import Canvas
-from nst.images.pixels import PixelSpace, Preprocessing
-from nst.losses.objective import Losses
-from nst.optimization.state import Step
-from nst.tracking import Snapshot
 from nst.tracking.pictures import LONGEST_SIDE, Previews, encode
 
-SPACE = PixelSpace("unit", Preprocessing())
 
-
-def snapshot(index: int, pixels: torch.Tensor, last: bool = False) -> Snapshot:
-    zero = torch.zeros(1)
-    losses = Losses(zero, zero, zero, zero)
-    return Snapshot(Step(index, index + 1, losses, pixels, 0.0, last), Canvas(SPACE, pixels))
-
-
-def watch(folder: Path, steps: int, pixels: torch.Tensor, shape: tuple[int, int] | None = None) -> list[int]:
-    previews = Previews(folder, steps, shape)
+def watch(run: Path, steps: int, pixels: torch.Tensor, shape: tuple[int, int] | None = None) -> list[int]:
+    run.mkdir(exist_ok=True)
+    folder, previews = run / "previews", Previews(run_info(run, steps, shape=shape))
     for index in range(steps + 1):
         previews.step(snapshot(index, pixels, index == steps))
-    previews.close("done")
+    previews.close("done", "")
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in folder.glob("??????.jpg"))
     return sorted(int(path.stem) for path in folder.iterdir())
 
 
 def test_the_start_log_spaced_steps_and_the_last_are_saved(tmp_path: Path) -> None:
-    saved = watch(tmp_path / "previews", 300, torch.rand(1, 3, 8, 12))
+    saved = watch(tmp_path, 300, torch.rand(1, 3, 8, 12))
     assert saved[:2] == [0, 1]
     assert saved[-1] == 300
     assert len(saved) <= 11
@@ -44,13 +33,13 @@ def test_the_start_log_spaced_steps_and_the_last_are_saved(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_short_run_has_its_start_and_its_end(tmp_path: Path, steps: int) -> None:
-    saved = watch(tmp_path / "previews", steps, torch.rand(1, 3, 8, 8))
+    saved = watch(tmp_path, steps, torch.rand(1, 3, 8, 8))
     assert saved[0] == 0
     assert saved[-1] == steps
 
 
 def test_a_run_that_ends_early_has_its_last_picture_too(tmp_path: Path) -> None:
-    previews = Previews(tmp_path / "previews", 300)
+    previews = Previews(run_info(tmp_path, 300))
     for index in (0, 1, 17):
         previews.step(snapshot(index, torch.rand(1, 3, 8, 8), last=index == 17))
     assert (tmp_path / "previews" / "000017.jpg").exists()
@@ -72,13 +61,13 @@ def test_the_long_side_has_at_most_256_pixels_and_nothing_is_enlarged(
 def test_it_is_the_picture_clamped(tmp_path: Path) -> None:
     pixels = torch.full((1, 3, 16, 16), 1.7)
     pixels[0, 2] = -3.0
-    watch(tmp_path / "previews", 1, pixels)
+    watch(tmp_path, 1, pixels)
     seen = np.asarray(Image.open(tmp_path / "previews" / "000001.jpg"), dtype=float)
     np.testing.assert_allclose(seen, np.broadcast_to([255.0, 255.0, 0.0], seen.shape), atol=3)
 
 
 def test_a_squeezed_picture_gets_its_shape_back(tmp_path: Path) -> None:
-    watch(tmp_path / "previews", 1, torch.rand(1, 3, 32, 32), shape=(48, 32))
+    watch(tmp_path, 1, torch.rand(1, 3, 32, 32), shape=(48, 32))
     assert Image.open(tmp_path / "previews" / "000000.jpg").size == (48, 32)
 
 
@@ -86,5 +75,5 @@ def test_the_bytes_are_the_same_each_time(tmp_path: Path) -> None:
     pixels = torch.rand(1, 3, 40, 300)
     watch(tmp_path / "a", 5, pixels)
     watch(tmp_path / "b", 5, pixels)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    for path in (tmp_path / "a" / "previews").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / "previews" / path.name).read_bytes()

@@ -17,11 +17,15 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from nst import runtime
+from nst.images import rgb
 from nst.runs.session import Session, run_session
 from nst.stylization.stylize import stylize
-from nst.tracking.tensorboard import picture_steps
+from nst.tracking import GAP, picture_steps
+from nst.tracking.common import compared_by
+from nst.tracking.tensorboard import tag_of
 
 STEPS = 40
+STRIP = "picture/content_style_result"
 KNOBS = ("size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03")
 
 
@@ -52,29 +56,46 @@ def test_curves_are_the_numbers_of_metrics_csv(folder: Path, events: EventAccumu
     tags = [tag for tag in rows[0] if "/" in tag]
     assert {"loss/total", "loss/content", "loss/style", "loss/tv", "content_layers/fire4"} <= set(tags)
     for tag in tags:
-        curve = events.Scalars(tag)
+        curve = events.Scalars(tag_of(tag))
         assert [point.step for point in curve] == steps
         np.testing.assert_allclose([p.value for p in curve], [float(row[tag]) for row in rows], rtol=1e-6)
     assert all(point.value > 0 for point in events.Scalars("time/seconds_per_step"))
 
 
 def test_pictures_are_ten_at_most_a_tag_and_the_last_is_the_result(folder: Path, events: EventAccumulator) -> None:
-    assert set(events.Tags()["images"]) == {f"images/{name}" for name in ("content", "style", "start", "progress")}
-    shown = events.Images("images/progress")
+    assert set(events.Tags()["images"]) == {"picture/progress", "picture/content_style_result"}
+    shown = events.Images("picture/progress")
     steps = [picture.step for picture in shown]
     assert len(steps) <= 10
     assert steps == sorted(set(steps))
     assert steps[-1] == STEPS
     last = np.asarray(Image.open(io.BytesIO(shown[-1].encoded_image_string)))
     np.testing.assert_array_equal(last, np.asarray(Image.open(folder / "result.png")))
-    start = np.asarray(Image.open(io.BytesIO(events.Images("images/start")[0].encoded_image_string)))
-    content = np.asarray(Image.open(io.BytesIO(events.Images("images/content")[0].encoded_image_string)))
-    np.testing.assert_array_equal(start, content)
+    strips = [np.asarray(Image.open(io.BytesIO(s.encoded_image_string))) for s in events.Images(STRIP)]
+    assert [strip.step for strip in events.Images(STRIP)] == [0, STEPS]
+    height, width = last.shape[:2]
+    start = np.asarray(Image.open(io.BytesIO(shown[0].encoded_image_string)))
+    for strip, picture in zip(strips, (start, last), strict=True):
+        np.testing.assert_array_equal(strip[:, -width:], picture)
+        np.testing.assert_array_equal(strip[:, :width], start)  # this run starts from the content
+    style = rgb.to_bytes(rgb.load("swirls", 32))
+    assert strips[0].shape == (height, 2 * width + 2 * GAP + round(style.shape[1] * height / style.shape[0]), 3)
+    assert (strips[0][:, width : width + GAP] == 255).all()
+
+
+def test_time_series_opens_with_the_loss_and_the_picture(events: EventAccumulator) -> None:
+    tags = sorted(events.Tags()["scalars"] + events.Tags()["images"])  # by name, as TensorBoard has them
+    groups = list(dict.fromkeys(tag.partition("/")[0] for tag in tags))
+    assert tags[0] == "loss"
+    assert groups[:2] == ["loss", "picture"]
+    assert all(
+        sorted(["loss", "picture", tag_of(f"{kind}/a/b")])[2] == f"seen/{kind}/a/b" for kind in ("gram", "features")
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 11, 300, 2000, 10**7])
 def test_picture_steps_are_log_spaced_ten_at_most_and_end_with_the_last(steps: int) -> None:
-    chosen = sorted(picture_steps(steps))
+    chosen = sorted(picture_steps(steps, 10))
     assert len(chosen) <= 10
     assert chosen[-1] == steps
     assert chosen[0] == 1
@@ -98,13 +119,33 @@ def test_the_hparams_row_is_in_the_same_run_with_its_final_metrics(folder: Path,
     assert session.hparams["backbone"].string_value == "squeezenet"
     assert session.hparams["optimizer.lr"].number_value == 0.03
     experiment = part(metadata.EXPERIMENT_TAG).experiment
+    columns = {column.name: column.differs for column in experiment.hparam_infos}
+    assert {name for name in columns if columns[name]} == {"size", "steps", "tv", "optimizer.lr", "log_every"}
     metrics = [metric.name.tag for metric in experiment.metric_infos]
-    assert "final/total" in metrics
+    assert "result/total" in metrics
     for tag in metrics:
         assert [point.step for point in events.Scalars(tag)] == [STEPS]
     assert part(metadata.SESSION_END_INFO_TAG).session_end_info.status == api_pb2.STATUS_SUCCESS
     last = list(csv.DictReader((folder / "metrics.csv").open()))[-1]
-    assert events.Scalars("final/total")[0].value == pytest.approx(float(last["loss/total"]), rel=1e-6)
+    assert events.Scalars("result/total")[0].value == pytest.approx(float(last["loss/total"]), rel=1e-6)
+
+
+def test_rows_of_single_runs_and_of_sweeps_have_the_same_knobs_and_say_what_varies(tmp_path: Path) -> None:
+    alone = job(tmp_path / "alone", "size=32", "title=a", "tracking=[metrics]", "optimizer.lr=0.3")
+    (tmp_path / "sweep").mkdir()
+    plan = {"swept": {"style_loss": ["gram", "mrf"], "layers.style": ["[conv1]"]}}
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(plan))
+    of_sweep = job(tmp_path / "sweep" / "0", "size=32", "style_loss=mrf", "layers.style=[conv1]")
+    of_sweep.sweep = tmp_path / "sweep"
+    for one in (alone, of_sweep):
+        one.choices.update(style_loss="mrf", backbone="squeezenet", optimizer="adam")
+    (single, typed), (swept, varied) = compared_by(alone), compared_by(of_sweep)
+    assert varied == ["layers.style", "style_loss"]
+    assert typed == ["size", "optimizer.lr"]
+    common = {"content", "style", "alpha", "beta", "tv", "steps", "size", "pooling", "seed"}
+    common |= {"style_loss", "backbone", "optimizer"}
+    assert single.keys() == common | {"optimizer.lr"}
+    assert swept.keys() == common | {"layers.style"}
 
 
 def test_total_variation_in_the_metrics_is_that_of_the_saved_picture(folder: Path) -> None:

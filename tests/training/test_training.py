@@ -213,13 +213,13 @@ def test_tensorboard_shows_photograph_network_and_optimiser(whole: Path) -> None
     events = EventAccumulator(str(whole), size_guidance={"images": 0})
     events.Reload()
     tags = events.Tags()
-    assert {"loss/total", "loss/content", "loss/style", "lr", "final/total"} <= set(tags["scalars"])
+    assert {"loss", "loss/content", "loss/style", "rate/lr", "result/total"} <= set(tags["scalars"])
     strips = {tag: events.Images(tag)[-1] for tag in tags["images"] if tag.startswith("validation/")}
     assert sorted(strips) == ["validation/1_chelsea", "validation/2_coffee"]
     gap = 6
     assert strips["validation/1_chelsea"].width == 3 * 40 + 2 * gap  # with what the optimiser makes of it
     assert strips["validation/2_coffee"].width == 2 * 40 + gap
-    assert len(events.Images("images/progress")) > 3
+    assert len(events.Images("picture/progress")) > 3
 
 
 def test_a_strip_has_the_pictures_side_by_side() -> None:

@@ -1,0 +1,77 @@
+"""The run in Trackio (https://github.com/gradio-app/trackio): on this machine, or in a Hugging Face Space."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from nst.tracking import RunInfo, Snapshot, Tracker, picture_steps
+
+PICTURES = 10  # beside the start
+
+
+class Trackio(Tracker):
+    """Logs configuration, curves, pictures, scores, and how the run ended; a sweep is a group.
+
+    Args:
+        run: that is watched.
+        position: name of the run there, which is carried on with; steps done again are there twice.
+        project: where runs are put.
+        space: Hugging Face Space to send to; None: the store on this machine.
+        tags: beside those of the run.
+    """
+
+    needs = "trackio"
+
+    def __init__(
+        self,
+        run: RunInfo,
+        position: str | None = None,
+        project: str = "nst",
+        space: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        import trackio  # here, since few have it
+
+        self.run, self.turns, self.as_image = run, {0} | picture_steps(run.steps, PICTURES), trackio.Image
+        self.name = position or " ".join(filter(None, (run.group, run.name))).replace("/", " ")  # it goes by the name
+        self.there: Any = trackio.init(
+            project=project,
+            name=self.name,
+            group=run.group,
+            space_id=space,
+            config={**run.config, "tags": [*run.tags, *tags]},
+            resume="allow" if position else "never",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+
+    def step(self, snapshot: Snapshot) -> None:
+        """Log numbers at logged steps, and pictures at log-spaced ones."""
+        step = snapshot.step
+        values: dict[str, Any] = {**snapshot.values, "seconds": step.seconds} if snapshot.logged else {}
+        if step.index in self.turns or step.last:
+            values["picture/progress"] = self.as_image(self.run.picture(snapshot.image))
+        if step.last:
+            values["picture/content_style_result"] = self.as_image(self.run.beside_inputs(snapshot.image))
+        if values:
+            self.there.log(values, step=step.index)
+
+    def picture(self, tag: str, picture: Image.Image, step: int) -> None:
+        """Log it."""
+        self.there.log({tag: self.as_image(picture)}, step=step)
+
+    def scores(self, scores: Mapping[str, Any], step: int) -> None:
+        """Log the scores of the result."""
+        numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
+        self.there.log({f"{scores['evaluator']}/{name}": value for name, value in numbers.items()}, step=step)
+
+    def position(self) -> str:
+        """Return the name of the run there."""
+        return self.name
+
+    def close(self, status: str, reason: str) -> None:
+        """Log how it ended, and why."""
+        self.there.log({"status": status, **({"reason": reason} if reason else {})})
+        self.there.finish()
