@@ -22,7 +22,7 @@ from nst.runs import folders
 from nst.runs.folders import SWEEP_FILE
 
 # Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
-HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question")
+HOUSEKEEPING = ("resume", "checkpoint_steps", "checkpoint_seconds", "on_failure", "report", "title", "question", "zip")
 # What runs did that were begun before there was such a knob.
 BEFORE: dict[str, Any] = {
     **{"task": "optimize", "engine": "plain", "compile": False, "cuda_graph": False, "tile": "none"},

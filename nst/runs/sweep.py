@@ -100,10 +100,18 @@ def sweep_overrides(config: DictConfig) -> list[Override]:
     return list({override.get_key_element(): override for override in parsed}.values())
 
 
-def grid(overrides: Sequence[Override]) -> list[list[str]]:
-    """Return the overrides of each job of a grid, as Hydra's basic sweeper forms it; UserError if values are drawn."""
+def grid(overrides: Sequence[Override], together: Any = None) -> list[list[str]]:
+    """Return the overrides of each job of a grid, as Hydra's basic sweeper forms it but for axes that go together.
+
+    These are named by ``zip`` among the overrides, or by ``together``, the knob's value, if it is not.
+
+    Raises:
+        UserError: values are drawn, or axes cannot go together.
+    """
     axes: dict[str, list[str]] = {}  # the last of a key counts
     for override in overrides:
+        if key_of(override) == "zip":
+            continue
         key = override.get_key_element()
         if not override.is_sweep_override():
             axes[key] = [f"{key}={override.get_value_element_as_str()}"]
@@ -116,7 +124,48 @@ def grid(overrides: Sequence[Override]) -> list[list[str]]:
                 "-m NAME=1,2,3."
             )
         axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    return [list(job) for job in itertools.product(*axes.values())]
+    steps = {key.lstrip("+~"): [(line,) for line in lines] for key, lines in axes.items()}
+    for group in zipped(overrides, together):
+        if absent := [name for name in group if name not in steps]:
+            name = f"zip={','.join(group)}"
+            raise UserError(f"{name}: the sweep has no axis {absent[0]}. Give it values: {absent[0]}=FIRST,SECOND.")
+        lead, *others = names = [name for name in steps if name in group]
+        if len({len(steps[name]) for name in names}) > 1:
+            counted = ", ".join(f"{name} has {len(steps[name])}" for name in names)
+            raise UserError(f"zip={','.join(group)} takes as many values of each, and {counted}.")
+        steps[lead] = [tuple(itertools.chain(*lines)) for lines in zip(*map(steps.get, names), strict=True)]
+        for name in others:
+            del steps[name]
+    return [list(itertools.chain(*job)) for job in itertools.product(*steps.values())]
+
+
+def zipped(overrides: Sequence[Override], together: Any = None) -> list[list[str]]:
+    """Return the axes that go together, by the knob ``zip``: one list of names, or several."""
+    for override in overrides:
+        if key_of(override) == "zip":
+            together = override.value()
+            if override.is_sweep_override():
+                together = [getattr(one, "text", one) for one in override.sweep_iterator()]  # without quotes
+    if not together:
+        return []
+    named = [together] if isinstance(together, str) else list(together)
+    groups = [list(map(str, one)) for one in (named if any(not isinstance(one, str) for one in named) else [named])]
+    names = list(itertools.chain(*groups))
+    if min(map(len, groups)) < 2 or len(names) > len({*names}):
+        raise UserError(f"zip={','.join(names)} must name two axes or more, each once, such as zip=content,style.")
+    return groups
+
+
+def let_axes_go_together(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Have a sweep run by the sweeper that knows ``zip``, if it is given; UserError if there is no grid."""
+    if not (groups := zipped(overrides, config.zip)):
+        return
+    if not str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
+        chosen = config.hydra.runtime.choices.get("hydra/sweeper")
+        raise UserError(f"zip is for a grid of listed values, and hydra/sweeper={chosen} chooses them. Leave one out.")
+    with read_write(config), open_dict(config):
+        config.zip = groups
+        config.hydra.sweeper._target_ = "hydra_plugins.nst_zip_sweeper.ZipSweeper"
 
 
 def composed(name: str | None, jobs: Sequence[Sequence[str]]) -> Iterator[tuple[list[str], DictConfig]]:
@@ -216,12 +265,13 @@ def make_plan(folder: Path, config: DictConfig, swept: Mapping[str, list[str]], 
     }
     resumed = [*old.get("resumed", []), *([{"command": began["command"], "time": began["started"]}] if old else [])]
     words = ["--multirun" if word == "-m" else word for word in resume.without_resume(sys.argv[1:])]
-    grids, earlier = old.get("grids", []), old.get("swept", {})
+    grids, earlier, groups = old.get("grids", []), old.get("swept", {}), old.get("zip") or list(config.zip or [])
     return {
         **{name: old.get(name, value) for name, value in began.items()},
         **({"resumed": resumed} if resumed else {}),
         "grids": grids if words in grids else [*grids, words],
         **{name: old.get(name) if config[name] is None else config[name] for name in ("title", "question")},
+        **({"zip": [list(group) for group in groups]} if groups else {}),
         "swept": {key: [*dict.fromkeys([*earlier.get(key, []), *swept.get(key, [])])] for key in {**earlier, **swept}},
         "jobs": [{"folder": name, "overrides": overrides} for name, overrides in planned.items()],
     }
