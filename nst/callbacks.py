@@ -96,7 +96,7 @@ def _begin_run(config: DictConfig) -> None:
         resume.refuse_changes(folder, job)
     else:
         refuse_idle([job], map(resume.key_of, sweep.overrides_of(config, "task")))
-    _, _claimed = sweep.make_folder(config, "run")  # before Hydra writes anything there
+    _, _claimed = sweep.make_folder(config, "run", sweep.about_run(config))  # before Hydra writes anything there
 
 
 def _begin_sweep(config: DictConfig, name: str | None) -> None:
@@ -128,7 +128,7 @@ def _begin_sweep(config: DictConfig, name: str | None) -> None:
         _check_all([job for _, job in jobs])
         if config.resume is None and jobs:
             refuse_idle([job for _, job in jobs], map(resume.key_of, jobs[0][0]))
-    folder, lock = sweep.make_folder(config, "sweep")
+    folder, lock = sweep.make_folder(config, "sweep", sweep.about_sweep(config, list(swept)))
     added = resume.read(folder / sweep.PLAN).get("swept", {}).keys() - swept.keys()
     swept |= {sweep.key_of(o): [o.get_value_element_as_str()] for o in overrides if sweep.key_of(o) in added}
     plan = sweep.make_plan(folder, config, swept, jobs)

@@ -195,8 +195,8 @@ Neural style transfer: paint a content image in the style of a style image.
   python run.py resume=FOLDER                          carry on with a run or a sweep
   tensorboard --logdir outputs                         watch and compare the runs
 
-Outputs go to outputs/DATE/TIME/: result.png, metrics.csv, run.json, status.json, run.log; a sweep's to
-outputs/multirun/DATE/TIME/, with report.html.
+Outputs go to outputs/DATE/TIME_WHAT/, such as 10-00-00_coffee_swirls: result.png, metrics.csv, run.json, status.json,
+run.log; a sweep's to outputs/multirun/DATE/TIME_WHAT/, with report.html. python scripts/runs.py lists them.
 
 == Knobs (NAME=VALUE; the value in use stands in brackets) ==
 {knobs}

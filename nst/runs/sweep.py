@@ -33,8 +33,10 @@ from nst.files import claim, write_json, writing
 from nst.runs import folders, resume
 
 LONGEST_SLUG = 80
+LONGEST_NAME = 40  # of a single run, whose time tells it from others
 PLAN = folders.SWEEP_FILE
 STOPPED = "stopped.json"
+OF_NO_CONCERN = (("content", "train"), ("style", "apply"))  # a network is trained for a style, and has it then
 Jobs = Sequence[tuple[list[str], DictConfig]]  # overrides and configuration of each
 
 
@@ -49,19 +51,22 @@ def is_named(config: DictConfig, kind: str) -> bool:
     return any(line.lstrip("+").startswith(f"hydra.{kind}.dir=") for line in overrides_of(config, "hydra"))
 
 
-def make_folder(config: DictConfig, kind: str) -> tuple[Path, FileLock]:
+def make_folder(config: DictConfig, kind: str, about: str = "") -> tuple[Path, FileLock]:
     """Make and claim the folder of a run or sweep; one named after the time is new, whoever begins in that second.
 
-    Hydra's part of the configuration is told the name. ``kind`` is ``run`` or ``sweep``.
+    Hydra's part of the configuration is told the name. ``kind`` is ``run`` or ``sweep``; ``about``, what it is, stands
+    behind the time.
 
     Raises:
         UserError: another process has the folder, or it cannot be made.
     """
-    folder = first = Path(config.hydra[kind].dir)
+    folder = Path(config.hydra[kind].dir)
+    first = folder.with_name(folder.name + about)
     with writing(folder):
         if is_named(config, kind):
             folder.mkdir(parents=True, exist_ok=True)
             return folder, claim(folder)
+        folder = first
         first.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(2):
             with contextlib.suppress(FileExistsError):
@@ -72,6 +77,30 @@ def make_folder(config: DictConfig, kind: str) -> tuple[Path, FileLock]:
         config.hydra[kind].dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.{kind}.dir={cli.quoted(str(folder))}")
     return folder, claim(folder)
+
+
+def about_run(config: DictConfig) -> str:
+    """Return ``_<what a run is>`` for its folder's name: recipe or task, content and style, what else was typed.
+
+    Of that no more than what makes a name that a list has room for.
+    """
+    chosen = recipes.recorded(config.hydra.runtime.choices)
+    words = [chosen[group] for group in ("experiment", "method") if chosen.get(group, "None") != "None"]
+    words += [config.task] if config.task != "optimize" else []
+    used = [k for k in ("content", "style") if config.layers.get(k) and (k, config.task) not in OF_NO_CONCERN]
+    named = [config[kind] if OmegaConf.is_list(config[kind]) else [config[kind]] for kind in used]
+    words += ["+".join(Path(str(name)).stem for name in names) for names in named]
+    told = ("experiment", "method", "task", "content", "style", "pair", *resume.HOUSEKEEPING)
+    typed = [line for line in overrides_of(config, "task") if resume.key_of(line) not in told]
+    while len(name := "_".join(words) + slug(typed)) > LONGEST_NAME and typed:
+        typed.pop()
+    return _shortened(name)
+
+
+def about_sweep(config: DictConfig, swept: Sequence[str]) -> str:
+    """Return ``_<what a sweep is>`` for its folder's name: the study, else what is varied."""
+    study = recipes.recorded(config.hydra.runtime.choices).get("study", "None")
+    return _shortened(study if study != "None" else ",".join(key.rpartition("/")[2] for key in swept))
 
 
 def refuse_used(folder: Path, what: str, knob: str) -> None:
@@ -219,7 +248,12 @@ def slug(overrides: Sequence[str], swept: Any = None) -> str:
             with contextlib.suppress(HydraException):
                 value = OverridesParser.create().parse_override(override).value()
             parts.append(f"{key.rpartition('/')[2]}={_brief(value)}")
-    name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", ",".join(parts)).strip("-. ")
+    return _shortened(",".join(parts))
+
+
+def _shortened(text: str) -> str:
+    """Return ``_<text>`` with nothing in it that a file system has no room for; empty for an empty one."""
+    name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", text).strip("-. ")
     if len(name) > LONGEST_SLUG:
         name = f"{name[: LONGEST_SLUG - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return f"_{name}" if name else ""
