@@ -193,6 +193,7 @@ FORMS: dict[str, dict[str, Any]] = {
         **{"jobs": [{"folder": _is_below, "overrides": [str]}]},
     },
     "stopped.json": {"after": str},
+    "notes.json": {"tags": [str], "note": str},
 }
 
 
