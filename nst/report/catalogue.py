@@ -150,7 +150,7 @@ def listed(tops: Sequence[Path], expressions: Sequence[str] = (), jobs: bool = F
             if home is not None:
                 inside[home].append(folder)
             if home is None or jobs or expressions:
-                found[folder] = Entry(folder, [read_run(folder, folder.name)], own=notes.read(folder))
+                found[folder] = Entry(folder, [read_run(folder, folder.name)], own=notes.notes_in(folder))
         found |= {folder: _sweep(folder, own, found) for folder, own in inside.items()}
     entries = sorted(found.values(), key=lambda one: (one.started, folders.in_order(one.folder)))
     facts = [one.facts for one in entries] if expressions else []
@@ -167,7 +167,7 @@ def _sweep(folder: Path, begun: Sequence[Path], read: Mapping[Path, Entry]) -> E
     runs = [read[one].runs[0] if one in read else read_run(one, one.name) for one in begun]
     planned = [folder / job["folder"] for job in plan.get("jobs", [])]
     runs += [Run(one, one.name) for one in planned if one not in begun]
-    return Entry(folder, runs, plan, notes.read(folder))
+    return Entry(folder, runs, plan, notes.notes_in(folder))
 
 
 def table(entries: Sequence[Entry], width: int | None = None) -> str:

@@ -126,7 +126,7 @@ def _is_true(tree: ast.expr, facts: Facts, misfits: dict[str, list[bool]]) -> bo
 def _compare(value: Any, op: ast.cmpop, other: Any, is_left: bool, told: tuple[str, dict[str, list[bool]]]) -> bool:
     """Compare a value with what stands on the other side; note whether they are of one kind, where that matters."""
     if isinstance(op, ast.Eq | ast.NotEq | ast.Is | ast.IsNot):
-        equal = value is None if other is None else _is_equal(value, other)
+        equal = value in (None, "none") if other is None else _is_equal(value, other)  # an option may be called so
         return equal if isinstance(op, ast.Eq | ast.Is) else not equal and (value is not None or other is None)
     if value is None:
         return False

@@ -20,7 +20,7 @@ class Notes:
     note: str = ""
 
 
-def read(folder: Path) -> Notes:
+def notes_in(folder: Path) -> Notes:
     """Return the tags and the note in a folder, characters that nobody sees written out; none if it has no file."""
     content = trust.seen(trust.record(folder / FILE)[0])
     return Notes(content.get("tags", []), content.get("note", ""))
@@ -56,7 +56,8 @@ def _events(notes: Notes) -> bytes:
     from tensorboard.plugins.text.metadata import create_summary_metadata
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    text = "\n\n".join([*([f"Tags: {', '.join(notes.tags)}"] if notes.tags else []), notes.note])
+    tags = f"Tags: {', '.join(notes.tags)}" if notes.tags else ""
+    text = "\n\n".join(filter(None, [tags, notes.note]))
     about = create_summary_metadata(display_name="notes", description="")
     tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()])
     summary = Summary(value=[Summary.Value(tag="notes", metadata=about, tensor=tensor)])

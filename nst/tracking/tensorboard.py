@@ -17,6 +17,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summary
 
 from nst.files import writing
 from nst.images import rgb
+from nst.runs.notes import EVENTS
 from nst.tracking import Snapshot, Tracker
 
 PICTURES = 10  # TensorBoard keeps ten pictures a tag by default (--samples_per_plugin images=N shows more)
@@ -131,7 +132,7 @@ class TensorBoard(Tracker):
         for path in self.folder.glob(FILES):
             if path.name in position["files"]:
                 os.truncate(path, position["files"][path.name])
-            else:
+            elif not path.match(EVENTS):  # the text of somebody's notes, which stays
                 path.unlink()
         self.previous, self.next = position["previous"], position["next"]
 
