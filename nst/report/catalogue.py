@@ -25,6 +25,7 @@ from nst.runs.folders import SWEEP_FILE
 
 PLAIN = ("optimize", "None", "none")  # tasks and recipes that go without saying
 TOLD = ("content", "style", "pair", "experiment", "method", "task", "study", "model", *resume.HOUSEKEEPING)
+SHORTEST_REST, LONGEST_REST = 8, 10_000  # characters beside a folder and its tags
 SCORES = ("content_distance", "style_distance")  # shown in the list; the files have all
 
 
@@ -171,16 +172,18 @@ def _sweep(folder: Path, begun: Sequence[Path], read: Mapping[Path, Entry]) -> E
 
 
 def table(entries: Sequence[Entry], width: int | None = None) -> str:
-    """Return the list as text, a line for each: its folder is whole, and what that does not say is cut to a width."""
+    """Return the list as text, a line for each: folder and tags whole, and what they do not say cut to a width."""
     lines = [f"{'status':<12}  content   style      MB  folder, tags, and what the folder's name leaves out"]
     for entry in entries:
         scores = [entry.scores.get(key) for key in SCORES]
         shown = [f"{value:#.3g}" if isinstance(value, int | float) else "" for value in scores]
         name = _typed(entry.folder)
-        start = f"{entry.status:<12}  {shown[0]:>7}  {shown[1]:>6}  {entry.size / 1e6:6.1f}  {name}"
-        more = [*(f"#{tag}" for tag in entry.own.tags), ", ".join(_unsaid(name, entry)), entry.own.note]
-        line = "  ".join([start, *filter(None, more)])
-        lines.append(line if width is None or len(line) <= width else f"{line[: max(width - 1, len(start))]}…")
+        start = f"{entry.status:<12}  {shown[0]:>7}  {shown[1]:>6}  {entry.size / 1e6:6.1f}  "
+        start += "  ".join([name, *(f"#{tag}" for tag in entry.own.tags)])
+        rest = "  ".join(filter(None, [", ".join(_unsaid(name, entry)), entry.own.note]))
+        room = LONGEST_REST if width is None else width - len(start) - 2
+        short = rest if len(rest) <= room else f"{rest[: room - 1]}…" if room >= SHORTEST_REST else ""
+        lines.append(f"{start}  {short}".rstrip())
     return "\n".join(lines)
 
 
