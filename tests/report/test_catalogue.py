@@ -78,9 +78,12 @@ def test_each_run_and_sweep_has_one_line_that_says_what_its_folder_s_name_does_n
     assert second.endswith(f"outputs/mine  {local}, mosaic on coffee, beta=0.1")
     assert third.split("  ")[0] == "1/3 done"
     assert third.endswith("10-02-00_beta  3 runs over beta")
+    found[1].own.tags = ["paper"]
+    narrow = catalogue.table(found, 80).splitlines()
+    assert narrow[2] == f"{second.replace('mine', 'mine  #paper')[:79]}…"
     narrow = catalogue.table(found, 60).splitlines()
-    assert "outputs/multirun/2026-11-22/10-02-00_beta" in narrow[3]
-    assert narrow[2] == f"{second[:59]}…"
+    assert narrow[2].endswith("outputs/mine  #paper")
+    assert narrow[3].endswith("outputs/multirun/2026-11-22/10-02-00_beta")  # which can be copied
     assert len(catalogue.listed([outputs], jobs=True)) == 5
 
 

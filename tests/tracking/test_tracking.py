@@ -17,9 +17,10 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from nst import runtime
+from nst.runs.notes import Notes, write
 from nst.runs.session import Session, run_session
 from nst.stylization.stylize import stylize
-from nst.tracking.tensorboard import picture_steps
+from nst.tracking.tensorboard import TensorBoard, picture_steps
 
 STEPS = 40
 KNOBS = ("size=32", f"steps={STEPS}", "log_every=5", "tv=0.1", "optimizer.lr=0.03")
@@ -140,3 +141,13 @@ def test_the_custom_charts_name_curves_that_exist(events: EventAccumulator) -> N
     assert len(patterns) >= 5
     for pattern in patterns:
         assert any(re.fullmatch(pattern, tag) for tag in events.Tags()["scalars"]), pattern
+
+
+def test_a_run_that_is_carried_on_with_keeps_the_text_of_its_notes(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path, STEPS, "", {})
+    position = board.position()
+    board.close("interrupted")
+    write(tmp_path, Notes(["paper"]))
+    TensorBoard(tmp_path, STEPS, "", {}, position=position).close("done")
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [one.tensor_proto.string_val for one in events.Tensors("notes")] == [[b"Tags: paper"]]
