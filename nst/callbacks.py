@@ -87,6 +87,8 @@ def _begin_run(config: DictConfig) -> None:
     job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     if job.pairs is not None:
         raise UserError("pairs is for a sweep over them: python run.py -m ... One pair is pair=[CONTENT,STYLE].")
+    if "zip" in map(resume.key_of, sweep.overrides_of(config, "task")):
+        raise UserError("zip is for a sweep, whose axes it lets go together: python run.py -m ...")
     if job.resume is None and sweep.is_named(config, "run"):
         sweep.refuse_used(folder, "a run", "hydra.run.dir")
     _check_all([job])
@@ -96,37 +98,39 @@ def _begin_run(config: DictConfig) -> None:
             sweep.refuse_member(folder)
     else:
         refuse_idle([job], map(resume.key_of, sweep.overrides_of(config, "task")))
-    _, _claimed = sweep.make_folder(config, "run")  # before Hydra writes anything there
+    _, _claimed = sweep.make_folder(config, "run", sweep.about_run(config))  # before Hydra writes anything there
 
 
 def _begin_sweep(config: DictConfig, name: str | None) -> None:
     global _launched
     launchers.prepare(config)
     pairs.make_axis(config)
+    pairs.list_pictures(config)
     if config.resume is None and sweep.is_named(config, "sweep"):
         sweep.refuse_used(Path(config.hydra.sweep.dir), "a sweep", "hydra.sweep.dir")
     overrides = sweep.sweep_overrides(config)
+    sweep.let_axes_go_together(config, overrides)
     swept = {
         sweep.key_of(o): list(map(str, o.sweep_string_iterator())) if o.is_discrete_sweep() else []  # to be drawn
         for o in overrides
-        if o.is_sweep_override()
+        if o.is_sweep_override() and sweep.key_of(o) != "zip"
     }
-    if empty := [o.input_line for o in overrides if o.is_discrete_sweep() and not swept[sweep.key_of(o)]]:
+    if empty := [o.input_line for o in overrides if o.is_discrete_sweep() and swept.get(sweep.key_of(o)) == []]:
         raise UserError(f"{empty[0]} gives no values, so there would be no run. Check the pattern or range.")
     if idle := [key for key in swept if resume.is_housekeeping(key)]:
         raise UserError(f"{', '.join(idle)} changes no picture, so a sweep cannot vary it. Give it one value.")
     if "study" in swept:
         raise UserError("A study is a sweep of its own: run one at a time, study=NAME.")
     jobs: list[tuple[list[str], DictConfig]] = []
-    if str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
-        lines = sweep.grid(overrides)
+    if str(config.hydra.sweeper.get("_target_")).endswith(("BasicSweeper", "ZipSweeper")):
+        lines = sweep.grid(overrides, config.zip)
         if len(lines) > MANY:
             print(f"Checking {len(lines)} jobs ...", file=sys.stderr, flush=True)
         jobs = list(sweep.composed(name, lines))
         _check_all([job for _, job in jobs])
         if config.resume is None and jobs:
             refuse_idle([job for _, job in jobs], map(resume.key_of, jobs[0][0]))
-    folder, lock = sweep.make_folder(config, "sweep")
+    folder, lock = sweep.make_folder(config, "sweep", sweep.about_sweep(config, list(swept)))
     added = resume.read(folder / sweep.PLAN).get("swept", {}).keys() - swept.keys()
     swept |= {sweep.key_of(o): [o.get_value_element_as_str()] for o in overrides if sweep.key_of(o) in added}
     plan = sweep.make_plan(folder, config, swept, jobs)

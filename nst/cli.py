@@ -60,7 +60,7 @@ GRAMMAR = {  # what Hydra and OmegaConf say of a command line, and what is said 
         r"\1 takes one value, no list. A sweep tries several, one a run: -m \1=FIRST,SECOND."
     ),
     r"override pair=.* is not a ListConfig|Interpolation key 'pair\[\d\]' not found": (
-        "pair takes two images: pair=[CONTENT,STYLE]."
+        "pair takes two images: pair=[CONTENT,STYLE]. Two axes of a sweep go together with zip=content,style."
     ),
 }
 HELP_HINT = "See python run.py --help."

@@ -192,10 +192,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "sweep.json": {
         **_BEGUN,
         **{"started": _is_time, "launcher": _TEXT, "sweeper": _TEXT, "title": _TEXT, "question": _TEXT},
-        **{"swept": {...: [str]}, "grids": [[str]], "resumed": [dict]},
+        **{"swept": {...: [str]}, "grids": [[str]], "zip": [[str]], "resumed": [dict]},
         **{"jobs": [{"folder": _is_below, "overrides": [str]}]},
     },
     "stopped.json": {"after": str},
+    "notes.json": {"tags": [str], "note": str},
 }
 
 

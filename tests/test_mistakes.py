@@ -80,7 +80,7 @@ MISTAKES = [
     (["beta=interval(0,1)"], r"put -m in front", False),
     (["-m", "beta=interval(0,1)"], r"needs a sampler: hydra/sweeper=optuna", False),
     (["-m", "seed=range(0,0)"], r"seed=range\(0,0\) gives no values", False),
-    (["-m", "content=glob(/no/such/*)"], r"gives no values", False),
+    (["-m", "content=glob(/no/such/*)"], r"there is no picture in /no/such/*", False),
     (["-m", "checkpoint_steps=1,2"], r"changes no picture", False),
     (["--config-dir", "own", "style_loss=tab"], r"tab\.yaml is no YAML.*line 1, column 3", False),
     (["--config-dir", "own", "style_loss=bytes"], r"bytes\.yaml is not in UTF-8: .* line 1", False),

@@ -46,15 +46,19 @@ class Config:
     )
     pair: list[Any] = _knob("[content,style] at once, for a sweep over pairs: 'pair=[coffee,swirls],[photo.jpg,wave]'")
     content: str = _knob(
-        "content image: a path, or the name of a sample; with task=apply also a folder, a GIF or a video"
+        "content image: a path, or the name of a sample; with task=apply also a folder, a GIF or a video; in a sweep "
+        "also a folder or a pattern, one run a picture"
     )
-    style: Any = _knob("style image: a path, or the name of a sample; several: 'style=[swirls,mosaic]'")
+    style: Any = _knob(
+        "style image: a path, or the name of a sample; several: 'style=[swirls,mosaic]'; in a sweep as content"
+    )
     pairs: str | None = _knob(
         "the pairs of a sweep: a folder with the folders content and style, or a CSV file with these two columns"
     )
     pairing: str = _knob(
         "of the folder of pairs", choices="every (content with every style) | order (the first with the first)"
     )
+    zip: Any = _knob("axes of a sweep that go together, the third value with the third: zip=content,style")
     style_weights: Any = _knob("of several styles: how much each counts, such as [2,1]; null: alike")
     style_size: Any = _knob(
         "pixels of the style's side that `style_fit` names, one number or one for each; null: `size`"
@@ -194,6 +198,8 @@ Neural style transfer: paint a content image in the style of a style image.
   python run.py                                        one picture from the bundled samples
   python run.py content=photo.jpg style=painting.jpg   your own images
   python run.py -m beta=0.001,0.01,0.1                 a sweep: three runs, subtle to strong
+  python run.py -m content=FOLDER 'style=art/*.jpg'    every picture with every style; the third with the third:
+                                                       zip=content,style beside it
   python run.py experiment=notebook                    a published recipe
   python run.py study=layers_and_weights               a classic figure: a sweep, ready made
   python run.py task=train                             a network for the style, which then paints in one pass
@@ -201,8 +207,8 @@ Neural style transfer: paint a content image in the style of a style image.
   python run.py resume=FOLDER                          carry on with a run or a sweep
   tensorboard --logdir outputs                         watch and compare the runs
 
-Outputs go to outputs/DATE/TIME/: result.png, metrics.csv, run.json, status.json, run.log; a sweep's to
-outputs/multirun/DATE/TIME/, with report.html.
+Outputs go to outputs/DATE/TIME_WHAT/, such as 10-00-00_coffee_swirls: result.png, metrics.csv, run.json, status.json,
+run.log; a sweep's to outputs/multirun/DATE/TIME_WHAT/, with report.html. python scripts/runs.py lists them.
 
 == Knobs (NAME=VALUE; the value in use stands in brackets) ==
 {knobs}

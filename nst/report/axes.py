@@ -11,7 +11,7 @@ from nst.runs.folders import in_order
 
 # Knobs that say how a run is kept and shown, not what it is. A sweep over them is shown all the same.
 NO_SCIENCE = re.compile(
-    r"(resume|report|title|question|on_failure|log_every|save_every|device|threads|evaluator|checkpoint_\w+|keep_state"
+    r"(resume|report|title|question|zip|on_failure|log_every|save_every|device|threads|evaluator|checkpoint_\w+|keep_state"
     r"|hydra)(\..*)?"
     r"|(.*\.)?(_partial_|_convert_|_recursive_)"
 )
@@ -44,7 +44,12 @@ def find_axes(collection: Collection) -> list[Axis]:
     """
     runs = collection.runs
     listed = {key.lstrip("+~"): values for key, values in collection.sweep.get("swept", {}).items()}
-    others = [key for key in differing(runs) if key not in listed and not _follows(runs, key, list(listed))]
+    told = []
+    for group in collection.sweep.get("zip", []):  # one axis, called by the first key that says the others
+        lead = next((key for key in group if all(_is_function(runs, other, [key]) for other in group)), None)
+        told += [key for key in group if lead not in (None, key)]
+    listed = {key: values for key, values in listed.items() if key not in told}
+    others = [k for k in differing(runs) if k not in (*listed, *told) and not _follows(runs, k, list(listed))]
     axes = []
     for key in [*listed, *others]:
         if key.startswith(("hydra.", "hydra/")):

@@ -11,10 +11,11 @@ import yaml
 from nst import trust
 from nst.report.inputs import find_inputs
 from nst.report.runs import Collection, Run
+from nst.runs import notes as said
 from nst.runs.folders import SWEEP_FILE, is_unchanged
 
 WHEN = (1980, 1, 1, 0, 0, 0)  # the first moment a zip file knows; every file gets it, so that the bytes are the same
-RUN_FILES = ("run.json", "status.json", "metrics.csv")
+RUN_FILES = ("run.json", "status.json", "metrics.csv", said.FILE)
 DIFFS = "uncommitted*.diff"
 HYDRA_FILES = (".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml")
 PACKED = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4"}  # are compressed already

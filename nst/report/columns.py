@@ -56,6 +56,9 @@ def columns_of(runs: Sequence[Run], parameters: Sequence[str]) -> list[dict[str,
     """Return the columns of the table, from left to right."""
     columns = [_column(key, key, "parameter", f"{key}, as configured.") for key in parameters]
     columns.append(_column("status", "status", "status", "How the run ended."))
+    for key, text in {"tags": "Given by scripts/runs.py --tag.", "note": "Written by scripts/runs.py --note."}.items():
+        if any(getattr(run.own, key) for run in runs):
+            columns.append(_column(key, key, "remark", text))
     for evaluator in sorted({name for run in runs for name in scores_of(run)}):
         names = {name for run in runs for name in scores_of(run).get(evaluator, {})}
         known = [name for name in SCORES if name in names]
@@ -90,6 +93,8 @@ def value_in(column: dict[str, Any], run: Run, texts: Mapping[str, Mapping[str, 
         return texts[key][canonical(value)]
     if kind == "status":
         return run.status
+    if kind == "remark":
+        return ", ".join(run.own.tags) if key == "tags" else run.own.note
     if kind == "score":
         return number(nested(scores_of(run), column["evaluator"], key.removeprefix(f"{column['evaluator']}/")))
     if kind == "loss":

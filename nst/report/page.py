@@ -25,7 +25,8 @@ from nst.report.tables import FOR_A_PAPER, brief, is_time, mean, short_reason
 
 FOLDER = Path(__file__).parent
 STATUSES = {"out_of_memory": "out of memory", "skipped": "not run"}  # others go by their own name
-KINDS = {"status": "", "parameter": "Parameters", "score": "Scores", "loss": "Final losses", "cost": "Cost"}
+KINDS = {"parameter": "Parameters", "score": "Scores", "loss": "Final losses", "cost": "Cost"}
+KINDS |= dict.fromkeys(("status", "remark"), "")
 Items = Sequence[dict[str, Any]]  # axes, runs, inputs or columns of a view
 
 

@@ -18,6 +18,7 @@ from nst.errors import UserError
 from nst.files import is_claimed
 from nst.runs import folders
 from nst.runs.folders import SWEEP_FILE
+from nst.runs.notes import Notes, notes_in
 
 STATUSES = ("done", "running", "interrupted", "failed", "out_of_memory", "skipped", "not started", "unknown")
 PICTURES = ("result", "interrupted", "best")  # the one to show, by preference
@@ -41,6 +42,7 @@ class Run:
     times: dict[str, Any] = field(default_factory=dict)  # ``status.json``
     overrides: list[str] = field(default_factory=list)  # what was typed for this run, as ``key=value``
     notes: list[str] = field(default_factory=list)  # files that could not be read, one sentence each
+    own: Notes = field(default_factory=Notes)  # what somebody says of it
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -149,6 +151,7 @@ def read_run(folder: Path, name: str, planned: Iterable[str] = ()) -> Run:
     if "config" not in run.record:
         run.record = _hydra_record(folder) | run.record
     run.overrides = run.record.get("overrides") or run.overrides
+    run.own = notes_in(folder)
     run.status, run.reason = _status(run)
     return run
 

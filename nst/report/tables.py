@@ -177,7 +177,7 @@ def _markdown_table(view: dict[str, Any]) -> str:
     heads = [f"{c['label']} ({c['evaluator']})" if c["evaluator"] and several else c["label"] for c in columns]
     units = [f", {column['unit']}" if column["unit"] else "" for column in columns]
     header = ["run", *(markdown(head + unit) for head, unit in zip(heads, units, strict=True))]
-    lines = [header, ["---", *("---" if c["kind"] in ("parameter", "status") else "---:" for c in columns)]]
+    lines = [header, ["---", *("---" if c["kind"] in ("parameter", "status", "remark") else "---:" for c in columns)]]
     for run in view["runs"]:
         cells = [brief(run["values"].get(column["key"]), is_time(column)) for column in columns]
         name = f"[{markdown(run['name'])}](<{run['full']}>)" if run["full"] else markdown(run["name"])

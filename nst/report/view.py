@@ -23,6 +23,7 @@ from nst.report.pairs import pair_of, trade_offs
 from nst.report.pictures import Pictures, draw
 from nst.report.runs import STATUSES, Collection, Metrics, Run, nested
 from nst.runs import resume
+from nst.runs.notes import Notes, notes_in
 
 CURVES = ("loss/total", "loss/content", "loss/style", "unweighted/content", "unweighted/style")
 MOST_POINTS = 200  # of one curve
@@ -318,7 +319,9 @@ def _damage(run: Run, pictures: Pictures) -> list[str]:
 def _notes(collection: Collection, pictures: Pictures) -> list[str]:
     """Return what a reader should know: damaged files, and runs that do not come from the same place."""
     runs = collection.runs
-    notes = [*collection.notes, *pictures.notes]
+    own = notes_in(collection.sweep_folder) if collection.sweep_folder else Notes()
+    notes = [f"Tags of the sweep: {', '.join(own.tags)}."] if own.tags else []
+    notes += [*([own.note] if own.note else []), *collection.notes, *pictures.notes]
     notes += [f"{run.name}: {note}" for run in runs for note in _damage(run, pictures)]
     for what, keys in {
         "commits": ("git", "commit"),

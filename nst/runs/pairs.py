@@ -1,18 +1,67 @@
-"""The pairs of content and style that a sweep goes through: a folder's, or a CSV file's, as one axis."""
+"""The pictures that a sweep goes through: of a folder or a pattern, and pairs of content and style, as one axis."""
 
 import csv
+import fnmatch
+import glob
+import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
+from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, open_dict, read_write
 
 from nst.cli import quoted
 from nst.errors import UserError
-from nst.files import SUFFIXES
-from nst.runs import resume
+from nst.files import SUFFIXES, exists, is_folder
+from nst.runs import resume, sweep
 from nst.runs.folders import in_order
 from nst.samples import samples
 
 KINDS = ("content", "style")
+LONGEST_LIST = 100  # characters of names
+
+
+def list_pictures(config: DictConfig) -> None:
+    """Put its pictures in the place of each folder and pattern that ``content`` or ``style`` of a sweep names.
+
+    Files that are no pictures are told on standard error. A network takes a folder as it is.
+
+    Raises:
+        UserError: there is no picture in one of them.
+    """
+    for override in sweep.sweep_overrides(config):
+        kind, lines = sweep.key_of(override), config.hydra.overrides.task
+        if kind not in KINDS or (texts := _listed(override, config.task)) is None:
+            continue
+        with read_write(config), open_dict(config):
+            kept = [line for line in lines if resume.key_of(str(line)) != kind]
+            config.hydra.overrides.task = [*kept, f"{kind}={','.join(texts)}"]
+
+
+def _listed(override: Override, task: str) -> list[str] | None:
+    """Return the values of an override with pictures in the place of folders and patterns; None if there are none."""
+    kind, value = sweep.key_of(override), override.value()
+    if isinstance(value, Glob):
+        found = dict.fromkeys(one for pattern in value.include for one in _pictures(kind, pattern))
+        left = [one for one in found if not any(fnmatch.fnmatch(one, pattern) for pattern in value.exclude)]
+        return [quoted(one) for one in left] or None
+    if not override.is_sweep_override():
+        values: dict[str, Any] = {override.get_value_element_as_str(): value}
+    elif override.is_choice_sweep() and not getattr(value, "shuffle", False):
+        unquoted = [getattr(one, "text", one) for one in override.sweep_iterator()]
+        values = dict(zip(override.sweep_string_iterator(), unquoted, strict=True))
+    else:
+        return None
+    many = {t: _pictures(kind, one) for t, one in values.items() if isinstance(one, str) and _is_several(one, task)}
+    return [new for text in values for new in (map(quoted, many[text]) if text in many else [text])] if many else None
+
+
+def _is_several(name: str, task: str) -> bool:
+    """Tell whether a name is that of a folder, which a network would take as it is, or a pattern."""
+    if glob.has_magic(name) and not exists(name):
+        return True
+    return is_folder(name) and name not in samples() and task != "apply"
 
 
 def make_axis(config: DictConfig) -> None:
@@ -48,7 +97,11 @@ def read(source: str, pairing: str = "every") -> list[tuple[str, str]]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        contents, styles = (_pictures(path / kind) for kind in KINDS)
+        for folder in (path / kind for kind in KINDS):
+            if not folder.is_dir():
+                what = "A folder of pairs holds two, content and style"
+                raise UserError(f"pairs: there is no folder {folder}. {what}.")
+        contents, styles = (_pictures("pairs", str(path / kind)) for kind in KINDS)
         if pairing == "every":
             return [(content, style) for content in contents for style in styles]
         if len(contents) != len(styles):
@@ -62,13 +115,19 @@ def read(source: str, pairing: str = "every") -> list[tuple[str, str]]:
     return _lines(path)
 
 
-def _pictures(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise UserError(f"pairs: there is no folder {folder}. A folder of pairs holds two, content and style.")
-    found = [one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES and not one.name.startswith(".")]
+def _pictures(knob: str, source: str) -> list[str]:
+    """Return the pictures of a folder, or that a pattern matches, numbers in their names in their order."""
+    path = Path(source).expanduser()
+    pattern = str(Path(glob.escape(str(path))) / "*") if path.is_dir() else str(path)
+    matched = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob shows what is hidden, and refuses **.jpg
+    files = sorted(filter(Path.is_file, map(Path, matched)), key=in_order)
+    found = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not found:
-        raise UserError(f"pairs: there is no picture in {folder}: no file that ends in {', '.join(sorted(SUFFIXES))}.")
-    return [str(one) for one in sorted(found, key=lambda one: in_order(one.name))]
+        raise UserError(f"{knob}: there is no picture in {path}: no file that ends in {', '.join(sorted(SUFFIXES))}.")
+    if others := [file.name for file in files if file not in found]:
+        names = textwrap.shorten(", ".join(others), LONGEST_LIST, placeholder=" ...")
+        print(f"{knob}={source}: left out, since it is no picture: {names}", file=sys.stderr)
+    return list(map(str, found))
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ from nst.runs.folders import SWEEP_FILE
 # Knobs that say how a run is kept and shown, not what it is; they may change when it is resumed.
 HOUSEKEEPING = (
     *("resume", "checkpoint_steps", "checkpoint_seconds", "keep_state", "on_failure", "report", "title", "question"),
-    "tracking",
+    *("tracking", "zip"),
 )
 # What runs did that were begun before there was such a knob.
 BEFORE: dict[str, Any] = {

@@ -34,8 +34,10 @@ from nst.files import claim, write_json, writing
 from nst.runs import folders, resume
 
 LONGEST_SLUG = 80
+LONGEST_NAME = 40  # of a single run, whose time tells it from others
 PLAN = folders.SWEEP_FILE
 STOPPED = "stopped.json"
+OF_NO_CONCERN = (("content", "train"), ("style", "apply"))  # a network is trained for a style, and has it then
 Jobs = Sequence[tuple[list[str], DictConfig]]  # overrides and configuration of each
 
 
@@ -50,19 +52,22 @@ def is_named(config: DictConfig, kind: str) -> bool:
     return any(line.lstrip("+").startswith(f"hydra.{kind}.dir=") for line in overrides_of(config, "hydra"))
 
 
-def make_folder(config: DictConfig, kind: str) -> tuple[Path, FileLock]:
+def make_folder(config: DictConfig, kind: str, about: str = "") -> tuple[Path, FileLock]:
     """Make and claim the folder of a run or sweep; one named after the time is new, whoever begins in that second.
 
-    Hydra's part of the configuration is told the name. ``kind`` is ``run`` or ``sweep``.
+    Hydra's part of the configuration is told the name. ``kind`` is ``run`` or ``sweep``; ``about``, what it is, stands
+    behind the time.
 
     Raises:
         UserError: another process has the folder, or it cannot be made.
     """
-    folder = first = Path(config.hydra[kind].dir)
+    folder = Path(config.hydra[kind].dir)
+    first = folder.with_name(folder.name + about)
     with writing(folder):
         if is_named(config, kind):
             folder.mkdir(parents=True, exist_ok=True)
             return folder, claim(folder)
+        folder = first
         first.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(2):
             with contextlib.suppress(FileExistsError):
@@ -73,6 +78,30 @@ def make_folder(config: DictConfig, kind: str) -> tuple[Path, FileLock]:
         config.hydra[kind].dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.{kind}.dir={cli.quoted(str(folder))}")
     return folder, claim(folder)
+
+
+def about_run(config: DictConfig) -> str:
+    """Return ``_<what a run is>`` for its folder's name: recipe or task, content and style, what else was typed.
+
+    Of that no more than what makes a name that a list has room for.
+    """
+    chosen = recipes.recorded(config.hydra.runtime.choices)
+    words = [chosen[group] for group in ("experiment", "method") if chosen.get(group, "None") != "None"]
+    words += [config.task] if config.task != "optimize" else []
+    used = [k for k in ("content", "style") if config.layers.get(k) and (k, config.task) not in OF_NO_CONCERN]
+    named = [config[kind] if OmegaConf.is_list(config[kind]) else [config[kind]] for kind in used]
+    words += ["+".join(Path(str(name)).stem for name in names) for names in named]
+    told = ("experiment", "method", "task", "content", "style", "pair", *resume.HOUSEKEEPING)
+    typed = [line for line in overrides_of(config, "task") if resume.key_of(line) not in told]
+    while len(name := "_".join(words) + slug(typed)) > LONGEST_NAME and typed:
+        typed.pop()
+    return _shortened(name)
+
+
+def about_sweep(config: DictConfig, swept: Sequence[str]) -> str:
+    """Return ``_<what a sweep is>`` for its folder's name: the study, else what is varied."""
+    study = recipes.recorded(config.hydra.runtime.choices).get("study", "None")
+    return _shortened(study if study != "None" else ",".join(key.rpartition("/")[2] for key in swept))
 
 
 def refuse_used(folder: Path, what: str, knob: str) -> None:
@@ -110,10 +139,18 @@ def sweep_overrides(config: DictConfig) -> list[Override]:
     return list({override.get_key_element(): override for override in parsed}.values())
 
 
-def grid(overrides: Sequence[Override]) -> list[list[str]]:
-    """Return the overrides of each job of a grid, as Hydra's basic sweeper forms it; UserError if values are drawn."""
+def grid(overrides: Sequence[Override], together: Any = None) -> list[list[str]]:
+    """Return the overrides of each job of a grid, as Hydra's basic sweeper forms it but for axes that go together.
+
+    These are named by ``zip`` among the overrides, or by ``together``, the knob's value, if it is not.
+
+    Raises:
+        UserError: values are drawn, or axes cannot go together.
+    """
     axes: dict[str, list[str]] = {}  # the last of a key counts
     for override in overrides:
+        if key_of(override) == "zip":
+            continue
         key = override.get_key_element()
         if not override.is_sweep_override():
             axes[key] = [f"{key}={override.get_value_element_as_str()}"]
@@ -126,7 +163,48 @@ def grid(overrides: Sequence[Override]) -> list[list[str]]:
                 "-m NAME=1,2,3."
             )
         axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    return [list(job) for job in itertools.product(*axes.values())]
+    steps = {key.lstrip("+~"): [(line,) for line in lines] for key, lines in axes.items()}
+    for group in zipped(overrides, together):
+        if absent := [name for name in group if name not in steps]:
+            name = f"zip={','.join(group)}"
+            raise UserError(f"{name}: the sweep has no axis {absent[0]}. Give it values: {absent[0]}=FIRST,SECOND.")
+        lead, *others = names = [name for name in steps if name in group]
+        if len({len(steps[name]) for name in names}) > 1:
+            counted = ", ".join(f"{name} has {len(steps[name])}" for name in names)
+            raise UserError(f"zip={','.join(group)} takes as many values of each, and {counted}.")
+        steps[lead] = [tuple(itertools.chain(*lines)) for lines in zip(*map(steps.get, names), strict=True)]
+        for name in others:
+            del steps[name]
+    return [list(itertools.chain(*job)) for job in itertools.product(*steps.values())]
+
+
+def zipped(overrides: Sequence[Override], together: Any = None) -> list[list[str]]:
+    """Return the axes that go together, by the knob ``zip``: one list of names, or several."""
+    for override in overrides:
+        if key_of(override) == "zip":
+            together = override.value()
+            if override.is_sweep_override():
+                together = [getattr(one, "text", one) for one in override.sweep_iterator()]  # without quotes
+    if not together:
+        return []
+    named = [together] if isinstance(together, str) else list(together)
+    groups = [list(map(str, one)) for one in (named if any(not isinstance(one, str) for one in named) else [named])]
+    names = list(itertools.chain(*groups))
+    if min(map(len, groups)) < 2 or len(names) > len({*names}):
+        raise UserError(f"zip={','.join(names)} must name two axes or more, each once, such as zip=content,style.")
+    return groups
+
+
+def let_axes_go_together(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Have a sweep run by the sweeper that knows ``zip``, if it is given; UserError if there is no grid."""
+    if not (groups := zipped(overrides, config.zip)):
+        return
+    if not str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
+        chosen = config.hydra.runtime.choices.get("hydra/sweeper")
+        raise UserError(f"zip is for a grid of listed values, and hydra/sweeper={chosen} chooses them. Leave one out.")
+    with read_write(config), open_dict(config):
+        config.zip = groups
+        config.hydra.sweeper._target_ = "hydra_plugins.nst_zip_sweeper.ZipSweeper"
 
 
 def composed(name: str | None, jobs: Sequence[Sequence[str]]) -> Iterator[tuple[list[str], DictConfig]]:
@@ -180,7 +258,12 @@ def slug(overrides: Sequence[str], swept: Any = None) -> str:
             with contextlib.suppress(HydraException):
                 value = OverridesParser.create().parse_override(override).value()
             parts.append(f"{key.rpartition('/')[2]}={_brief(value)}")
-    name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", ",".join(parts)).strip("-. ")
+    return _shortened(",".join(parts))
+
+
+def _shortened(text: str) -> str:
+    """Return ``_<text>`` with nothing in it that a file system has no room for; empty for an empty one."""
+    name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", text).strip("-. ")
     if len(name) > LONGEST_SLUG:
         name = f"{name[: LONGEST_SLUG - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return f"_{name}" if name else ""
@@ -226,7 +309,7 @@ def make_plan(folder: Path, config: DictConfig, swept: Mapping[str, list[str]], 
     }
     resumed = [*old.get("resumed", []), *([{"command": began["command"], "time": began["started"]}] if old else [])]
     words = ["--multirun" if word == "-m" else word for word in resume.without_resume(sys.argv[1:])]
-    earlier = old.get("swept", {})
+    earlier, groups = old.get("swept", {}), old.get("zip") or list(config.zip or [])
     same = functools.partial(_same, axes={*earlier, *swept})
     grids = [words if same(grid) == same(words) else grid for grid in old.get("grids", [])]  # with more steps
     return {
@@ -234,6 +317,7 @@ def make_plan(folder: Path, config: DictConfig, swept: Mapping[str, list[str]], 
         **({"resumed": resumed} if resumed else {}),
         "grids": grids if words in grids else [*grids, words],
         **{name: old.get(name) if config[name] is None else config[name] for name in ("title", "question")},
+        **({"zip": [list(group) for group in groups]} if groups else {}),
         "swept": {key: [*dict.fromkeys([*earlier.get(key, []), *swept.get(key, [])])] for key in {**earlier, **swept}},
         "jobs": [{"folder": name, "overrides": overrides} for name, overrides in planned.items()],
     }

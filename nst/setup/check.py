@@ -1,8 +1,10 @@
 """The check of a whole configuration before anything is loaded: every mistake there is, in one message."""
 
+import glob
 import importlib.util
 import inspect
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,8 @@ def _check_images(config: DictConfig) -> list[str]:
         except UserError as error:
             if not (config.task == "apply" and knob == "content" and is_folder(name)):
                 found.append(f"{knob}={name}: {error}")
+                if knob in ("content", "style") and (is_folder(name) or glob.has_magic(name)):
+                    found[-1] += f" One run a picture is a sweep: python run.py -m {shlex.quote(f'{knob}={name}')}"
     if config.photos is not None and tasks.uses(config.task, "photos") and not is_folder(config.photos):
         found.append(f"photos={config.photos}: there is no such folder. Name one that holds photographs.")
     return found

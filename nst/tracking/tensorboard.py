@@ -16,6 +16,7 @@ from torch.utils.tensorboard.summary import custom_scalars
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
 from nst.files import writing
+from nst.runs.notes import EVENTS
 from nst.tracking import RunInfo, Snapshot, Tracker, picture_steps
 
 PICTURES = 10  # TensorBoard keeps ten pictures a tag by default (--samples_per_plugin images=N shows more)
@@ -117,7 +118,7 @@ class TensorBoard(Tracker):
         for path in self.folder.glob(FILES):
             if path.name in position["files"]:
                 os.truncate(path, position["files"][path.name])
-            else:
+            elif not path.match(EVENTS):  # the text of somebody's notes, which stays
                 path.unlink()
         self.previous, self.next = position["previous"], position["next"]
 

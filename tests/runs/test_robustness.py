@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from nst import configuration
+from nst.cli import as_typed
 from nst.files import claim
 from nst.runs import sweep
 
@@ -249,14 +250,34 @@ def test_two_runs_begun_in_one_second_have_folders_of_their_own(
         for kind in ("run", "sweep", "run"):
             one = compose("config", return_hydra_config=True)
             one.hydra[kind].dir = f"outputs/{kind}/12-00-00"  # the time of all of them
-            folder, lock = sweep.make_folder(one, kind)
+            folder, lock = sweep.make_folder(one, kind, "_what")
             made.append((str(folder), one.hydra[kind].dir, lock))
     assert [(name, told) for name, told, _ in made] == [
-        ("outputs/run/12-00-00", "outputs/run/12-00-00"),
-        ("outputs/sweep/12-00-00", "outputs/sweep/12-00-00"),
-        ("outputs/run/12-00-00_2", "outputs/run/12-00-00_2"),
+        ("outputs/run/12-00-00_what", "outputs/run/12-00-00_what"),
+        ("outputs/sweep/12-00-00_what", "outputs/sweep/12-00-00_what"),
+        ("outputs/run/12-00-00_what_2", "outputs/run/12-00-00_what_2"),
     ]
     assert all(lock.is_locked for _, _, lock in made)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ((), "_coffee_swirls"),
+        (("content=my holiday/ü 1.jpg", "style=[wave,mosaic]", "beta=0.1", "title=x"), "_1_wave+mosaic_beta=0.1"),
+        (("experiment=texture", "style=wave"), "_texture_wave"),
+        (("task=train", "style=wave", "steps=5"), "_train_wave_steps=5"),
+        (("task=apply", "model=m.safetensors", "content=photos"), "_apply_photos_model=m.safetensors"),
+    ],
+)
+def test_a_folder_s_name_says_what_the_run_is(words: tuple[str, ...], name: str) -> None:
+    configuration.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        typed = [as_typed(word) for word in words]
+        one = compose("config", overrides=typed, return_hydra_config=True)
+        one.hydra.overrides.task = typed
+        assert sweep.about_run(one) == name
+    assert sweep.about_sweep(one, ["beta", "optimizer.lr"]) == "_beta,optimizer.lr"
 
 
 def test_nothing_is_written_into_a_folder_that_another_run_holds(tmp_path: Path) -> None:

@@ -15,14 +15,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from watched import run_info
 
 from nst import runtime
 from nst.images import rgb
+from nst.runs.notes import Notes, write
 from nst.runs.session import Session, run_session
 from nst.stylization.stylize import stylize
 from nst.tracking import GAP, picture_steps
 from nst.tracking.common import compared_by
-from nst.tracking.tensorboard import tag_of
+from nst.tracking.tensorboard import TensorBoard, tag_of
 
 STEPS = 40
 STRIP = "picture/content_style_result"
@@ -181,3 +183,13 @@ def test_the_custom_charts_name_curves_that_exist(events: EventAccumulator) -> N
     assert len(patterns) >= 5
     for pattern in patterns:
         assert any(re.fullmatch(pattern, tag) for tag in events.Tags()["scalars"]), pattern
+
+
+def test_a_run_that_is_carried_on_with_keeps_the_text_of_its_notes(tmp_path: Path) -> None:
+    board = TensorBoard(run_info(tmp_path, STEPS))
+    position = board.position()
+    board.close("interrupted")
+    write(tmp_path, Notes(["paper"]))
+    TensorBoard(run_info(tmp_path, STEPS), position).close("done")
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [one.tensor_proto.string_val for one in events.Tensors("notes")] == [[b"Tags: paper"]]
