@@ -10,7 +10,7 @@ from nst.report.columns import scores_of
 from nst.report.inputs import inputs_of
 from nst.report.plots import Chart
 from nst.report.runs import Run
-from nst.report.selection import Selection
+from nst.report.selection import MOST_PAIRS, Selection, used_by
 from nst.report.tables import latex
 
 MOST_VALUES = 8  # of an axis
@@ -35,10 +35,10 @@ def grid(chosen: Selection, here: Sequence[tuple[str, str]], shown: Sequence[tup
     wheres = [" (rows)", " (columns)"] if len(axes) == 2 else [""]
     lines = [_values(axis) + where for axis, where in zip(axes, wheres, strict=False)]
     lines += [f"{_name(key)} = {latex(value)}" for key, value in here]
-    text = f"Results for {_listed(lines)}." if lines else "The result."
     steps = sorted({step for _, step in shown if step is not None})
-    if steps:
-        text += f" Pictures at step {' or '.join(map(str, steps))}."
+    text = "Results" if len(runs) > 1 else "The result"
+    text += f" at step {_listed([str(step) for step in steps])}" if steps else ""
+    text += f" for {_listed(lines)}." if lines else "."
     seeds = chosen.seeds if chosen.seeds and chosen.seeds not in (chosen.rows, chosen.columns) else None
     if seeds:
         used = sorted({seeds.texts[where] for run in runs if (where := seeds.place(run)) is not None})
@@ -51,14 +51,16 @@ def losses(chart: Chart, chosen: Selection) -> str:
     weights = " (content and style without their weights)" if len(chart.panels) > 1 else ""
     text = f"Losses at every logged step{weights}{_varying(chosen)}.{_repeated(chosen, 'Bands')}"
     if len(chosen.pairs()) > 1:
-        text += " Losses compare within a pair of images only."
+        text += f" Losses compare within a pair of images only.{_first_pairs(chosen) if chosen.knobs else ''}"
     return f"{text}{_fixed(chosen.finished)}{_left_out(chosen)}"
 
 
 def scores(chart: Chart, chosen: Selection) -> str:
     """Return the caption of the scores against a parameter."""
     named = _listed([latex(panel.labels[1]) for panel in chart.panels])
-    along = f" against {_values(chosen.along)}" if chosen.along else ""
+    along = "".join(
+        f" against {_values(axis)}" for axis in _axes(chosen) if chosen.along and axis.key == chosen.along.key
+    )
     text = f"{named[0].upper()}{named[1:]}{along}{_varying(chosen, without=chosen.along)}."
     return f"{text}{_repeated(chosen, 'Error bars')}{_scored(chosen)}{_fixed(chosen.finished)}{_left_out(chosen)}"
 
@@ -67,8 +69,13 @@ def trade_off(chart: Chart, chosen: Selection) -> str:
     """Return the caption of content distance against style distance."""
     panels = ", a panel for each pair of images" if len(chart.panels) > 1 else ""
     text = f"Content distance against style distance{panels}{_varying(chosen)}."
-    text += f" Lower is better in both.{_front(chart)}"
+    text += f" Lower is better in both.{_front(chart)}{_first_pairs(chosen)}"
     return f"{text}{_repeated(chosen, 'Error bars')}{_scored(chosen)}{_fixed(chosen.finished)}{_left_out(chosen)}"
+
+
+def _first_pairs(chosen: Selection) -> str:
+    count = len(chosen.pairs())
+    return f" The first {MOST_PAIRS} of {count} pairs are shown." if count > MOST_PAIRS else ""
 
 
 def _front(chart: Chart) -> str:
@@ -104,19 +111,19 @@ def _values(axis: Axis) -> str:
 
 
 def _varying(chosen: Selection, without: Axis | None = None) -> str:
-    axes = [axis for axis in _axes(chosen) if axis is not without]
+    axes = [axis for axis in _axes(chosen) if without is None or axis.key != without.key]
     return f" for {_listed([_values(axis) for axis in axes])}" if axes else ""
 
 
 def _axes(chosen: Selection) -> list[Axis]:
-    """Return the axes of the grids without the seeds, which are told of by themselves."""
-    axes = [axis for axis in (chosen.rows, chosen.columns, *chosen.others) if axis]
-    return [axis for axis in axes if axis is not chosen.seeds]
+    """Return the axes of a chart with the values that it shows; the seeds are told of by themselves."""
+    axes = [axis for axis in (chosen.rows, chosen.columns, *chosen.others) if axis and axis is not chosen.seeds]
+    return [used for axis in axes if (used := used_by(axis, chosen.finished))]
 
 
 def _repeated(chosen: Selection, marks: str) -> str:
     """Return what means are taken over."""
-    seeds = chosen.seeds
+    seeds = used_by(chosen.seeds, chosen.finished) if chosen.seeds else None
     return f" Means over {_values(seeds)}. {marks}: $\\pm$ one standard deviation." if seeds else ""
 
 
@@ -136,8 +143,9 @@ def _fixed(runs: Sequence[Run], told: Sequence[str] = ()) -> str:
     task = tasks.pop() if len(tasks) == 1 else "optimize"
     facts = []
     for kind in ("content", "style"):
-        names = {tuple(image.short for image in inputs_of(run) if image.kind == kind) for run in runs}
-        if kind not in told and len(names) == 1 and (images := names.pop()):
+        names = {tuple(image.short for image in inputs_of(run) if image.kind == kind) for run in runs} - {()}
+        if kind not in told and len(names) == 1:
+            images = names.pop()
             facts.append(f"{kind} {' and '.join(map(latex, images))}")
     for key in FIXED_OF.get(task, FIXED):
         if key not in told and len(values_of(runs, key)) == 1 and (text := _fixed_text(runs, key)):

@@ -18,7 +18,7 @@ from nst.report.columns import LABELS, scores_of
 from nst.report.inputs import Input, inputs_of
 from nst.report.plots import Cell, Chart, Curve, Grid, Line, Panel
 from nst.report.runs import Collection, Run, number
-from nst.report.selection import Selection, choose, looks, place, text_at
+from nst.report.selection import MOST_PAIRS, Selection, choose, looks, place, text_at
 
 FOLDER = "figures"
 WIDTH, DPI = 5.5, 300  # inches: the text of NeurIPS and ICLR, which have one column
@@ -26,7 +26,7 @@ UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}  # in inche
 WIDTHS, DPIS = (1.5, 20.0), (50, 1200)
 LOSSES = {"loss/total": "total loss", "unweighted/content": "content loss", "unweighted/style": "style loss"}
 SCORES = ("content_distance", "style_distance", "ssim", "lpips")  # a panel for each
-MOST_GRIDS, MOST_PAIRS, MOST_TICKS = 8, 6, 5
+MOST_GRIDS, MOST_TICKS = 8, 5
 NARROW = 0.85  # inches, that a picture of a single line has at least; a longer line is broken
 STATUSES = {"done": "no picture", "out_of_memory": "out of memory"}
 
@@ -312,7 +312,7 @@ def trade_off(chosen: Selection, notes: list[str]) -> Chart | None:
             if x is not None and y is not None:
                 spreads = [[mean[1]] if mean[1] else None for mean in (x, y)]
                 points[places] = Curve(places, [x[0]], [y[0]], *spreads)
-        if points:
+        if len(points) > 1:
             best = front([(curve.x[0], curve.y[0]) for curve in points.values()])
             best = [] if len(best) == len(points) else best  # it would tell nothing
             curves = [*(_joined(points) if chosen.along.numbers else []), *points.values()]

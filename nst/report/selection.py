@@ -15,6 +15,7 @@ from nst.report.runs import Collection, Run, number
 
 SEED = "seed"  # runs that differ in it alone repeat each other
 OF_A_PAIR = ("content", "style", "pair")  # axes along which scores do not compare
+MOST_PAIRS = 6  # of images in a chart that has panels for each
 NAMED = 8  # runs in a message
 MOST_COLUMNS = 8  # which a page has room for; more of them make rows, unless that is asked for
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -78,7 +79,7 @@ class Looks:
 
 
 def looks(chosen: Selection, colours: Sequence[Axis], by_pair: bool = False) -> Looks:
-    """Tell runs apart by colours along some axes, and by their pair of images if wanted, and by lines along other knobs.
+    """Tell runs apart by colours along some axes, and pairs of images if wanted, and by lines along the other knobs.
 
     The knob that makes the x axis of a chart is none of these, unless it is among ``colours``.
     """
@@ -127,7 +128,7 @@ def choose(
     """
     collection = replace(collection, runs=select(collection.runs, words))
     runs = collection.runs
-    axes = [used for axis in find_axes(collection) if (used := _used(axis, runs)) is not None]
+    axes = [used for axis in find_axes(collection) if (used := used_by(axis, runs)) is not None]
     named = {axis.key: axis for axis in axes}
     for option, key in {"--rows": rows, "--columns": columns}.items():
         if key is not None and key not in named:
@@ -213,7 +214,7 @@ def _holds(value: Any, sign: str, wanted: Any) -> bool:
     return ours is not None and theirs is not None and OPERATORS[sign](ours, theirs)
 
 
-def _used(axis: Axis, runs: Sequence[Run]) -> Axis | None:
+def used_by(axis: Axis, runs: Sequence[Run]) -> Axis | None:
     """Return an axis with those of its values that runs have, or None if they all have the same."""
     places = sorted({found for run in runs if (found := axis.place(run)) is not None})
     if len(places) < 2:
