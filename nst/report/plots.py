@@ -417,7 +417,7 @@ def _look(chart: Chart, looks: tuple[int, int]) -> dict[str, Any]:
     from matplotlib import colormaps
 
     count = len(chart.legends[0])
-    shade = 0.82 * looks[0] / (count - 1) if count > 1 else 0.0
+    shade = 0.78 * looks[0] / (count - 1) if count > 1 else 0.0
     return {
         "color": colormaps["plasma"](shade) if looks[0] >= 0 else "0.6",
         "marker": MARKERS[looks[0] % len(MARKERS)] if looks[0] >= 0 else "",
