@@ -175,7 +175,7 @@ def arrange(chosen: Selection, runs: Sequence[Run], options: Options) -> tuple[G
             )
             for i, r in enumerate(down)
         ]
-    titles = rows.key if rows else "", columns.key if columns else ""
+    titles = rows.key if rows and names != [rows.key] else "", columns.key if columns else ""
     return Grid(lines, *titles, strip, names), [shown for _, shown in cells.values() if shown]
 
 

@@ -28,6 +28,7 @@ TALLEST = 8.5  # inches; what is higher does not fit on a page with its caption
 GAP, WIDE_GAP, LINE = 0.04, 0.14, 0.15  # between pictures, between groups of them, and for a line of text
 LABEL_SHARE, LABEL_LINES = 0.2, 3  # of the width at most for the labels of rows
 PANEL_WIDTH, MOST_ACROSS, MOST_IN_LEGEND, MOST_BESIDE = 1.6, 4, 24, 10
+FEW_POINTS = 10  # of a curve, which all get a marker
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = "osD^vP*X"
 # Type 42 keeps letters as letters, which journals ask for; in SVG they are outlines, so that no font is missing.
@@ -372,7 +373,7 @@ def _draw_panel(axes: Axes, chart: Chart, panel: Panel, width: float) -> None:
         look = _look(chart, curve.looks)
         if not chart.points:
             start = 0.2 * (curve.looks[0] + 0.5) / len(chart.legends[0])  # not all at the same steps
-            axes.plot(curve.x, curve.y, markevery=(start, 0.2), **look)
+            axes.plot(curve.x, curve.y, markevery=(start, 0.2) if len(curve.x) > FEW_POINTS else None, **look)
             if curve.y_spread:
                 low, high = (np.add(curve.y, np.multiply(sign, curve.y_spread)) for sign in (-1, 1))
                 if panel.logs[1]:  # a band that reaches 0 goes down to the bottom

@@ -298,7 +298,7 @@ def names(cells: list[plots.Cell]) -> list[str]:
 
 def test_the_images_stand_where_they_belong(sweep: Path) -> None:
     grid = grid_of(sweep)
-    assert (grid.row_title, grid.column_title) == ("style", "beta")
+    assert (grid.row_title, grid.beside, grid.column_title) == ("", ["style"], "beta")
     assert [(name, cell.path.stem) for name, cell in grid.strip if cell.path] == [("content", "coffee")]
     assert [[cell.path.stem for cell in line.beside if cell.path] for line in grid.lines] == [["swirls"], ["wave"]]
     assert [line.label for line in grid.lines] == ["swirls", "wave"]
@@ -310,6 +310,7 @@ def test_the_images_stand_where_they_belong(sweep: Path) -> None:
     turned = grid_of(sweep, Options(rows="beta", columns="style"))
     assert [[cell.path.stem for cell in line if cell.path] for line in turned.lines[0].above] == [["swirls", "wave"]]
     assert [line.label for line in turned.lines] == ["0.001", "0.01", "0.1"]
+    assert (turned.row_title, turned.beside, turned.column_title) == ("beta", [], "style")
     assert grid_of(sweep, Options(rows="seed")).lines[1].label == "1"
 
 
