@@ -4,6 +4,7 @@ python scripts/report.py outputs/multirun/2026-11-22/10-00-00              # a s
 python scripts/report.py outputs/2026-11-22 --title "All of today"          # every run below a folder
 python scripts/report.py RUN1 RUN2 RUN3 --out outputs/chosen                # runs picked by hand
 python scripts/report.py outputs/multirun/2026-11-22/10-00-00 --bundle      # and bundle.zip, to hand in
+python scripts/report.py outputs/multirun/2026-11-22/10-00-00 --figures     # and figures/ for a paper, and captions
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from nst.errors import UserError
+from nst.report.figures import DPI, DPIS, Options, inches
 from nst.report.pictures import BUDGET
 from nst.report.write import write_report
 
@@ -29,7 +31,8 @@ def main() -> None:
         sys.exit("Error: Give the folder of a sweep or of a run. See python scripts/report.py --help.")
     budget = 0 if arguments.no_pictures else round(arguments.budget * 1e6)
     try:
-        written = write_report(paths, arguments.out, arguments.title, arguments.question, budget, bundle)
+        figures = _figures(arguments)
+        written = write_report(paths, arguments.out, arguments.title, arguments.question, budget, bundle, figures)
     except UserError as error:
         sys.exit(f"Error: {error}")
     for note in written.notes[:MOST_NOTES]:
@@ -68,7 +71,38 @@ def _parse() -> argparse.Namespace:
         metavar="FILE.zip",
         help="also write a file to hand in, with full pictures and input images (default: bundle.zip beside the page)",
     )
+    figures = parser.add_argument_group("figures for a paper", "PDF, PNG and SVG, with blocks for LaTeX in report.md")
+    add = figures.add_argument
+    add("--figures", action="store_true", help="draw them into figures/: pictures, losses, scores, trade-off")
+    add(
+        "--width",
+        metavar="WIDTH",
+        help="of each: 5.5in (default), 14cm, 140mm, 397pt; \\the\\linewidth in LaTeX tells it",
+    )
+    add("--dpi", type=int, metavar="N", help=f"pixels an inch of pictures (default: {DPI})")
+    add("--rows", metavar="KNOB", help="of the grid of pictures (default: the one typed first)")
+    add("--columns", metavar="KNOB", help="of the grid of pictures; also what scores are drawn against")
+    add(
+        "--runs",
+        action="append",
+        metavar="WHICH",
+        help="a name, numbers (0,3-5) or a filter ('beta>0.01 and style==wave'); may be given several times",
+    )
+    add("--step", type=int, metavar="N", help="the pictures of this step, or of the nearest that was kept")
     return parser.parse_args()
+
+
+def _figures(arguments: argparse.Namespace) -> Options | None:
+    """Return what is asked of the figures, if they are; raise UserError if that makes no sense."""
+    names = ("width", "dpi", "rows", "columns", "runs", "step")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if given and not arguments.figures:
+        raise UserError(f"--{next(iter(given))} is of the figures: add --figures.")
+    if not DPIS[0] <= given.get("dpi", DPI) <= DPIS[1]:
+        raise UserError("--dpi is a number from {} to {}.".format(*DPIS))
+    if "width" in given:
+        given["width"] = inches(given["width"])
+    return Options(**given) if arguments.figures else None
 
 
 def _positive(text: str) -> float:

@@ -64,7 +64,7 @@ def reported(folder: Path) -> tuple[str, str, str, zipfile.ZipFile]:
     view = make_view(collection, draw_pictures(collection, 200_000), Place(folder))
     texts = {"report.html": render(view), "report.md": report_markdown(view), "summary.csv": summary_csv(view)}
     file = io.BytesIO()
-    write_bundle(file, collection, texts, "A sweep")
+    write_bundle(file, collection, {name: text.encode() for name, text in texts.items()}, "A sweep")
     return *texts.values(), zipfile.ZipFile(file)  # type: ignore[return-value]
 
 

@@ -25,14 +25,14 @@ MOST_OWN_CODE = 5_000_000  # bytes of one --config-dir folder; a larger one hold
 README = Path(__file__).with_name("bundle.txt")  # a template
 
 
-def write_bundle(file: BinaryIO, collection: Collection, texts: dict[str, str], title: str) -> list[str]:
+def write_bundle(file: BinaryIO, collection: Collection, made: dict[str, bytes], title: str) -> list[str]:
     """Write the zip file to a seekable one; the same runs give the same bytes.
 
-    ``texts`` is name to content of what was made for the bundle: report.html, report.md, summary.csv. Returns what is
-    missing, one sentence each; it stands in the bundle's README as well.
+    ``made`` is name to content of what was made for the bundle: report.html, report.md, summary.csv, figures. Returns
+    what is missing, one sentence each; it stands in the bundle's README as well.
     """
     notes: list[str] = []
-    content: dict[str, bytes | Path] = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
+    content: dict[str, bytes | Path] = {**made}
     sweep = collection.sweep_folder
     if sweep is not None and trust.is_inside(sweep, sweep / SWEEP_FILE):
         content[SWEEP_FILE] = sweep / SWEEP_FILE

@@ -39,8 +39,8 @@ def summary_csv(view: dict[str, Any]) -> str:
     return text.getvalue()
 
 
-def report_markdown(view: dict[str, Any]) -> str:
-    """Return the report as Markdown: what was run, the table, the same for LaTeX, sources and citations."""
+def report_markdown(view: dict[str, Any], figures: Sequence[str] = ()) -> str:
+    """Return the report as Markdown: what was run, table, the same for LaTeX, figures if any, sources, citations."""
     parts = [f"# {markdown(view['title'])}", *([markdown(view["question"])] if view["question"] else [])]
     counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in view["counts"].items())
     parts.append(f"{view['total']} {'run' if view['total'] == 1 else 'runs'}: {counts}.")
@@ -66,7 +66,7 @@ def report_markdown(view: dict[str, Any]) -> str:
         if any(short_reason(run["reason"]) != _line(run["reason"]) for run in reasons):
             parts.append("A reason that is cut short stands in full in `report.html`, in the details of the run.")
     parts += ["## For LaTeX", "It needs `\\usepackage{booktabs}`, and a long one `\\usepackage{longtable}`."]
-    parts.append(_fenced(latex_table(view), "latex"))
+    parts += [_fenced(latex_table(view), "latex"), *figures]
     parts += _listed("Images", view["licences"]) + _listed("Networks", view["networks"])
     parts += ["## BibTeX", _fenced(view["bibtex"].rstrip("\n"), "bibtex")]
     return re.sub(r"(?m)^(\* .*)\n\n(?=\* )", r"\1\n", "\n\n".join(parts)) + "\n"

@@ -10,6 +10,7 @@ from typing import Any
 from nst.errors import UserError
 from nst.files import write_atomic
 from nst.report.bundle import write_bundle
+from nst.report.figures import FOLDER, Figures, Options, make_figures
 from nst.report.page import render
 from nst.report.pictures import BUDGET
 from nst.report.runs import collect
@@ -35,6 +36,7 @@ def write_report(
     question: str | None = None,
     budget: int = BUDGET,
     bundle: bool | Path = False,
+    figures: Options | None = None,
 ) -> Written:
     """Write ``report.html``, ``summary.csv`` and ``report.md``; the runs themselves are only read.
 
@@ -46,24 +48,26 @@ def write_report(
         budget: bytes of the pictures in the page; 0 leaves them out.
         bundle: write the zip file as well: there, or as ``bundle.zip`` beside the page. One that lies beside the page
             is written again in any case, so that it never is older than its report.
+        figures: draw figures for a paper as well, into ``figures/`` beside the page and in the zip file.
 
     Raises:
-        UserError: a folder is not there or holds no run, or nothing can be written.
+        UserError: a folder is not there or holds no run, nothing can be written, or see ``make_figures``.
     """
     if out is None and len(paths) != 1:
         raise UserError("Several folders are given: say where the report shall lie with --out FOLDER.")
     collection = collect(paths)
+    drawn = make_figures(collection, figures) if figures else Figures()
     # Not resolved, so that links fit the folder as it was named.
     folder = (out if out is not None else paths[0]).absolute()
     pictures = draw_pictures(collection, budget)
     view = make_view(collection, pictures, Place(folder), title, question)
-    written = Written([], list(view["notes"]))
+    written = Written([], [*view["notes"], *drawn.notes])
+    if figures is None and (folder / FOLDER).is_dir():
+        written.notes.append(f"{folder / FOLDER} is older than this report: --figures draws it again.")
     renewed = not bundle and (folder / BUNDLE).is_file()
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    for name, text in _texts(view).items():
-        data = text.encode("utf-8", "replace")  # a file name may hold what is no text
+    for name, data in (_texts(view, drawn) | drawn.files).items():
         with _writing(folder / name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / name, operator.methodcaller("write", data))
         written.files.append(folder / name)
     if bundle or renewed:
@@ -71,18 +75,20 @@ def write_report(
         inside = make_view(collection, pictures, Place(None), title, question)
         with _writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        texts = _texts(inside)
+        made = _texts(inside, drawn) | drawn.files
         with _writing(path):
-            write_atomic(path, lambda file: written.notes.extend(write_bundle(file, collection, texts, view["title"])))
+            write_atomic(path, lambda file: written.notes.extend(write_bundle(file, collection, made, view["title"])))
         written.files.append(path)
         if renewed:
             written.notes.append(f"{path.name} lay beside the report and has been written again with it.")
     return written
 
 
-def _texts(view: dict[str, Any]) -> dict[str, str]:
+def _texts(view: dict[str, Any], drawn: Figures) -> dict[str, bytes]:
     """Return the files of a report by name."""
-    return {PAGE: render(view), "summary.csv": summary_csv(view), "report.md": report_markdown(view)}
+    texts = {PAGE: render(view), "summary.csv": summary_csv(view), "report.md": report_markdown(view, drawn.markdown)}
+    # a file name may hold what is no text
+    return {name: text.encode("utf-8", "replace") for name, text in texts.items()}
 
 
 @contextlib.contextmanager

@@ -188,8 +188,8 @@ def test_the_custom_charts_name_curves_that_exist(events: EventAccumulator) -> N
 def test_a_run_that_is_carried_on_with_keeps_the_text_of_its_notes(tmp_path: Path) -> None:
     board = TensorBoard(run_info(tmp_path, STEPS))
     position = board.position()
-    board.close("interrupted")
+    board.close("interrupted", "")
     write(tmp_path, Notes(["paper"]))
-    TensorBoard(run_info(tmp_path, STEPS), position).close("done")
+    TensorBoard(run_info(tmp_path, STEPS), position).close("done", "")
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [one.tensor_proto.string_val for one in events.Tensors("notes")] == [[b"Tags: paper"]]
