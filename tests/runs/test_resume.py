@@ -372,8 +372,8 @@ def test_a_sweep_ends_with_a_table_and_can_be_finished_and_extended(tmp_path: Pa
     assert third.returncode == 0, third.stderr
     assert table(third.stdout)["2_content=chelsea"] == "done"
     assert len(table(third.stdout)) == 3
-    changed = refused(run("resume=out", "steps=4", cwd=tmp_path))
-    assert "steps: 3 -> 4" in changed
+    changed = refused(run("resume=out", "alpha=2", cwd=tmp_path))
+    assert "alpha: 1.0 -> 2.0" in changed
 
     fourth = run("resume=out", "beta=0.02", "content=coffee", cwd=tmp_path)  # a point that is no part of the grid
     assert fourth.returncode == 1
