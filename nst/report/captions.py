@@ -103,7 +103,7 @@ def _values(axis: Axis) -> str:
     """Return an axis with its values, or with their range if they are many."""
     texts = [latex(text) for text in axis.texts]
     if len(texts) <= MOST_VALUES:
-        return f"{_name(axis.key)} = {', '.join(texts)}"
+        return f"{_name(axis.key)} = {('; ' if any(', ' in text for text in texts) else ', ').join(texts)}"
     if axis.numbers:
         by_size = [text for _, text in sorted(zip(axis.numbers, texts, strict=True))]
         return f"{_name(axis.key)} from {by_size[0]} to {by_size[-1]}, {len(texts)} values"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -96,6 +97,15 @@ def make_figures(collection: Collection, options: Options) -> Figures:
     """
     plots.check_installed()
     chosen, made = choose(collection, options.runs, options.rows, options.columns), Figures()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        _draw(chosen, options, made)
+    if any("missing from font" in str(one.message) for one in told):
+        made.notes.append("Letters that the fonts of the figures lack are boxes in them: give such files other names.")
+    return made
+
+
+def _draw(chosen: Selection, options: Options, made: Figures) -> None:
     for name, grid, caption in _grids(chosen, options, made.notes):
         made.figures.append(Figure(name, plots.draw_grid(grid, options.width, options.dpi), caption))
     charts = {
@@ -107,7 +117,6 @@ def make_figures(collection: Collection, options: Options) -> Figures:
         if chart is not None:
             files = plots.draw_chart(chart, options.width, options.dpi)
             made.figures.append(Figure(name, files, caption_of(chart, chosen)))
-    return made
 
 
 # The grid

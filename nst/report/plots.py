@@ -392,6 +392,8 @@ def _draw_panel(axes: Axes, chart: Chart, panel: Panel, width: float) -> None:
     for is_log, name in zip(panel.logs, "xy", strict=True):
         if is_log:
             _make_log(axes, name)
+        elif name == "x":
+            axes.locator_params(axis="x", nbins=4)  # so that long numbers have room
     if panel.ticks:
         long = max(_width(text) for _, text in panel.ticks) * len(panel.ticks) > PANEL_WIDTH * 0.8
         names = [_plain(_fitted(text, 1.0, 1)) for _, text in panel.ticks]

@@ -437,6 +437,13 @@ def test_without_matplotlib_it_says_how_to_install_it(
     assert "## Figures" not in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_letters_without_a_font_are_told(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"content": ["coffee", "/gone/日本, x.png"]}, **TINY)
+    made = make_figures(collect([folder]), Options(4, 50))
+    assert [note for note in made.notes if "boxes" in note]
+    assert "content = coffee; 日本, x.png" in made.figures[0].caption
+
+
 def test_widths_are_those_of_their_units() -> None:
     assert [inches(text) for text in ("5.5in", "13.97cm", "139.7 mm", "397.485pt")] == pytest.approx([5.5] * 4)
     assert inches("5.5in") == figures.WIDTH
