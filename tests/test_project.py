@@ -99,7 +99,7 @@ def commands(text: str) -> list[list[str]]:
     found = []
     for line in re.findall(r"python run\.py([^\n`|]*)", text.replace("\\\n", " ")):
         typed = line.split("   #")[0]
-        if "..." in typed or "resume=" in typed or "hydra/sweeper" in typed or "--config-dir" in typed or "-sc " in typed:
+        if any(one in typed for one in ("...", "resume=", "hydra/sweeper", "--config-dir", "-sc ")):
             continue
         words = [cli.as_typed(word) for word in shlex.split(typed, comments=True)]
         own = [word for word in words if ("=" in word or word.startswith("~")) and not word.startswith("hydra")]

@@ -18,7 +18,6 @@ from nst import trust
 from nst.errors import UserError
 from nst.files import claim, is_claimed, writing
 from nst.report import filters
-from nst.report.columns import scores_of
 from nst.report.runs import Run, nested, read_run
 from nst.runs import folders, notes, resume
 from nst.runs.folders import SWEEP_FILE
@@ -89,9 +88,7 @@ class Entry:
         own |= {"tag": self.own.tags, "tags": self.own.tags, "note": self.own.note, "status": self.status}
         if self.sweep is not None:
             return {"title": self.sweep.get("title"), "swept": list(self.sweep.get("swept", {})), **own}
-        run = self.runs[0]
-        scores = {name: value for of in scores_of(run).values() for name, value in of.items()} | self.scores
-        return {**run.config, **run.choices, **scores, "seconds": run.fact("seconds", "total"), **own}
+        return {**filters.facts_of(self.runs[0]), **self.scores, **own}
 
     def row(self) -> dict[str, Any]:
         """Return what ``--json`` and ``--csv`` say of it."""

@@ -8,6 +8,8 @@ from pathlib import PurePath
 from typing import Any
 
 from nst.errors import UserError, nearest
+from nst.report.columns import scores_of
+from nst.report.runs import Run
 
 ORDER: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,
@@ -18,6 +20,7 @@ ORDER: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
 LOOKS_LIKE_ONE = re.compile(r"[<>!=]=|[<>]|\b(in|not)\b")
+SINGLE = re.compile(r"(?<![<>!=])=(?!=)")  # beta=0.1, as on the command line of a run
 NAMES = "Any knob, group and score is known, and kind, status, when, folder, tag, note, seconds and mb"
 Facts = Mapping[str, Any]
 
@@ -35,7 +38,9 @@ def matching(facts: Sequence[Facts], expression: str) -> list[bool]:
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise _unreadable(expression) from None
+        if (as_meant := SINGLE.sub("==", expression)) == expression:
+            raise _unreadable(expression) from None
+        return matching(facts, as_meant)
     known = {name for one in facts for name in one}
     for name in [_name(node) for node in _asked(tree, expression)]:
         if facts and name not in known:
@@ -46,6 +51,13 @@ def matching(facts: Sequence[Facts], expression: str) -> list[bool]:
         if all(ever):
             raise UserError(f"{text} compares a number with a text. Compare numbers, or use == and 'in' with texts.")
     return found
+
+
+def facts_of(run: Run) -> dict[str, Any]:
+    """Return what a filter may ask for of a run: its knobs, groups, scores, seconds and status."""
+    scores = {name: value for of in scores_of(run).values() for name, value in of.items()}
+    about = {"seconds": run.fact("seconds", "total"), "status": run.status}
+    return {**run.config, **run.choices, **scores, **about}
 
 
 def _unreadable(expression: str, why: str = "") -> UserError:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from nst.errors import UserError, nearest, unknown
-from nst.report.axes import MISSING, Axis, canonical, find_axes, parse, value_of
+from nst.errors import UserError, unknown
+from nst.report.axes import Axis, find_axes
+from nst.report.filters import LOOKS_LIKE_ONE, facts_of, matching
 from nst.report.inputs import Input, inputs_of
-from nst.report.runs import Collection, Run, number
+from nst.report.runs import Collection, Run
 
 SEED = "seed"  # runs that differ in it alone repeat each other
 OF_A_PAIR = ("content", "style", "pair")  # axes along which scores do not compare
 MOST_PAIRS = 6  # of images in a chart that has panels for each
 NAMED = 8  # runs in a message
 MOST_COLUMNS = 8  # which a page has room for; more of them make rows, unless that is asked for
-OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    **{"==": operator.eq, "=": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge},
-    **{"<": operator.lt, ">": operator.gt},
-}
 
 
 @dataclass(frozen=True)
@@ -168,8 +163,9 @@ def select(runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
         if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", word):
             spans = [(int(a), int(b or a)) for a, _, b in (part.partition("-") for part in word.split(","))]
             those += [run for run in runs if (n := _number(run)) is not None and any(a <= n <= b for a, b in spans)]
-        elif not those:
-            those = _filtered(runs, word)
+        elif not those and ("=" in word or LOOKS_LIKE_ONE.search(word)):
+            is_meant = matching([facts_of(run) for run in runs], word)
+            those = [run for run, meant in zip(runs, is_meant, strict=True) if meant]
         if not those:
             more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
             names = ", ".join(run.name for run in runs[:NAMED])
@@ -186,32 +182,6 @@ def _number(run: Run) -> int | None:
     """Return the number of a job of a sweep, with which its folder's name begins."""
     found = re.match(r"\d+(?=_|$)", _last(run))
     return int(found[0]) if found else None
-
-
-def _filtered(runs: Sequence[Run], text: str) -> list[Run]:
-    """Return the runs for which all comparisons of a filter hold; none if a text is no filter.
-
-    Raises:
-        UserError: none of the runs has a knob of that name.
-    """
-    kept = list(runs)
-    for condition in re.split(r"\s+and\s+", text.strip()):
-        found = re.fullmatch(r"([\w./]+)\s*(==|!=|<=|>=|=|<|>)\s*(\S.*)", condition)
-        if found is None:
-            return []
-        key, sign, wanted = found[1], found[2], parse(found[3])
-        if key != "status" and all(value_of(run, key) is MISSING for run in runs):
-            known = {one for run in runs for one in (*run.choices, *run.config)}
-            raise UserError(f"--runs {text}: no run has a knob {key}.{nearest(key, sorted(known))}")
-        kept = [run for run in kept if _holds(run.status if key == "status" else value_of(run, key), sign, wanted)]
-    return kept
-
-
-def _holds(value: Any, sign: str, wanted: Any) -> bool:
-    if sign in ("==", "=", "!="):
-        return OPERATORS[sign](canonical(value), canonical(wanted))
-    ours, theirs = number(value), number(wanted)
-    return ours is not None and theirs is not None and OPERATORS[sign](ours, theirs)
 
 
 def used_by(axis: Axis, runs: Sequence[Run]) -> Axis | None:

@@ -275,7 +275,7 @@ def test_runs_are_chosen_by_name_number_and_filter(sweep: Path, words: tuple[str
     ("options", "told"),
     [
         ({"words": ["12"]}, "--runs 12: there is no such run. Runs: 0_style"),
-        ({"words": ["beat>1"]}, "no run has a knob beat. Did you mean 'beta'?"),
+        ({"words": ["beat>1"]}, "No run has a 'beat' to filter by. Did you mean 'beta'?"),
         ({"words": ["beta>1"]}, "--runs beta>1: there is no such run"),
         ({"rows": "optimizer"}, "--rows optimizer: There is no axis 'optimizer'.*Known: style, beta, seed"),
         ({"rows": "beta", "columns": "beta"}, "both beta"),
