@@ -5,11 +5,13 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from packaging.requirements import Requirement
 
 from nst import callbacks, cli, configuration
 from nst.images import rgb
@@ -116,3 +118,11 @@ def test_no_command_of_a_page_holds_a_word_that_changes_nothing(page: str) -> No
             parsed = OverridesParser.create().parse_overrides(words)
             jobs = [job for _, job in sweep.composed("config", sweep.grid(parsed)[:2])]
             callbacks.refuse_idle(jobs, map(resume.key_of, words))
+
+
+def test_the_constraints_fit_what_the_project_asks_for() -> None:
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        asked = Requirement(line)
+        assert asked.specifier.contains(pins[asked.name.lower().replace("_", "-")]), line
