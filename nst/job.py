@@ -96,7 +96,8 @@ def run_in_sweep(jobs: Sequence[Job]) -> None:
     with contextlib.ExitStack() as claims:
         ready = [job for job in jobs if _is_wanted(job) and _is_to_run_in_sweep(job, claims)]
         if ready:
-            log.info("%s", progress.tell(folder, {job.folder.name: job.overrides for job in ready}))
+            with logs.logging_for(folder):  # of a batch no single one's
+                log.info("%s", progress.tell(folder, {job.folder.name: job.overrides for job in ready}))
         try:
             failed = _run(ready) if ready else []
         except _BatchFailed as apart:
