@@ -14,6 +14,7 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +27,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from nst.configuration import Config
 from nst.configuration.recipes import ADDED
 from nst.errors import UserError, nearest
 from nst.files import exists
@@ -59,6 +61,7 @@ GRAMMAR = {  # what Hydra and OmegaConf say of a command line, and what is said 
     r"override \+*(\S+?)=.*Cannot convert '(?:list|dict)' to string": (
         r"\1 takes one value, no list. A sweep tries several, one a run: -m \1=FIRST,SECOND."
     ),
+    r"Could not delete 'tracking=(\S+?)'": r"A tracker is left out by its name: '~tracking.\1'.",
     r"override pair=.* is not a ListConfig|Interpolation key 'pair\[\d\]' not found": (
         "pair takes two images: pair=[CONTENT,STYLE]. Two axes of a sweep go together with zip=content,style."
     ),
@@ -85,6 +88,9 @@ def launch(
         number = getattr(stop, "signal_number", 2)
         print(f"Stopped by {signal.Signals(number).name}.", file=sys.stderr)
         sys.exit(128 + number)
+    except BrokenPipeError:  # whoever read what is printed has seen enough: python run.py --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         finish(False)
         if wants_traceback:
@@ -206,7 +212,9 @@ def _missing_option(error: MissingConfigException) -> str:
     """Tell which option of a group does not exist, and the nearest that does."""
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not error.options:
-        what = f"There is no {group}={option}." if group else _first_line(error)  # of a list of options
+        what = (
+            f"There is no {group}={option}." if group else f"{_first_line(error).rstrip('.')}."
+        )  # of a list of options
         return f"{what} {HELP_HINT}"
     known = error.options
     option = next((one for one in option.split("+") if one not in known), option)  # of a sum
@@ -237,22 +245,28 @@ def _composition(error: BaseException) -> str:
         needed = [words for theirs, words in wanted.items() if theirs in str(cause)]
         if needed:
             return f"{cause.full_key} needs {needed[-1]}. {HELP_HINT}"
+    if found := re.search(r"Key '(\w+)' not in 'Config'", f"{error} {cause}"):  # in somebody's recipe
+        knobs = [one.name for one in fields(Config)]
+        return f"There is no knob '{found[1]}'.{nearest(found[1], knobs)} {HELP_HINT}"
     for theirs, ours in GRAMMAR.items():
         if found := re.search(theirs, f"{error} {cause}", re.DOTALL):
             return f"{found.expand(ours)} {HELP_HINT}"
     lines = [line for line in f"{error}\n{cause if cause is not error else ''}".splitlines() if line.strip()]
     text = " ".join(line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith("object_type"))
-    return f"{text} {HELP_HINT}"
+    return f"{text}{'' if text.endswith(('.', '!', '?')) else '.'} {HELP_HINT}"
 
 
 def _takes(target: Any, argument: str) -> bool:
     """Tell whether a component's class or function has such an argument, as far as that can be told."""
     if target is None:  # a mapping of names, such as weights
         return False
+    logging.disable()  # Hydra logs what cannot be imported, such as a module beside somebody's options
     try:
         parameters = inspect.signature(hydra.utils.get_object(str(target))).parameters.values()
     except Exception:
         return True
+    finally:
+        logging.disable(logging.NOTSET)
     return any(one.name == argument or one.kind is one.VAR_KEYWORD for one in parameters)
 
 

@@ -443,8 +443,8 @@ def _as_shown(kind: str, content: np.ndarray, *styles: np.ndarray) -> tuple[np.n
 def _regions(masks: Sequence[Picture | None], protected: Picture | None) -> list[Tensor | None]:
     """Return where each style was to go ``(1, 1, H, W)`` in [0, 1]: in its mask, and not where the content stays."""
     shape = (REGION_SIDE, REGION_SIDE)
-    free = None if protected is None else 1 - rgb.load_mask(str(protected), shape, shape)
-    regions = [None if mask is None else rgb.load_mask(str(mask), shape, shape) for mask in masks]
+    free = None if protected is None else 1 - rgb.load_mask(str(protected), shape)
+    regions = [None if mask is None else rgb.load_mask(str(mask), shape) for mask in masks]
     return [region if free is None else free if region is None else region * free for region in regions]
 
 

@@ -80,20 +80,20 @@ def opened(name: str, background: str = "white") -> Image.Image:
     return decoding.read(locate(name), decoding.parse_color(background))
 
 
-def load_mask(name: str, shape: tuple[int, int], natural: tuple[int, int] | None = None) -> Tensor:
+def load_mask(name: str, shape: tuple[int, int], content: tuple[int, int] | None = None) -> Tensor:
     """Load a greyscale image as a mask ``(1, 1, H, W)`` in float64: white is 1, black (and what is transparent) is 0.
 
     Args:
         name: a path, or the name of a bundled sample.
-        shape: (width, height) to stretch it to, those of the content image.
-        natural: the content's aspect ratio as (width, height), if it is squeezed.
+        shape: (width, height) to stretch it to.
+        content: those of the content image, whose aspect ratio it should have: else there is a warning.
 
     Raises:
         UserError: the file is missing or broken, or the mask is black everywhere.
     """
     path = locate(name)
     image = decoding.read(path, (0, 0, 0)).convert("L").convert("F")  # so that a small white spot is not rounded away
-    width, height = natural or shape
+    width, height = content or image.size
     wide, high = image.width * height, width * image.height
     if abs(wide - high) > 0.02 * max(wide, high):
         log.warning(

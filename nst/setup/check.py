@@ -175,9 +175,14 @@ def _bind(group: str, target: Any, arguments: dict[str, Any]) -> str | None:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # a built-in without a signature: its own message comes when it is made
         return None
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if group == "backbone" and not takes_any and (lacking := [n for n in PASSED[group] if n not in parameters]):
+        return (
+            f"backbone: {target.__qualname__} takes no argument {lacking[0]}. A network is made with the names of the "
+            "layers that are wanted, and with pooling=max or avg: def __init__(self, layers, pooling)."
+        )
     named = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     names = [name for name in named if name not in (*PASSED.get(group, OF_TRACKER), "self")]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     strange = [name for name in arguments if name not in names]
     if strange and not takes_any:
         what = unknown(f"argument of {target.__qualname__}", strange[0], names)

@@ -82,8 +82,8 @@ def load_images(config: DictConfig, device: torch.device) -> Inputs:
     style_fit = config.style_fit or config.fit
     styles = [rgb.load(one.image, one.size, style_fit, resample, **in_style) for one in listed]
     natural = rgb.unsqueezed(config.content, config.size) if config.fit == "square" else None
-    masks = [rgb.load_mask(one.mask, shape, natural) if one.mask is not None else None for one in listed]
-    protected = rgb.load_mask(config.content_mask, shape, natural) if config.content_mask is not None else None
+    masks = [rgb.load_mask(one.mask, shape, natural or shape) if one.mask is not None else None for one in listed]
+    protected = rgb.load_mask(config.content_mask, shape, natural or shape) if config.content_mask is not None else None
     seen, styles = color.prepare(config.color, content, styles)
     inputs = Inputs(
         seen.to(device, dtype),

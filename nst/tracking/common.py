@@ -44,7 +44,9 @@ class Trackers:
         for name, node in nodes.items():
             with self._left_out_if_it_fails(name):
                 make = configuration.build({**node, "_partial_": True})  # so that its own exception is seen
-                self.each[name] = make(run=run, position=self.positions.get(name))
+                self.each[name] = make(
+                    run=run, **({"position": self.positions[name]} if name in self.positions else {})
+                )
 
     def step(self, snapshot: Snapshot) -> None:
         """See one step."""
