@@ -268,6 +268,14 @@ def test_two_runs_begun_in_one_second_have_folders_of_their_own(
         (("experiment=texture", "style=wave"), "_texture_wave"),
         (("task=train", "style=wave", "steps=5"), "_train_wave_steps=5"),
         (("task=apply", "model=m.safetensors", "content=photos"), "_apply_photos_model=m.safetensors"),
+        (
+            ("experiment=sketch", "size=96", "steps=20", "log_every=2", "beta=0.1", "tracking.tensorboard=null"),
+            "_sketch_coffee_swirls_beta=0.1,size=96,steps=20",
+        ),
+        (
+            (f"layers.style=[{','.join(f'relu{n}_1' for n in (1, 2, 3, 4, 5))}]", "size=96", "seed=3", "threads=1"),
+            "_coffee_swirls_seed=3,size=96",  # what is too long does not hide the rest
+        ),
     ],
 )
 def test_a_folder_s_name_says_what_the_run_is(words: tuple[str, ...], name: str) -> None:
