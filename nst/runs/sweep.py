@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nst import cli
 from nst.configuration import recipes
-from nst.errors import UserError
+from nst.errors import UserError, nearest
 from nst.files import claim, write_json, writing
 from nst.runs import folders, resume
 
@@ -171,7 +171,8 @@ def grid(overrides: Sequence[Override], together: Any = None) -> list[list[str]]
     for group in zipped(overrides, together):
         if absent := [name for name in group if name not in steps]:
             name = f"zip={','.join(group)}"
-            raise UserError(f"{name}: the sweep has no axis {absent[0]}. Give it values: {absent[0]}=FIRST,SECOND.")
+            hint = nearest(absent[0], steps) or f" Give it values: {absent[0]}=FIRST,SECOND."
+            raise UserError(f"{name}: the sweep has no axis {absent[0]}.{hint}")
         lead, *others = names = [name for name in steps if name in group]
         if len({len(steps[name]) for name in names}) > 1:
             counted = ", ".join(f"{name} has {len(steps[name])}" for name in names)
