@@ -205,7 +205,8 @@ def finish(interrupted: bool) -> bool:
     for note in resume.changed_inputs(resume.read(folder / name / "run.json") for name in names):
         print(f"Mind: {note}")
     if not (all_done := counts.keys().isdisjoint(BAD)):
-        print(f"Finish it, when the cause is mended: python run.py resume={shlex.quote(str(folder))}")
+        when = "" if interrupted else ", when the cause is mended"
+        print(f"Finish it{when}: python run.py resume={shlex.quote(str(folder))}")
     _launched.lock.release()
     return all_done
 

@@ -15,7 +15,7 @@ from PIL import Image
 from nst import configuration
 from nst.cli import as_typed
 from nst.files import claim
-from nst.runs import sweep
+from nst.runs import progress, sweep
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
 
@@ -329,3 +329,7 @@ def test_a_signal_between_two_scales_leaves_picture_and_checkpoint(tmp_path: Pat
     assert status(tmp_path / "out") == "interrupted"
     assert (tmp_path / "out" / "interrupted.png").is_file()
     assert (tmp_path / "out" / "checkpoint.pt").is_file()
+
+
+def test_the_only_job_of_a_sweep_is_told_without_what_it_differs_in(tmp_path: Path) -> None:
+    assert progress.tell(tmp_path, {"0": ["size=32"]}) == "[1/1]"

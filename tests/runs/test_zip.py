@@ -120,7 +120,7 @@ def test_a_folder_or_a_pattern_is_its_pictures_in_the_order_of_their_numbers(
     assert listed("seed=1,2", "content=coffee") == ["coffee"]
     with pytest.raises(UserError, match="no picture in empty"):
         listed("style=empty")
-    with pytest.raises(UserError, match="no picture in my photos/.*txt"):
+    with pytest.raises(UserError, match=r"no picture in my photos/\*\.txt"):
         listed("style='my photos/*.txt'")
     with pytest.raises(UserError, match="nothing matches nowhere"):
         listed("style=nowhere/*")
