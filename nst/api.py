@@ -10,6 +10,7 @@ import base64
 import contextlib
 import copy
 import html
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,7 +156,12 @@ def run(words: Words = ()) -> Run:
     kinds = ("study", "hydra.mode")
     if several := [word for word in typed if word in ("-m", "--multirun") or resume.key_of(word) in kinds]:
         raise UserError(f"{several[0]} makes a sweep: nst.sweep([...]).")
-    found = Run.read(_carry_out(typed))
+    try:
+        found = Run.read(_carry_out(typed))
+    except UserError as error:
+        if re.search(r"needs .* not '\[|takes one value, no list", str(error)):
+            raise UserError(f"{error} Several values, one a run: nst.sweep([...]).") from error.__cause__
+        raise
     if found.status != "done":
         raise UserError(f"{found.reason} The run is in {found.folder}.")
     return found

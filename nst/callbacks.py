@@ -88,7 +88,7 @@ def _begin_run(config: DictConfig) -> None:
     if job.pairs is not None:
         raise UserError("pairs is for a sweep over them: python run.py -m ... One pair is pair=[CONTENT,STYLE].")
     if "zip" in map(resume.key_of, sweep.overrides_of(config, "task")):
-        raise UserError("zip is for a sweep, whose axes it lets go together: python run.py -m ...")
+        raise UserError("zip is for sweeps, whose axes it lets go together: put -m in front.")
     if job.resume is None and sweep.is_named(config, "run"):
         sweep.refuse_used(folder, "a run", "hydra.run.dir")
     _check_all([job])
@@ -205,7 +205,8 @@ def finish(interrupted: bool) -> bool:
     for note in resume.changed_inputs(resume.read(folder / name / "run.json") for name in names):
         print(f"Mind: {note}")
     if not (all_done := counts.keys().isdisjoint(BAD)):
-        print(f"Finish it, when the cause is mended: python run.py resume={shlex.quote(str(folder))}")
+        when = "" if interrupted else ", when the cause is mended"
+        print(f"Finish it{when}: python run.py resume={shlex.quote(str(folder))}")
     _launched.lock.release()
     return all_done
 

@@ -50,6 +50,9 @@ GRAMMAR = {  # what Hydra and OmegaConf say of a command line, and what is said 
     r"Multiple values for tracking\.|tracking appears more than once": (
         "tracking is typed twice. Name all in one list: 'tracking=[...]', or to add '+tracking=[...]'."
     ),
+    r"(?:Sweep parameters|Ambiguous value for argument) '([^\n]*, )?zip=": (
+        "zip is for sweeps, whose axes it lets go together: put -m in front."
+    ),
     r"Multiple values for (\S+?)\. To override a value use 'override \S+: (\S+)'": (
         r"\1 has a value already, which is replaced without a +: \1=\2."
     ),

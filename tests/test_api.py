@@ -208,6 +208,8 @@ def test_a_mistake_is_told_as_the_command_line_tells_it(
         (["--help"], "for the command line"),
         (["-m", "beta=1"], r"nst\.sweep"),
         ({"study": "methods"}, r"nst\.sweep"),
+        ({"beta": [0.1, 0.2]}, r"needs a number, not '\[0\.1, 0\.2\]'.*one a run: nst\.sweep"),
+        ({"pooling": ["max", "avg"]}, r"no list.*one a run: nst\.sweep"),
         (["beta=1,2"], "names several values"),
         (["--config-dir"], "no command"),
     ],

@@ -53,6 +53,8 @@ def _listed(override: Override, task: str) -> list[str] | None:
         values = dict(zip(override.sweep_string_iterator(), unquoted, strict=True))
     else:
         return None
+    if "" in values.values():
+        raise UserError(f"{kind}= is empty. Name pictures, a folder or a pattern: {kind}=FIRST,SECOND.")
     many = {t: _pictures(kind, one) for t, one in values.items() if isinstance(one, str) and _is_several(one, task)}
     return [new for text in values for new in (map(quoted, many[text]) if text in many else [text])] if many else None
 
@@ -120,6 +122,8 @@ def _pictures(knob: str, source: str) -> list[str]:
     path = Path(source).expanduser()
     pattern = str(Path(glob.escape(str(path))) / "*") if path.is_dir() else str(path)
     matched = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob shows what is hidden, and refuses **.jpg
+    if not matched and not path.is_dir():
+        raise UserError(f"{knob}: nothing matches {path}. Check the folder and the pattern.")
     files = sorted(filter(Path.is_file, map(Path, matched)), key=in_order)
     found = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not found:

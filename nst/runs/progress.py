@@ -70,7 +70,7 @@ def tell(folder: Path, begun: Mapping[str, Sequence[str]] | None = None) -> str:
     swept = plan.get("swept") or {}
     what = "; ".join(" ".join(one for one in of if resume.key_of(one) in swept) for of in begun.values())
     time_left = "" if seconds is None else f" ... about {_rounded(seconds)} left"
-    return f"[{which}/{total}] {textwrap.shorten(what, LONGEST, placeholder=' ...')}{time_left}"
+    return f"[{which}/{total}] {textwrap.shorten(what, LONGEST, placeholder=' ...')}{time_left}".rstrip()
 
 
 def _work(config: DictConfig) -> float:

@@ -107,9 +107,13 @@ def refuse_changes(folder: Path, config: DictConfig) -> None:
         refuse_steps(folder, config)
     elif changes:
         lines = "\n".join(f"  {name}: {old} -> {new}" for name, (old, new) in changes.items())
+        leave = "Leave these"
+        if "steps" in changes:
+            other = next(name for name in changes if name != "steps")
+            leave = f"Steps alone may grow; another {other} is a run of its own. Leave all others"
         raise UserError(
             f"{folder} was begun with another configuration, so it cannot be resumed with this one:\n{lines}\n"
-            "Leave these as they were, or start a new run in another folder."
+            f"{leave} as they were, or start a new run in another folder."
         )
     if not _has_got_somewhere(folder):
         return  # it will be begun anew, perhaps because the image was at fault and has been mended
@@ -191,16 +195,20 @@ def refuse_steps(folder: Path, config: DictConfig) -> None:
 
 def cannot_go_on(folder: Path, config: DictConfig, why: str) -> str:
     """Return what to tell of a run that cannot be carried on to other steps: why, and which command comes closest."""
+    from nst.optimization import schedule  # here, since it needs torch
+
     record, wanted = read(folder / "run.json"), settings(config)
     more = each_scale(wanted, record)[-1] - each_scale(completed(record["config"]), record)[-1]
     words = _recorded(folder)
     if more > 0 and "result" in record and tasks.of(record["config"]) == "optimize":
         how = "Go on from its picture instead, in a run of its own"
         picture = folder / str(record["result"]["file"])
-        anew = ["schedule=single", "init=file", f"init.path={picture}", f"steps={more}"]
+        size = schedule.scales(config)[-1].size
+        larger = [f"size={size}"] if size != wanted["size"] else []  # said by the schedule, which is left out
+        anew = ["schedule=single", *larger, "init=file", f"init.path={picture}", f"steps={more}"]
     else:
         how, anew = "Make it a run of its own", [f"steps={as_value(wanted['steps'])}"]
-    replaced = {key_of(word).partition(".")[0] for word in anew}
+    replaced = {key_of(word).partition(".")[0] for word in [*anew, *([] if wanted["keep_state"] else ["keep_state"])]}
     words = [word for word in words if key_of(word).partition(".")[0] not in replaced]
     command = shlex.join(["python", "run.py", *words, *anew])
     return f"{folder} cannot be carried on to steps={as_value(wanted['steps'])}: {why}. {how}:\n  {command}"

@@ -247,5 +247,5 @@ def _close(session: Session, status: str, reason: str) -> None:
 def how_to_carry_on(folder: Path) -> str:
     """Return the command that carries on with a run, and from where."""
     step = checkpoint.step(folder)
-    where = f"from its checkpoint at step {step}" if step else "from its beginning, since there is no checkpoint yet"
+    where = f"from its checkpoint after {step} steps" if step else "from its beginning: there is no checkpoint yet"
     return f"Carry on, {where}: {shlex.join(['python', 'run.py', f'resume={folder}'])}"

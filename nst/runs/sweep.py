@@ -29,12 +29,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nst import cli
 from nst.configuration import recipes
-from nst.errors import UserError
+from nst.errors import UserError, nearest
 from nst.files import claim, write_json, writing
 from nst.runs import folders, resume
 
 LONGEST_SLUG = 80
-LONGEST_NAME = 40  # of a single run, whose time tells it from others
+LONGEST_NAME = 60  # of a single run, whose time tells it from others
+# Beside housekeeping, knobs that its name is silent about: what they change is not in the picture.
+UNNAMED = ("log_every", "save_every", "inspect", "device", "threads")
 PLAN = folders.SWEEP_FILE
 STOPPED = "stopped.json"
 OF_NO_CONCERN = (("content", "train"), ("style", "apply"))  # a network is trained for a style, and has it then
@@ -83,7 +85,7 @@ def make_folder(config: DictConfig, kind: str, about: str = "") -> tuple[Path, F
 def about_run(config: DictConfig) -> str:
     """Return ``_<what a run is>`` for its folder's name: recipe or task, content and style, what else was typed.
 
-    Of that no more than what makes a name that a list has room for.
+    Size and steps stand last; of what was typed, what makes the name longer than a list has room for is left out.
     """
     chosen = recipes.recorded(config.hydra.runtime.choices)
     words = [chosen[group] for group in ("experiment", "method") if chosen.get(group, "None") != "None"]
@@ -91,11 +93,13 @@ def about_run(config: DictConfig) -> str:
     used = [k for k in ("content", "style") if config.layers.get(k) and (k, config.task) not in OF_NO_CONCERN]
     named = [config[kind] if OmegaConf.is_list(config[kind]) else [config[kind]] for kind in used]
     words += ["+".join(Path(str(name)).stem for name in names) for names in named]
-    told = ("experiment", "method", "task", "content", "style", "pair", *resume.HOUSEKEEPING)
-    typed = [line for line in overrides_of(config, "task") if resume.key_of(line) not in told]
-    while len(name := "_".join(words) + slug(typed)) > LONGEST_NAME and typed:
-        typed.pop()
-    return _shortened(name)
+    told = ("experiment", "method", "task", "content", "style", "pair", *UNNAMED)
+    typed = [line for line in science(overrides_of(config, "task")) if resume.key_of(line) not in told]
+    name, kept = "_".join(words), list[str]()
+    for line in sorted(typed, key=lambda line: resume.key_of(line) in ("size", "steps")):
+        if len(name + slug([*kept, line])) <= LONGEST_NAME:
+            kept.append(line)
+    return _shortened(name + slug(kept))
 
 
 def about_sweep(config: DictConfig, swept: Sequence[str]) -> str:
@@ -167,7 +171,8 @@ def grid(overrides: Sequence[Override], together: Any = None) -> list[list[str]]
     for group in zipped(overrides, together):
         if absent := [name for name in group if name not in steps]:
             name = f"zip={','.join(group)}"
-            raise UserError(f"{name}: the sweep has no axis {absent[0]}. Give it values: {absent[0]}=FIRST,SECOND.")
+            hint = nearest(absent[0], steps) or f" Give it values: {absent[0]}=FIRST,SECOND."
+            raise UserError(f"{name}: the sweep has no axis {absent[0]}.{hint}")
         lead, *others = names = [name for name in steps if name in group]
         if len({len(steps[name]) for name in names}) > 1:
             counted = ", ".join(f"{name} has {len(steps[name])}" for name in names)

@@ -99,9 +99,9 @@ class Reporter(Callback):
         except runtime.Interrupted:
             if (latest := self.session.latest) is not None:
                 path = self.session.keep("interrupted", latest.image, self.images.shape)
-                at = latest.step.index
+                done = min(self.session.done, self.steps)
                 with self.session.on_console():
-                    log.warning("Interrupted at step %d of %d; the picture is in %s", at, self.steps, path)
+                    log.warning("Interrupted after %d of %d steps; the picture is in %s", done, self.steps, path)
             raise
         except Diverged as error:
             if error.best is not None:
@@ -140,8 +140,6 @@ class Reporter(Callback):
             if warning := has_hardly_moved(session.folder / "metrics.csv"):
                 log.warning("%s", warning)
             log.info("%s in %.1f s: %s", outcome.reason, seconds["total"], result)
-        if session.job.sweep is None:
-            log.info("Go on from this picture: init=file init.path=%s", result)
 
     def _headline(self, precision: str, engine: str) -> str:
         session, config = self.session, self.config

@@ -306,7 +306,9 @@ def _keeping_what_there_is(training: Training, descent: _Descent) -> Iterator[No
     except runtime.Interrupted:
         if training.group.writes:
             path = training.keep("interrupted")
-            log.warning("Interrupted at step %d of %d; the picture is in %s", session.done, training.config.steps, path)
+            log.warning(
+                "Interrupted after %d of %d steps; the picture is in %s", session.done, training.config.steps, path
+            )
         raise
     except Diverged:
         if training.group.writes and descent.best is not None:

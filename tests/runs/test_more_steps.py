@@ -118,10 +118,16 @@ REFUSALS = {
     "fewer": ([], ["steps=4"], "fewer than it has", "steps=4"),
     "state gone": ([], ["steps=9"], "state.pt", "init=file init.path=out/result.png steps=4"),
     "state damaged": ([], ["steps=9"], "is damaged", "out/result.png steps=4"),
-    "cosine": (["lr_schedule=cosine", "optimizer=adam"], ["steps=9"], "falls over all", "init=file"),
+    "cosine": (
+        ["lr_schedule=cosine", "optimizer=adam", "keep_state=0"],
+        *(["steps=9"], "falls over all", "optimizer=adam schedule=single init=file"),
+    ),
     "lbfgsb": (["optimizer=lbfgsb"], ["steps=9"], "works in blocks", "init=file"),
-    "first scale": (["schedule=pyramid", "schedule.from=20"], ["steps=[6,9]"], "only the last", "schedule=single"),
-    "another knob": ([], ["steps=9", "beta=1"], "another configuration", "another folder"),
+    "first scale": (
+        ["schedule=pyramid", "schedule.from=20", "schedule.to=36"],
+        *(["steps=[6,9]"], "only the last", "schedule=single size=36"),
+    ),
+    "another knob": ([], ["steps=9", "beta=1"], "another beta is a run of its own", "another folder"),
 }
 
 
@@ -131,7 +137,8 @@ def test_what_cannot_be_is_refused_with_the_command_that_comes_closest(
 ) -> None:
     begun, more, said, way_out = REFUSALS[why]
     if begun:
-        assert run(*TINY, *begun, "steps=5", "hydra.run.dir=out", cwd=tmp_path).returncode == 0
+        sized = TINY[1:] if "schedule.to=36" in begun else TINY
+        assert run(*sized, *begun, "steps=5", "hydra.run.dir=out", cwd=tmp_path).returncode == 0
         assert (tmp_path / "out" / checkpoint.STATE).exists() == (why == "first scale")
     else:
         shutil.copytree(finished / "out", tmp_path / "out")
@@ -240,5 +247,5 @@ def test_an_interrupted_sweep_says_where_it_is_and_how_to_carry_on(tmp_path: Pat
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "[1/2] seed=0" in error
-    assert "python run.py resume=out" in out
+    assert "Finish it: python run.py resume=out" in out
     assert progress(tmp_path / "out")[2] == []

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -239,10 +240,13 @@ def test_an_interrupted_run_carries_on_where_it_was(tmp_path: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert process.returncode == 143, error
     assert (tmp_path / "out" / "interrupted.png").exists()
+    assert (done := re.search(r"Interrupted after (\d+) of 400 steps", error))
+    assert f"from its checkpoint after {done[1]} steps" in error
     before = (tmp_path / "out" / "metrics.csv").read_text()
     resumed = run("resume=out", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert "carried on from step" in resumed.stderr
+    assert f"carried on from step {done[1]}" in resumed.stderr
+    assert "init=file" not in resumed.stderr
     assert (tmp_path / "out" / "metrics.csv").read_text().startswith(before)  # the very rows, seconds included
     assert not (tmp_path / "out" / "interrupted.png").exists()
     assert run(*arguments, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0

@@ -15,7 +15,7 @@ from PIL import Image
 from nst import configuration
 from nst.cli import as_typed
 from nst.files import claim
-from nst.runs import sweep
+from nst.runs import progress, sweep
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
 
@@ -268,6 +268,14 @@ def test_two_runs_begun_in_one_second_have_folders_of_their_own(
         (("experiment=texture", "style=wave"), "_texture_wave"),
         (("task=train", "style=wave", "steps=5"), "_train_wave_steps=5"),
         (("task=apply", "model=m.safetensors", "content=photos"), "_apply_photos_model=m.safetensors"),
+        (
+            ("experiment=sketch", "size=96", "steps=20", "log_every=2", "beta=0.1", "tracking.tensorboard=null"),
+            "_sketch_coffee_swirls_beta=0.1,size=96,steps=20",
+        ),
+        (
+            (f"layers.style=[{','.join(f'relu{n}_1' for n in (1, 2, 3, 4, 5))}]", "size=96", "seed=3", "threads=1"),
+            "_coffee_swirls_seed=3,size=96",  # what is too long does not hide the rest
+        ),
     ],
 )
 def test_a_folder_s_name_says_what_the_run_is(words: tuple[str, ...], name: str) -> None:
@@ -321,3 +329,7 @@ def test_a_signal_between_two_scales_leaves_picture_and_checkpoint(tmp_path: Pat
     assert status(tmp_path / "out") == "interrupted"
     assert (tmp_path / "out" / "interrupted.png").is_file()
     assert (tmp_path / "out" / "checkpoint.pt").is_file()
+
+
+def test_the_only_job_of_a_sweep_is_told_without_what_it_differs_in(tmp_path: Path) -> None:
+    assert progress.tell(tmp_path, {"0": ["size=32"]}) == "[1/1]"

@@ -77,7 +77,8 @@ def test_axes_that_go_together_make_the_pairs_of_python_s_zip_within_the_grid_of
     [
         (("content=a,b,c", "style=x,y", "zip=content,style"), "content has 3, style has 2"),
         (("content=a,b", "style=x", "zip=content,style"), "content has 2, style has 1"),
-        (("content=a,b", "zip=content,stile"), "no axis stile"),
+        (("content=a,b", "zip=content,stile"), "no axis stile. Give it values"),
+        (("content=a,b", "style=x,y", "zip=content,stlye"), "no axis stlye. Did you mean 'style'"),
         (("content=a,b", "zip=[content]"), "two axes or more"),
         (("content=a,b", "zip=content,content"), "each once"),
         (("a=1,2", "b=1,2", "c=1,2", "zip=[a,b],[b,c]"), "each once"),
@@ -119,19 +120,23 @@ def test_a_folder_or_a_pattern_is_its_pictures_in_the_order_of_their_numbers(
     assert listed("seed=1,2", "content=coffee") == ["coffee"]
     with pytest.raises(UserError, match="no picture in empty"):
         listed("style=empty")
-    with pytest.raises(UserError, match="no picture in nowhere"):
+    with pytest.raises(UserError, match=r"no picture in my photos/\*\.txt"):
+        listed("style='my photos/*.txt'")
+    with pytest.raises(UserError, match="nothing matches nowhere"):
         listed("style=nowhere/*")
+    with pytest.raises(UserError, match="content= is empty"):
+        listed("content=")
 
 
 @pytest.mark.parametrize(
     ("arguments", "piece"),
     [
-        (("-m", "content=glob(nowhere/*)"), "no picture in nowhere"),
+        (("-m", "content=glob(nowhere/*)"), "nothing matches nowhere"),
         (("-m", "seed=range(0)"), "seed=range(0) gives no values"),
         (("-m", "optimizer=glob(nothing*)"), "gives no values"),
         (("content=art",), "python run.py -m content=art"),
         (("style=art/*.jpg",), "python run.py -m 'style=art/*.jpg'"),
-        (("zip=[content,style]",), "zip is for a sweep"),
+        (("zip=[content,style]",), "zip is for sweeps"),
         (("zip=content,style",), "-m in front"),
         (("-m", "zip=content,style", "content=my photos", "style=art"), "content has 3, style has 2"),
         (("-m", "zip=beta,seed", "beta=1,2", "seed=1,2", "hydra/sweeper=optuna"), "grid of listed values"),
