@@ -225,8 +225,8 @@ def test_a_run_killed_at_any_step_carries_on_to_the_same_bytes(
     checkpoint.remove(tmp_path / "whole")
     save, copies = checkpoint.save, []
 
-    def dying(folder: Path, content: dict[str, Any]) -> None:
-        save(folder, content)
+    def dying(folder: Path, content: dict[str, Any], *name: str) -> None:
+        save(folder, content, *name)
         copies.append(shutil.copytree(folder, tmp_path / f"killed{len(copies)}"))
 
     monkeypatch.setattr(checkpoint, "save", dying)

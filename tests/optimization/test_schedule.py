@@ -282,7 +282,7 @@ def test_rates_and_averages_follow_the_scales(tmp_path: Path) -> None:
     assert rates[3] == pytest.approx(0.01)
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(0, abs=1e-9)
-    assert "lr" in kill_and_resume.curves(tmp_path / "carry")
+    assert "rate/lr" in kill_and_resume.curves(tmp_path / "carry")
 
 
 def test_a_pyramid_from_to_loads_each_picture_at_its_own_size(tmp_path: Path) -> None:
@@ -369,8 +369,8 @@ def test_killed_at_any_step_of_any_scale_it_carries_on_to_the_same_bytes(
     checkpoint.remove(tmp_path / "whole")
     save, steps = checkpoint.save, []
 
-    def dying(folder: Path, content: dict[str, Any]) -> None:
-        save(folder, content)
+    def dying(folder: Path, content: dict[str, Any], *name: str) -> None:
+        save(folder, content, *name)
         steps.append(content["step"])
         copied = tmp_path / f"killed{len(steps)}"
         shutil.copytree(folder, copied)

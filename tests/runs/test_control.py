@@ -310,7 +310,7 @@ def test_a_mask_with_nowhere_to_go_is_refused(tmp_path, masks):
 
 def test_a_mask_of_another_shape_is_stretched_with_a_warning(tmp_path, caplog):
     Image.new("L", (20, 20), 200).save(tmp_path / "square.png")
-    mask = rgb.load_mask(str(tmp_path / "square.png"), (48, 32))
+    mask = rgb.load_mask(str(tmp_path / "square.png"), (48, 32), (48, 32))
     assert mask.shape == (1, 1, 32, 48)
     assert torch.allclose(mask, torch.tensor(200 / 255, dtype=torch.float64))
     assert "20 x 20 pixels and is stretched to the content's 48 x 32" in caplog.text
