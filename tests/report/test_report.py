@@ -754,6 +754,24 @@ def test_a_sweep_with_added_points_is_run_again_in_a_call_for_each_grid(tmp_path
         assert view_of(plan(folder, grids=damaged))["again"] == [view["command"]]
 
 
+def test_a_sweep_with_more_steps_is_run_again_with_these_and_says_what_was_typed_when(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path / "sweep", {"seed": [0, 1]}, **TINY)
+    begun = "python run.py -m seed=0,1 steps=6"
+    later = ["python run.py resume=s steps=9", "python run.py resume=s steps=9", "python run.py x; rm y"]
+    resumed = [{"command": command, "time": "2026-11-22T10:00:00"} for command in later]
+    facts = {"command": begun, "arguments": ["-m", "seed=0,1", "steps=6"], "resumed": resumed}
+    view = view_of(plan(folder, grids=[["--multirun", "seed=0,1", "steps=9"]], **facts))
+    assert view["command"] == f"{begun}\n{later[0]}"
+    assert view["again"] == ["python run.py --multirun seed=0,1 steps=9"]
+
+    run = make_run(tmp_path / "run", {"beta": 2.0}, **TINY)
+    record = json.loads((run / "run.json").read_text())
+    typed = {"command": "python run.py steps=6", "arguments": ["steps=6"], "overrides": ["steps=9"]}
+    write_json(run / "run.json", record | typed | {"resumed": resumed})
+    assert view_of(run)["command"] == f"python run.py steps=6\n{later[0]}"
+    assert view_of(run)["again"] == ["python run.py steps=9"]
+
+
 def test_markdown_survives_any_text(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path, {"pooling": ["a|b", "``c``", "*d*"]}, title=SPECIAL, failed=[2], **TINY)
     view = view_of(folder)
