@@ -65,11 +65,41 @@ def streams(pdf: bytes) -> str:
 
 def test_every_figure_has_its_files_and_is_in_the_bundle_with_the_same_bytes(out: Path) -> None:
     names = {"grid.pdf", "grid.png"} | {f"{n}.{k}" for n in ("losses", "scores", "tradeoff") for k in ("pdf", "svg")}
+    names |= {"options.json"}
     assert {path.name for path in (out / "figures").iterdir()} == names
     with zipfile.ZipFile(out / "bundle.zip") as archive:
         for name in names:
             assert archive.read(f"figures/{name}") == (out / "figures" / name).read_bytes(), name
         assert b"figures/grid.pdf" in archive.read("report.md")
+
+
+def test_figures_beside_a_report_are_drawn_again_with_it_as_they_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_sweep(tmp_path / "sweep", {"beta": ["0.1"], "pooling": ["avg", "max"]}, **TINY)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "mine.pdf").write_text("not ours")
+    assert len(write_report([folder]).files) == 3  # nobody asked for figures
+    write_report([folder], bundle=True, figures=Options(3.0, 60, rows="pooling"))
+    before = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    (folder / "figures" / "grid_9.png").write_text("of an earlier drawing")
+    make_run(folder / "2_added", {"beta": 0.9, "pooling": "avg"}, **TINY)
+    written = write_report([folder])
+    after = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert after.keys() == before.keys()
+    assert {name for name in before if before[name] == after[name]} == {"mine.pdf", "options.json"}
+    with zipfile.ZipFile(folder / "bundle.zip") as archive:
+        assert archive.read("figures/grid.pdf") == after["grid.pdf"]
+        assert archive.read("report.md").count(b"\\includegraphics") == 4
+    assert [note.split()[0] for note in written.beside] == ["figures/", "bundle.zip"]
+
+    for damaged in ("{", '{"width": 1e9}', '{"runs": [3]}', '{"else": 1}', "[]"):
+        (folder / "figures" / "options.json").write_text(damaged)
+        assert figures.options_in(folder / "figures") == Options(), damaged
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (note, _) = write_report([folder]).beside
+    assert "figures is older than this report" in note
+    assert (folder / "figures" / "grid.pdf").read_bytes() == after["grid.pdf"]
 
 
 def test_every_figure_is_as_wide_as_asked_for(out: Path) -> None:
