@@ -287,7 +287,7 @@ def losses(chosen: Selection, notes: list[str]) -> Chart | None:
             curves = [curve for places, group in groups if (curve := mean_curve(group, key, places)).x]
             title = f"{LOSSES[key]}, {pair}" if pair else LOSSES[key]
             panels.append(Panel(title, ("step", ""), curves, (False, _spans_a_decade(curves))))
-    return Chart(panels, look.texts, len(keys), points=False)
+    return Chart(panels, look.texts, len(keys), points=False, apart=len(keys))
 
 
 def mean_curve(runs: Sequence[Run], key: str, places: tuple[int, int]) -> Curve:
@@ -343,18 +343,8 @@ def trade_off(chosen: Selection, notes: list[str]) -> Chart | None:
                 points[places] = Curve(places, [x[0]], [y[0]], *spreads)
         if len(points) > 1:
             best = front([(curve.x[0], curve.y[0]) for curve in points.values()])
-            best = [] if len(best) == len(points) else best  # it would tell nothing
-            curves = [*(_joined(points) if chosen.along.numbers else []), *points.values()]
-            panels.append(Panel(pair, ("content distance", "style distance"), curves, front=best))
-    return Chart(panels, look.texts, 3, points=True) if panels else None
-
-
-def _joined(points: dict[tuple[int, int], Curve]) -> list[Curve]:
-    """Return a line without colour through the points that differ in colour only, in its order."""
-    lines: dict[int, list[Curve]] = {}
-    for (_, line), curve in sorted(points.items()):
-        lines.setdefault(line, []).append(curve)
-    return [Curve((-1, line), [c.x[0] for c in those], [c.y[0] for c in those]) for line, those in lines.items()]
+            panels.append(Panel(pair, ("content distance", "style distance"), [*points.values()], front=best))
+    return Chart(panels, look.texts, 3, points=True, joined=False, shapes=True) if panels else None
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

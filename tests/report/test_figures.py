@@ -24,7 +24,7 @@ from PIL import Image
 from synthetic_runs import EVALUATOR, make_run, make_sweep
 
 from nst.errors import UserError
-from nst.report import figures, plots
+from nst.report import captions, figures, plots
 from nst.report.figures import Options, arrange, front, inches, losses, make_figures, picture_at, scores, trade_off
 from nst.report.runs import collect
 from nst.report.selection import choose, select
@@ -261,6 +261,43 @@ def test_the_front_is_what_no_other_point_beats() -> None:
         points = [(chance.randrange(6) / 5, chance.randrange(6) / 5) for _ in range(8)]
         beaten = [p for p in points if any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
         assert front(points) == sorted({p for p in points if p not in beaten})
+
+
+@pytest.mark.parametrize(
+    "points",
+    [[(0.2, 0.9), (0.3, 0.5), (0.9, 0.2)], [(0.2, 0.2), (0.3, 0.5), (0.9, 0.1)], [(0.1, 0.1), (0.3, 0.5), (0.9, 0.2)]],
+)
+def test_only_the_front_is_joined_and_always_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: list[tuple[float, float]]
+) -> None:
+    folder = make_sweep(tmp_path / "sweep", {"beta": ["0.001", "0.01", "0.1"]}, **TINY)
+    for path, (x, y) in zip(sorted(folder.glob("*/run.json")), points, strict=True):
+        record = json.loads(path.read_text())
+        record["scores"] |= {"content_distance": x, "style_distance": y}
+        path.write_text(json.dumps(record))
+    chosen = choose(collect([folder]))
+    chart = trade_off(chosen, [])
+    assert chart is not None
+    assert "The dotted line joins the front" in captions.trade_off(chart, chosen)
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "_saved", lambda figure, *_: drawn.append(figure))
+    plots.draw_chart(chart, 5.5, 100)
+    lines = [line for line in drawn[0].axes[0].lines if len(line.get_xdata()) > 1]
+    (line,) = lines  # nothing else looks like one
+    best = [p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
+    assert list(zip(line.get_xdata(), line.get_ydata(), strict=True))[1:-1] == best
+    markers = [line.get_marker() for line in drawn[0].axes[0].lines if len(line.get_xdata()) == 1]
+    assert {"o", "s", "D"} <= set(markers)
+
+
+def test_markers_tell_a_second_knob_in_the_trade_off(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"beta": ["0.001", "0.01"], "pooling": ["avg", "max"]}, **TINY)
+    chart = trade_off(choose(collect([folder])), [])
+    assert chart is not None
+    looks = [plots._look(chart, curve.looks) for curve in chart.panels[0].curves]
+    assert len({(tuple(look["color"]), look["marker"]) for look in looks}) == 4
+    assert len({look["marker"] for look in looks}) == 2
+    assert {look["linestyle"] for look in looks} == {""}
 
 
 def test_a_category_is_not_joined_and_a_number_is_x_before_it(tmp_path: Path) -> None:
