@@ -250,7 +250,9 @@ def _default_title(collection: Collection, axes: Sequence[Axis]) -> str:
         return f"Run {collection.runs[0].name}"
     *others, last = [axis.key for axis in axes] or [""]
     swept = " and ".join(filter(None, [", ".join(others), last]))
-    return f"Sweep over {swept}" if axes else f"{len(collection.runs)} runs"
+    if collection.sweep and axes:
+        return f"Sweep over {swept}"
+    return f"{len(collection.runs)} runs{': ' * bool(axes)}{swept}"  # picked by hand, or of several sweeps
 
 
 def _provenance(run: Run, pictures: Pictures) -> list[list[str]]:
