@@ -29,6 +29,7 @@ from nst.report.figures import Options, arrange, front, inches, losses, make_fig
 from nst.report.runs import collect
 from nst.report.selection import choose, select
 from nst.report.write import write_report
+from nst.samples import samples
 
 pytest.importorskip("matplotlib")
 TINY: dict[str, Any] = {"size": (48, 32), "previews": 4, "rows": 5, "quick": True}
@@ -261,6 +262,29 @@ def test_the_front_is_what_no_other_point_beats() -> None:
         points = [(chance.randrange(6) / 5, chance.randrange(6) / 5) for _ in range(8)]
         beaten = [p for p in points if any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
         assert front(points) == sorted({p for p in points if p not in beaten})
+
+
+@pytest.mark.parametrize(("styles", "width", "shape"), [(2, 5.5, (2, 3)), (2, 3.25, (4, 2)), (5, 3.25, (5, 3))])
+def test_the_losses_of_two_pairs_share_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, styles: int, width: float, shape: tuple[int, int]
+) -> None:
+    names = [name for name in samples() if name != "coffee"][:styles]
+    chart = losses(choose(collect([make_sweep(tmp_path, {"style": names, "beta": ["0.01", "0.1"]}, **TINY)])), [])
+    assert chart is not None
+    assert len(chart.panels) == 3 * styles
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "_saved", lambda figure, *_: drawn.append(figure))
+    monkeypatch.setattr(plots, "_fitted", lambda text, *_: text)
+    plots.draw_chart(chart, width, 100)
+    lines: dict[int, set[str]] = {}
+    for axes in drawn[0].axes:
+        place = axes.get_subplotspec()
+        assert place.get_gridspec().get_geometry() == shape
+        if axes.get_visible():
+            lines.setdefault(place.rowspan.start, set()).add(axes.get_title().rpartition(", ")[2])
+    assert all(len(pairs) == 1 for pairs in lines.values()), lines
+    assert sum(axes.get_visible() for axes in drawn[0].axes) == 3 * styles
+    assert drawn[0].get_figheight() <= plots.TALLEST
 
 
 @pytest.mark.parametrize(
