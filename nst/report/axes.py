@@ -12,7 +12,7 @@ from nst.runs.folders import in_order
 # Knobs that say how a run is kept and shown, not what it is. A sweep over them is shown all the same.
 NO_SCIENCE = re.compile(
     r"(resume|report|title|question|zip|on_failure|log_every|save_every|device|threads|evaluator|checkpoint_\w+|keep_state"
-    r"|hydra)(\..*)?"
+    r"|tracking|hydra)(\..*)?"
     r"|(.*\.)?(_partial_|_convert_|_recursive_)"
 )
 KEYWORDS: dict[str, Any] = {"true": True, "false": False, "null": None}

@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from nst.errors import UserError
-from nst.report.write import BUNDLE, write_report
+from nst.report.write import write_report
 
 log = logging.getLogger(__name__)
 
@@ -32,5 +32,6 @@ def write_sweep_report(folder: Path) -> None:
         log.warning("There is no report: %s: %s", type(error).__name__, error)
         log.debug("The report failed.", exc_info=True)
     else:
-        renewed = ", and bundle.zip beside it again" if BUNDLE in [path.name for path in written.files] else ""
-        log.info("Report: %s%s", written.files[0], renewed)
+        log.info("Report: %s", written.files[0])
+        for note in written.beside:
+            log.info(note)

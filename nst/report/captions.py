@@ -69,18 +69,16 @@ def trade_off(chart: Chart, chosen: Selection) -> str:
     """Return the caption of content distance against style distance."""
     panels = ", a panel for each pair of images" if len(chart.panels) > 1 else ""
     text = f"Content distance against style distance{panels}{_varying(chosen)}."
-    text += f" Lower is better in both.{_front(chart)}{_first_pairs(chosen)}"
+    text += (
+        " Lower is better in both. The dotted line joins the front: those that no other beats in one distance without"
+    )
+    text += f" being beaten in the other.{_first_pairs(chosen)}"
     return f"{text}{_repeated(chosen, 'Error bars')}{_scored(chosen)}{_fixed(chosen.finished)}{_left_out(chosen)}"
 
 
 def _first_pairs(chosen: Selection) -> str:
     count = len(chosen.pairs())
     return f" The first {MOST_PAIRS} of {count} pairs are shown." if count > MOST_PAIRS else ""
-
-
-def _front(chart: Chart) -> str:
-    """Return what the dotted line is, where there is one."""
-    return " No run beats those that the dotted line joins." if any(panel.front for panel in chart.panels) else ""
 
 
 def evaluator_of(chosen: Selection) -> str | None:

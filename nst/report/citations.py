@@ -13,6 +13,7 @@ from nst import pretrained
 from nst.files import sha256
 from nst.pretrained import same_numbers
 from nst.report.runs import Run
+from nst.report.tables import latex
 from nst.samples import FOLDER as SAMPLES
 from nst.samples import samples
 
@@ -113,7 +114,7 @@ def _software() -> str:
         "license": about.get("license"),
     }
     lines = [f"  {name:<7} = {{{value}}}" for name, value in fields.items() if value]
-    return "@software{nst_experiments,\n" + ",\n".join(lines) + "\n}"
+    return "@misc{nst_experiments,\n" + ",\n".join(lines) + "\n}"
 
 
 def _author(author: dict[str, Any]) -> str:
@@ -133,6 +134,8 @@ def _recipe(name: str, folders: Iterable[str]) -> str:
         found = re.search(r"^Source:\s*(.+?)(?=\n\S+:|\n\n|\Z)", comment, re.DOTALL | re.MULTILINE)
         if found:
             key = re.sub(r"\W", "_", name)
-            source = re.sub(r"([#%&_$])", r"\\\1", " ".join(found.group(1).split()))
-            return f"@misc{{recipe_{key},\n  title = {{Recipe {name}}},\n  note  = {{{source}}}\n}}"
+            return (
+                f"@misc{{recipe_{key},\n  key   = {{{name}}},\n  title = {{Recipe {latex(name)}}},\n"
+                f"  note  = {{{latex(found.group(1))}}}\n}}"
+            )
     return ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from nst.report.plots import Cell, Chart, Curve, Grid, Line, Panel
 from nst.report.runs import Collection, Run, number
 from nst.report.selection import MOST_PAIRS, Selection, choose, looks, place, text_at
 
-FOLDER = "figures"
+FOLDER, OPTIONS = "figures", "options.json"
+OWN = re.compile(r"grid(_\d+)?\.(pdf|png)|(losses|scores|tradeoff)\.(pdf|svg)|options\.json")  # files that we write
 WIDTH, DPI = 5.5, 300  # inches: the text of NeurIPS and ICLR, which have one column
 UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}  # in inches; points are those of TeX
 WIDTHS, DPIS = (1.5, 20.0), (50, 1200)
@@ -59,11 +61,15 @@ class Figures:
 
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    options: Options | None = None  # what was asked for, to draw them again
 
     @property
     def files(self) -> dict[str, bytes]:
         """The content of their files by path from the report."""
-        return {f"{FOLDER}/{one.name}.{kind}": data for one in self.figures for kind, data in one.files.items()}
+        files = {f"{FOLDER}/{one.name}.{kind}": data for one in self.figures for kind, data in one.files.items()}
+        if self.options:
+            files[f"{FOLDER}/{OPTIONS}"] = (json.dumps(asdict(self.options), indent=2) + "\n").encode()
+        return files
 
     @property
     def markdown(self) -> list[str]:
@@ -89,6 +95,20 @@ def inches(text: str) -> float:
     return width
 
 
+def options_in(folder: Path) -> Options | None:
+    """Return what the figures in a folder were drawn with, the usual if that cannot be read; None if none is there."""
+    if not folder.is_dir() or not any(OWN.fullmatch(path.name) for path in folder.iterdir()):
+        return None
+    try:
+        kept = Options(**json.loads((folder / OPTIONS).read_text(encoding="utf-8")))
+        words = [*kept.runs, *(word for word in (kept.rows, kept.columns) if word is not None)]
+        fits = WIDTHS[0] <= kept.width <= WIDTHS[1] and kept.dpi in range(DPIS[0], DPIS[1] + 1)
+        fits &= all(isinstance(word, str) for word in words) and isinstance(kept.step, int | None)
+    except (OSError, ValueError, TypeError):
+        return Options()
+    return kept if fits else Options()
+
+
 def make_figures(collection: Collection, options: Options) -> Figures:
     """Draw the figures of a report.
 
@@ -96,7 +116,7 @@ def make_figures(collection: Collection, options: Options) -> Figures:
         UserError: matplotlib is not installed, or there is no such run or axis.
     """
     plots.check_installed()
-    chosen, made = choose(collection, options.runs, options.rows, options.columns), Figures()
+    chosen, made = choose(collection, options.runs, options.rows, options.columns), Figures(options=options)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         _draw(chosen, options, made)
@@ -267,7 +287,7 @@ def losses(chosen: Selection, notes: list[str]) -> Chart | None:
             curves = [curve for places, group in groups if (curve := mean_curve(group, key, places)).x]
             title = f"{LOSSES[key]}, {pair}" if pair else LOSSES[key]
             panels.append(Panel(title, ("step", ""), curves, (False, _spans_a_decade(curves))))
-    return Chart(panels, look.texts, len(keys), points=False)
+    return Chart(panels, look.texts, len(keys), points=False, apart=len(keys))
 
 
 def mean_curve(runs: Sequence[Run], key: str, places: tuple[int, int]) -> Curve:
@@ -323,18 +343,8 @@ def trade_off(chosen: Selection, notes: list[str]) -> Chart | None:
                 points[places] = Curve(places, [x[0]], [y[0]], *spreads)
         if len(points) > 1:
             best = front([(curve.x[0], curve.y[0]) for curve in points.values()])
-            best = [] if len(best) == len(points) else best  # it would tell nothing
-            curves = [*(_joined(points) if chosen.along.numbers else []), *points.values()]
-            panels.append(Panel(pair, ("content distance", "style distance"), curves, front=best))
-    return Chart(panels, look.texts, 3, points=True) if panels else None
-
-
-def _joined(points: dict[tuple[int, int], Curve]) -> list[Curve]:
-    """Return a line without colour through the points that differ in colour only, in its order."""
-    lines: dict[int, list[Curve]] = {}
-    for (_, line), curve in sorted(points.items()):
-        lines.setdefault(line, []).append(curve)
-    return [Curve((-1, line), [c.x[0] for c in those], [c.y[0] for c in those]) for line, those in lines.items()]
+            panels.append(Panel(pair, ("content distance", "style distance"), [*points.values()], front=best))
+    return Chart(panels, look.texts, 3, points=True, joined=False, shapes=True) if panels else None
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

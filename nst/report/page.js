@@ -293,8 +293,13 @@ const picked = (axis) => layout[`only-${axes[axis].key}`]?.value || null;
 
 /** Lay the pictures out anew. The same elements move, so that nothing is decoded again. */
 function lay() {
-  for (const [place, cell] of cellOf.entries())
-    cell.hidden = seed !== null && picked(seed) !== null && runs[place].axis[seed] !== Number(picked(seed));
+  const only = seed === null ? null : picked(seed);
+  const isShown = (place) => runs[place].axis[seed] === Number(only);
+  for (const [place, cell] of cellOf.entries()) cell.hidden = only !== null && !isShown(place);
+  for (const list of $$(".spread")) {
+    const { of } = list.dataset; // a run; none for those of all seeds
+    list.hidden = of === undefined ? only !== null : only === null || !isShown(of);
+  }
   if (!layout.across) return;
   const across = Number(layout.across.value);
   const down = Number(layout.down.value);

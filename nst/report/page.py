@@ -132,13 +132,16 @@ def repeats(axes: Items, runs: Items) -> list[list[int]]:
 
 
 def spread(columns: Items, runs: Items) -> list[tuple[str, str]]:
-    """Return name and mean ± standard deviation over runs of the scores by the first evaluator and the final losses."""
+    """Return name and mean ± standard deviation over runs of the scores by the first evaluator and the final losses.
+
+    Of a single run they are its own; of several those that at least two have.
+    """
     first = next((column["evaluator"] for column in columns if column["evaluator"]), None)
     shown = [c for c in columns if c["kind"] == "score" and c["evaluator"] == first and c["label"] in FOR_A_PAPER[:2]]
     shown += [c for c in columns if c["kind"] == "loss" and c["better"]]
     done = [run["values"] for run in runs if run["status"] == "done"]
     known = [(c["label"], [v for values in done if (v := values.get(c["key"])) is not None]) for c in shown]
-    return [(label, mean(values)) for label, values in known if len(values) > 1]
+    return [(label, mean(values)) for label, values in known if len(values) >= min(2, len(runs))]
 
 
 def facets(axes: Items, runs: Items, across: int, down: int) -> list[Facet]:

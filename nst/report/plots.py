@@ -78,7 +78,7 @@ class Grid:
 class Curve:
     """A line of a chart: means over repetitions of a run, and their standard deviations where there are several."""
 
-    looks: tuple[int, int]  # places in the two legends: of colour and marker, -1 for none; of the kind of line
+    looks: tuple[int, int]  # places in the two legends: of colour and marker; of the kind of line
     x: list[float]
     y: list[float]
     x_spread: list[float] | None = None
@@ -106,6 +106,8 @@ class Chart:
     across: int  # panels in a line, if there is room
     points: bool  # a marker for each point; else a few along the curve, and the spread as a band
     joined: bool = True  # by lines
+    apart: int = 0  # panels that share no line with others, such as those of a pair; 0 if all may
+    shapes: bool = False  # markers, not kinds of line, stand for the second legend
 
 
 def check_installed() -> None:
@@ -346,19 +348,24 @@ def draw_chart(chart: Chart, width: float, dpi: int) -> dict[str, bytes]:
     from matplotlib.figure import Figure
 
     across = max(1, min(chart.across, len(chart.panels), MOST_ACROSS, int(width / PANEL_WIDTH)))
-    down = -(-len(chart.panels) // across)
+    apart = chart.apart or len(chart.panels)
+    lines = -(-apart // across)  # of those that stay together
+    if lines * len(chart.panels) // apart * 1.2 > TALLEST:
+        across, lines = apart, 1
+    down = lines * -(-len(chart.panels) // apart)
     beside = len(chart.panels) == 1 and width > 2 * PANEL_WIDTH and sum(map(len, chart.legends)) <= MOST_BESIDE
     with _style():
-        legend, lines = _legend(chart, 1 if beside else max(1, int(width / 0.9)))
+        legend, rows = _legend(chart, 1 if beside else max(1, int(width / 0.9)))
         panel = 0.62 * width if beside else width / across
-        height = min(down * min(max(0.85 * panel, 1.5), 2.6) + (0 if beside else LINE * lines), TALLEST)
+        height = min(down * min(max(0.85 * panel, 1.5), 2.6) + (0 if beside else LINE * rows), TALLEST)
         figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
         engine: Any = figure.get_layout_engine()
         engine.set(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
         grid = figure.subplots(down, across, squeeze=False)
-        for number, axes in enumerate(grid.flat):
-            if number < len(chart.panels):
-                _draw_panel(axes, chart, chart.panels[number], panel)
+        for place, axes in enumerate(grid.flat):
+            group, number = divmod(place, lines * across)
+            if number < apart and group * apart + number < len(chart.panels):
+                _draw_panel(axes, chart, chart.panels[group * apart + number], panel)
             else:
                 axes.set_visible(False)
         where = "outside right upper" if beside else "outside lower center"
@@ -383,9 +390,6 @@ def _draw_panel(axes: Axes, chart: Chart, panel: Panel, width: float) -> None:
             axes.errorbar(
                 curve.x, curve.y, curve.y_spread, curve.x_spread, capsize=1.5, elinewidth=0.6, capthick=0.6, **look
             )
-    if panel.front:
-        x, y = zip(*panel.front, strict=True)
-        axes.step(x, y, where="post", color="0.4", linewidth=0.7, linestyle=LINES[2], zorder=1)
     axes.set_title(_plain(_fitted(panel.title, width - 0.4, 2)))
     axes.set_xlabel(_plain(panel.labels[0]))
     axes.set_ylabel(_plain(panel.labels[1]))
@@ -400,6 +404,10 @@ def _draw_panel(axes: Axes, chart: Chart, panel: Panel, width: float) -> None:
         axes.set_xticks([x for x, _ in panel.ticks], names, rotation=90 if long else 0)
         axes.set_xticks([], minor=True)
     axes.margins(0.06)
+    if panel.front:  # up and to the right as far as there is room, so that a single point has a line as well
+        (_, right), (_, top) = axes.set_xlim(axes.get_xlim()), axes.set_ylim(axes.get_ylim())
+        x, y = zip((panel.front[0][0], top), *panel.front, (right, panel.front[-1][1]), strict=True)
+        axes.step(x, y, where="post", color="0.4", linewidth=0.7, linestyle=LINES[2], zorder=1)
 
 
 def _make_log(axes: Axes, name: str) -> None:
@@ -421,9 +429,10 @@ def _look(chart: Chart, looks: tuple[int, int]) -> dict[str, Any]:
 
     count = len(chart.legends[0])
     shade = 0.78 * looks[0] / (count - 1) if count > 1 else 0.0
+    shapes = chart.shapes and len(chart.legends[1]) > 1
     return {
-        "color": colormaps["plasma"](shade) if looks[0] >= 0 else "0.6",
-        "marker": MARKERS[looks[0] % len(MARKERS)] if looks[0] >= 0 else "",
+        "color": colormaps["plasma"](shade),
+        "marker": MARKERS[looks[shapes] % len(MARKERS)],
         "linestyle": LINES[looks[1] % len(LINES)] if chart.joined else "",
         "markerfacecolor": "white" if looks[1] % 2 else None,
     }
@@ -435,14 +444,12 @@ def _legend(chart: Chart, across: int) -> tuple[dict[str, Any], int]:
 
     handles: list[Any] = []
     labels: list[str] = []
-    dots = all(len(curve.x) == 1 for panel in chart.panels for curve in panel.curves if curve.looks[0] >= 0)
     for which, texts in enumerate(chart.legends):
         every = -(-len(texts) // MOST_IN_LEGEND)
         for place, text in enumerate(texts):
             if len(texts) > 1 and place % every == 0:
-                alone: dict[str, Any] = {"color": "0.2", "marker": ""} if which else {}
+                alone: dict[str, Any] = {"color": "0.2"} | ({} if chart.shapes else {"marker": ""}) if which else {}
                 alone |= {"linestyle": ""} if which == 0 and len(chart.legends[1]) > 1 else {}
-                alone |= {"linestyle": ""} if which == 0 and dots else {}
                 look = _look(chart, (0, place) if which else (place, 0))
                 handles.append(Line2D([], [], **(look | alone)))
                 labels.append(_plain(_fitted(text, 1.8, 1)))

@@ -96,7 +96,7 @@ def make_view(
     return {
         "title": _text(title) or _common(collection, "title") or _default_title(collection, axes),
         "question": _text(question) or _common(collection, "question"),
-        "command": _as_typed(collection.launch),
+        "command": _commands(collection.launch),
         "again": _again(collection),
         "resume": _resume(collection, place),
         "started": sweep.get("started") or min((t for run in runs if (t := run.times.get("started"))), default=None),
@@ -195,14 +195,26 @@ def _command(run: Run) -> str:
 
 
 def _again(collection: Collection) -> list[str]:
-    """Return the commands, as typed, that run everything anew in a new folder: one for each time points were added."""
-    grids = [grid for grid in collection.sweep.get("grids", []) if grid]
-    if len(grids) > 1:
+    """Return the commands that run everything anew, as it is today, in a new folder: one for each grid of a sweep.
+
+    The grids have the steps that were added since; what was typed at first has not.
+    """
+    grids, launch = [grid for grid in collection.sweep.get("grids", []) if grid], collection.launch
+    if len(grids) > 1 or (grids and launch.get("resumed")):
         return list(dict.fromkeys(map(_in_new_folder, grids)))
-    command, arguments = _as_typed(collection.launch), collection.launch.get("arguments", [])
+    if launch.get("resumed") and not collection.sweep:
+        return [_command(collection.runs[0])]
+    command, arguments = _as_typed(launch), launch.get("arguments", [])
     if command is None:
         return []
     return [_in_new_folder(arguments)] if any(map(NOT_AGAIN.match, arguments)) else [command]
+
+
+def _commands(launch: Mapping[str, Any]) -> str | None:
+    """Return the command that was begun with, and below it those that carried on, each once."""
+    later = [_text(time.get("command")) for time in launch.get("resumed", [])]
+    lines = [_as_typed(launch), *(line for line in later if line and trust.is_one_command(line))]
+    return "\n".join(dict.fromkeys(filter(None, lines))) or None
 
 
 def _as_typed(launch: Mapping[str, Any]) -> str | None:
@@ -238,7 +250,9 @@ def _default_title(collection: Collection, axes: Sequence[Axis]) -> str:
         return f"Run {collection.runs[0].name}"
     *others, last = [axis.key for axis in axes] or [""]
     swept = " and ".join(filter(None, [", ".join(others), last]))
-    return f"Sweep over {swept}" if axes else f"{len(collection.runs)} runs"
+    if collection.sweep and axes:
+        return f"Sweep over {swept}"
+    return f"{len(collection.runs)} runs{': ' * bool(axes)}{swept}"  # picked by hand, or of several sweeps
 
 
 def _provenance(run: Run, pictures: Pictures) -> list[list[str]]:

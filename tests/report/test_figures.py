@@ -24,11 +24,12 @@ from PIL import Image
 from synthetic_runs import EVALUATOR, make_run, make_sweep
 
 from nst.errors import UserError
-from nst.report import figures, plots
+from nst.report import captions, figures, plots
 from nst.report.figures import Options, arrange, front, inches, losses, make_figures, picture_at, scores, trade_off
 from nst.report.runs import collect
 from nst.report.selection import choose, select
 from nst.report.write import write_report
+from nst.samples import samples
 
 pytest.importorskip("matplotlib")
 TINY: dict[str, Any] = {"size": (48, 32), "previews": 4, "rows": 5, "quick": True}
@@ -65,11 +66,41 @@ def streams(pdf: bytes) -> str:
 
 def test_every_figure_has_its_files_and_is_in_the_bundle_with_the_same_bytes(out: Path) -> None:
     names = {"grid.pdf", "grid.png"} | {f"{n}.{k}" for n in ("losses", "scores", "tradeoff") for k in ("pdf", "svg")}
+    names |= {"options.json"}
     assert {path.name for path in (out / "figures").iterdir()} == names
     with zipfile.ZipFile(out / "bundle.zip") as archive:
         for name in names:
             assert archive.read(f"figures/{name}") == (out / "figures" / name).read_bytes(), name
         assert b"figures/grid.pdf" in archive.read("report.md")
+
+
+def test_figures_beside_a_report_are_drawn_again_with_it_as_they_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_sweep(tmp_path / "sweep", {"beta": ["0.1"], "pooling": ["avg", "max"]}, **TINY)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "mine.pdf").write_text("not ours")
+    assert len(write_report([folder]).files) == 3  # nobody asked for figures
+    write_report([folder], bundle=True, figures=Options(3.0, 60, rows="pooling"))
+    before = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    (folder / "figures" / "grid_9.png").write_text("of an earlier drawing")
+    make_run(folder / "2_added", {"beta": 0.9, "pooling": "avg"}, **TINY)
+    written = write_report([folder])
+    after = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert after.keys() == before.keys()
+    assert {name for name in before if before[name] == after[name]} == {"mine.pdf", "options.json"}
+    with zipfile.ZipFile(folder / "bundle.zip") as archive:
+        assert archive.read("figures/grid.pdf") == after["grid.pdf"]
+        assert archive.read("report.md").count(b"\\includegraphics") == 4
+    assert [note.split()[0] for note in written.beside] == ["figures/", "bundle.zip"]
+
+    for damaged in ("{", '{"width": 1e9}', '{"runs": [3]}', '{"else": 1}', "[]"):
+        (folder / "figures" / "options.json").write_text(damaged)
+        assert figures.options_in(folder / "figures") == Options(), damaged
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (note, _) = write_report([folder]).beside
+    assert "figures is older than this report" in note
+    assert (folder / "figures" / "grid.pdf").read_bytes() == after["grid.pdf"]
 
 
 def test_every_figure_is_as_wide_as_asked_for(out: Path) -> None:
@@ -231,6 +262,66 @@ def test_the_front_is_what_no_other_point_beats() -> None:
         points = [(chance.randrange(6) / 5, chance.randrange(6) / 5) for _ in range(8)]
         beaten = [p for p in points if any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
         assert front(points) == sorted({p for p in points if p not in beaten})
+
+
+@pytest.mark.parametrize(("styles", "width", "shape"), [(2, 5.5, (2, 3)), (2, 3.25, (4, 2)), (5, 3.25, (5, 3))])
+def test_the_losses_of_two_pairs_share_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, styles: int, width: float, shape: tuple[int, int]
+) -> None:
+    names = [name for name in samples() if name != "coffee"][:styles]
+    chart = losses(choose(collect([make_sweep(tmp_path, {"style": names, "beta": ["0.01", "0.1"]}, **TINY)])), [])
+    assert chart is not None
+    assert len(chart.panels) == 3 * styles
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "_saved", lambda figure, *_: drawn.append(figure))
+    monkeypatch.setattr(plots, "_fitted", lambda text, *_: text)
+    plots.draw_chart(chart, width, 100)
+    lines: dict[int, set[str]] = {}
+    for axes in drawn[0].axes:
+        place = axes.get_subplotspec()
+        assert place.get_gridspec().get_geometry() == shape
+        if axes.get_visible():
+            lines.setdefault(place.rowspan.start, set()).add(axes.get_title().rpartition(", ")[2])
+    assert all(len(pairs) == 1 for pairs in lines.values()), lines
+    assert sum(axes.get_visible() for axes in drawn[0].axes) == 3 * styles
+    assert drawn[0].get_figheight() <= plots.TALLEST
+
+
+@pytest.mark.parametrize(
+    "points",
+    [[(0.2, 0.9), (0.3, 0.5), (0.9, 0.2)], [(0.2, 0.2), (0.3, 0.5), (0.9, 0.1)], [(0.1, 0.1), (0.3, 0.5), (0.9, 0.2)]],
+)
+def test_only_the_front_is_joined_and_always_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: list[tuple[float, float]]
+) -> None:
+    folder = make_sweep(tmp_path / "sweep", {"beta": ["0.001", "0.01", "0.1"]}, **TINY)
+    for path, (x, y) in zip(sorted(folder.glob("*/run.json")), points, strict=True):
+        record = json.loads(path.read_text())
+        record["scores"] |= {"content_distance": x, "style_distance": y}
+        path.write_text(json.dumps(record))
+    chosen = choose(collect([folder]))
+    chart = trade_off(chosen, [])
+    assert chart is not None
+    assert "The dotted line joins the front" in captions.trade_off(chart, chosen)
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "_saved", lambda figure, *_: drawn.append(figure))
+    plots.draw_chart(chart, 5.5, 100)
+    lines = [line for line in drawn[0].axes[0].lines if len(line.get_xdata()) > 1]
+    (line,) = lines  # nothing else looks like one
+    best = [p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
+    assert list(zip(line.get_xdata(), line.get_ydata(), strict=True))[1:-1] == best
+    markers = [line.get_marker() for line in drawn[0].axes[0].lines if len(line.get_xdata()) == 1]
+    assert {"o", "s", "D"} <= set(markers)
+
+
+def test_markers_tell_a_second_knob_in_the_trade_off(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"beta": ["0.001", "0.01"], "pooling": ["avg", "max"]}, **TINY)
+    chart = trade_off(choose(collect([folder])), [])
+    assert chart is not None
+    looks = [plots._look(chart, curve.looks) for curve in chart.panels[0].curves]
+    assert len({(tuple(look["color"]), look["marker"]) for look in looks}) == 4
+    assert len({look["marker"] for look in looks}) == 2
+    assert {look["linestyle"] for look in looks} == {""}
 
 
 def test_a_category_is_not_joined_and_a_number_is_x_before_it(tmp_path: Path) -> None:

@@ -187,8 +187,13 @@ def test_an_argument_that_differs_under_one_choice_is_an_axis(tmp_path: Path) ->
 def test_what_is_no_science_makes_no_axis(tmp_path: Path) -> None:
     plain = {"device": "cpu", "log_every": 1, "save_every": 0, "checkpoint_steps": 5, "title": "a", "report": True}
     other = {"device": "cuda", "log_every": 2, "save_every": 9, "checkpoint_steps": 7, "title": "b", "report": False}
+    plain, other = plain | {"tracking.project": "a"}, other | {"tracking.project": "b"}
     make_run(tmp_path / "0", {**plain, "resume": "x", "on_failure": "stop", "beta": 1.0}, **TINY)
     make_run(tmp_path / "1", {**other, "resume": "y", "on_failure": "continue", "beta": 2.0}, **TINY)
+    for name in ("0", "1"):
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        record["choices"]["tracking"] = name
+        write_json(tmp_path / name / "run.json", record)
     assert axes_of(tmp_path) == {"beta": ["1", "2"]}
 
 
@@ -242,6 +247,7 @@ def test_several_sweeps_and_runs_below_a_folder_are_one_collection(tmp_path: Pat
 def test_runs_picked_by_hand_are_each_there_once(sweep: Path) -> None:
     picked = sorted(sweep.glob("[024]_*"))
     view = view_of(*picked, picked[0])
+    assert view["title"] == "3 runs: beta"
     assert [run["name"] for run in view["runs"]] == [path.name for path in picked]
     assert {axis["key"]: axis["texts"] for axis in view["axes"]} == {"beta": ["0.001", "0.01", "0.1"]}
 
@@ -488,6 +494,27 @@ def test_bibtex_names_the_software_the_method_and_the_networks_used(tmp_path: Pa
     assert title in view_of(tmp_path)["bibtex"]
 
 
+@pytest.mark.skipif(shutil.which("bibtex") is None, reason="needs BibTeX")
+def test_bibtex_and_latex_take_every_entry(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "0", **TINY)  # squeezenet, whose title has a <
+    record = json.loads((folder / "run.json").read_text())
+    record["choices"]["experiment"] = "gordicaleksa_adam"  # an entry without an author
+    write_json(folder / "run.json", record)
+    (tmp_path / "a.bib").write_text(view_of(folder)["bibtex"])
+    assert "recipe_gordicaleksa_adam" in (tmp_path / "a.bib").read_text()
+    text = (
+        "\\documentclass{article}\\begin{document}\\nocite{*}\\bibliographystyle{plain}\\bibliography{a}\\end{document}"
+    )
+    (tmp_path / "a.tex").write_text(text)
+    for words in (["pdflatex"], ["bibtex"], ["pdflatex"]):
+        options = ["-interaction=nonstopmode", "-halt-on-error"] * (words == ["pdflatex"])
+        done = subprocess.run([*words, *options, "a"], cwd=tmp_path, capture_output=True, check=False, timeout=60)
+        told = done.stdout.decode("latin-1")
+        assert done.returncode == 0, told
+        assert words != ["bibtex"] or "arning" not in told, told
+    assert "$<$0.5" in (tmp_path / "a.bbl").read_text()
+
+
 def test_a_recipe_is_cited_by_the_source_its_file_names(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "0", **TINY)
     record = json.loads((folder / "run.json").read_text())
@@ -626,6 +653,20 @@ def test_the_latex_table_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
         assert float(spread) == pytest.approx(statistics.stdev(values), abs=0.51 * last_digit)
 
 
+def test_a_score_on_which_evaluators_agree_stands_once_in_the_latex_table(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"beta": [0.01, 0.1]}, **TINY)
+    for other, times in ((0.0, 1), (0.1, 2)):
+        for path in folder.glob("*/run.json"):
+            record = json.loads(path.read_text())
+            scores = record["scores"]
+            further = {**scores, "evaluator": "z", "style_distance": 0.5, "ssim": scores["ssim"] + other}
+            write_json(path, record | {"further_scores": {"z": further}})
+        view = view_of(folder)
+        latex_of(view)  # as many cells in each row as the head says
+        assert tables.latex_table(view).count("SSIM") == times
+        assert tables.latex_table(view).count("style distance") == 2
+
+
 def test_a_latex_row_for_each_finished_run_when_there_are_no_seeds(sweep: Path) -> None:
     assert [row[:2] for row in latex_of(view_of(sweep))] == [["$0.001$", "adam"], ["$0.01$", "adam"], ["$0.1$", "adam"]]
 
@@ -752,6 +793,24 @@ def test_a_sweep_with_added_points_is_run_again_in_a_call_for_each_grid(tmp_path
     assert "```bash\n" + "\n".join(view["again"]) + "\n```" in tables.report_markdown(view)
     for damaged in (None, 3, [[]], [grids[0]], ["text", 4]):
         assert view_of(plan(folder, grids=damaged))["again"] == [view["command"]]
+
+
+def test_a_sweep_with_more_steps_is_run_again_with_these_and_says_what_was_typed_when(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path / "sweep", {"seed": [0, 1]}, **TINY)
+    begun = "python run.py -m seed=0,1 steps=6"
+    later = ["python run.py resume=s steps=9", "python run.py resume=s steps=9", "python run.py x; rm y"]
+    resumed = [{"command": command, "time": "2026-11-22T10:00:00"} for command in later]
+    facts = {"command": begun, "arguments": ["-m", "seed=0,1", "steps=6"], "resumed": resumed}
+    view = view_of(plan(folder, grids=[["--multirun", "seed=0,1", "steps=9"]], **facts))
+    assert view["command"] == f"{begun}\n{later[0]}"
+    assert view["again"] == ["python run.py --multirun seed=0,1 steps=9"]
+
+    run = make_run(tmp_path / "run", {"beta": 2.0}, **TINY)
+    record = json.loads((run / "run.json").read_text())
+    typed = {"command": "python run.py steps=6", "arguments": ["steps=6"], "overrides": ["steps=9"]}
+    write_json(run / "run.json", record | typed | {"resumed": resumed})
+    assert view_of(run)["command"] == f"python run.py steps=6\n{later[0]}"
+    assert view_of(run)["again"] == ["python run.py steps=9"]
 
 
 def test_markdown_survives_any_text(tmp_path: Path) -> None:
