@@ -347,7 +347,8 @@ def test_every_component_of_our_own_is_known_to_be_harmless() -> None:
         for line in path.read_text().splitlines():
             if "_target_:" in line:
                 target = line.split("_target_:")[1].split("#")[0].strip()
-                assert trust.HARMLESS.fullmatch(target), path
+                is_remote = path.stem in ("wandb", "mlflow", "trackio")  # whose record says where to send things
+                assert bool(trust.HARMLESS.fullmatch(target)) != is_remote, path
 
 
 def bundle_with(path: Path, name: str, kind: int = 0, flags: int = 0) -> Path:
