@@ -215,10 +215,8 @@ def _missing_option(error: MissingConfigException) -> str:
     """Tell which option of a group does not exist, and the nearest that does."""
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not error.options:
-        what = (
-            f"There is no {group}={option}." if group else f"{_first_line(error).rstrip('.')}."
-        )  # of a list of options
-        return f"{what} {HELP_HINT}"
+        of_a_list = f"{_first_line(error).rstrip('.')}."
+        return f"{f'There is no {group}={option}.' if group else of_a_list} {HELP_HINT}"
     known = error.options
     option = next((one for one in option.split("+") if one not in known), option)  # of a sum
     return f"There is no {group}={option}.{nearest(option, known)} Known: {', '.join(known)}."

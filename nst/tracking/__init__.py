@@ -18,6 +18,7 @@ from nst.images.canvas import Canvas
 from nst.optimization.state import Step
 
 GAP = 6  # pixels between two pictures
+PICTURES = 10  # of the picture on its way, the start among them: TensorBoard keeps so many by default
 
 
 class Snapshot:
@@ -93,6 +94,20 @@ class RunInfo:
         """The last two parts of the path of the sweep, or None."""
         return "/".join(self.sweep.resolve().parts[-2:]) if self.sweep else None
 
+    @cached_property
+    def turns(self) -> set[int]:
+        """The steps whose pictures are shown: the start, log-spaced ones, and the last that is planned."""
+        return {0} | picture_steps(self.steps, PICTURES - 1)
+
+    def shown(self, snapshot: Snapshot) -> dict[str, Image.Image]:
+        """Return the pictures to be shown of a step, by tag: on its way, and at both ends beside the inputs."""
+        step, found = snapshot.step, {}
+        if step.index in self.turns or step.last:
+            found["picture/progress"] = self.picture(snapshot.image)
+        if step.index == 0 or step.last:
+            found["picture/content_style_result"] = self.beside_inputs(snapshot.image)
+        return found
+
     def picture(self, image: Tensor) -> Image.Image:
         """Return a picture of the run, ``(1, 3, H, W)`` in [0, 1], at the size of the result."""
         return Image.fromarray(rgb.to_bytes(image[:1], self.shape))
@@ -140,6 +155,11 @@ class Tracker:
 
     def close(self, status: str, reason: str) -> None:
         """End, whatever happened: ``done``, ``failed``, ``interrupted``, and why."""
+
+
+def named_scores(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores that are numbers, under the name of their evaluator: ``squeezenet-256-58aa90/ssim``."""
+    return {f"{scores['evaluator']}/{name}": one for name, one in scores.items() if isinstance(one, int | float)}
 
 
 def picture_steps(steps: int, most: int) -> set[int]:

@@ -44,9 +44,8 @@ class Trackers:
         for name, node in nodes.items():
             with self._left_out_if_it_fails(name):
                 make = configuration.build({**node, "_partial_": True})  # so that its own exception is seen
-                self.each[name] = make(
-                    run=run, **({"position": self.positions[name]} if name in self.positions else {})
-                )
+                known = {"position": self.positions[name]} if name in self.positions else {}
+                self.each[name] = make(run=run, **known)
 
     def step(self, snapshot: Snapshot) -> None:
         """See one step."""

@@ -8,9 +8,8 @@ from typing import Any
 from filelock import FileLock
 from PIL import Image
 
-from nst.tracking import RunInfo, Snapshot, Tracker, picture_steps
+from nst.tracking import RunInfo, Snapshot, Tracker, named_scores
 
-PICTURES = 10  # beside the start
 ENDS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 AT_ONCE = 100  # parameters that MLflow takes in one call
 LONGEST = 500  # characters of a value; the whole configuration is an artifact
@@ -39,10 +38,9 @@ class MLflow(Tracker):
     ) -> None:
         from mlflow import MlflowClient  # here, since few have it
 
-        self.run, self.turns, self.seen = run, {0} | picture_steps(run.steps, PICTURES), -1
-        with FileLock(
-            (run.sweep or run.folder) / ".mlflow.lock"
-        ):  # workers that begin at once would make the same tables
+        self.run, self.seen = run, -1
+        # workers that begin at once would make the same tables
+        with FileLock((run.sweep or run.folder) / ".mlflow.lock"):
             self.client: Any = MlflowClient(tracking_uri=uri)
             known = self.client.get_experiment_by_name(experiment)
             place = known.experiment_id if known else self.client.create_experiment(experiment)
@@ -80,10 +78,11 @@ class MLflow(Tracker):
             return
         if snapshot.logged:
             self._log(snapshot.values | {"seconds": step.seconds}, step.index)
-        if step.index in self.turns or step.last:
-            self.picture("picture/progress", self.run.picture(snapshot.image), step.index)
+        pictures = self.run.shown(snapshot)
+        for tag, picture in pictures.items():
+            self.picture(tag, picture, step.index)
         if step.last:
-            strip = self.run.beside_inputs(snapshot.image)
+            strip = pictures["picture/content_style_result"]
             self.client.log_image(self.id, strip, artifact_file="content_style_result.png")
 
     def picture(self, tag: str, picture: Image.Image, step: int) -> None:
@@ -92,8 +91,7 @@ class MLflow(Tracker):
 
     def scores(self, scores: Mapping[str, Any], step: int) -> None:
         """Log the scores as metrics, where runs are compared."""
-        numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
-        self._log({f"{scores['evaluator']}/{name}": float(value) for name, value in numbers.items()}, step)
+        self._log(named_scores(scores), step)
 
     def position(self) -> str:
         """Return the id of the run there."""

@@ -17,9 +17,8 @@ from torch.utils.tensorboard.summary import hparams as hparams_summary
 
 from nst.files import writing
 from nst.runs.notes import EVENTS
-from nst.tracking import RunInfo, Snapshot, Tracker, picture_steps
+from nst.tracking import RunInfo, Snapshot, Tracker, named_scores
 
-PICTURES = 10  # TensorBoard keeps ten pictures a tag by default (--samples_per_plugin images=N shows more)
 COLUMNS = 5  # hyperparameters that the HParams tab shows unasked: those that differ, by name
 COMPARED = ("content_distance", "style_distance", "ssim")  # scores that the HParams tab shows
 CHARTS = {
@@ -54,7 +53,6 @@ class TensorBoard(Tracker):
 
     def __init__(self, run: RunInfo, position: dict[str, Any] | None = None) -> None:
         self.run, self.folder = run, run.folder
-        self.turns = {0} | picture_steps(run.steps, PICTURES - 1)
         self.metrics = [f"{run.evaluator}/{name}" for name in COMPARED] if run.evaluator else []
         self.metrics += [*FINAL.values(), "result/seconds"]
         self.previous: tuple[int, float] | None = None
@@ -87,19 +85,16 @@ class TensorBoard(Tracker):
         with writing(self.folder):
             if snapshot.logged:
                 self._write_curves(snapshot)
-            if step.index in self.turns or step.last:
-                self.picture("picture/progress", self.run.picture(snapshot.image), step.index)
-            if step.index == 0 or step.last:
-                self.picture("picture/content_style_result", self.run.beside_inputs(snapshot.image), step.index)
+            for tag, picture in self.run.shown(snapshot).items():
+                self.picture(tag, picture, step.index)
             if snapshot.logged:
                 self.writer.flush()
 
     def scores(self, scores: Mapping[str, Any], step: int) -> None:
         """Write the evaluator's scores of the final picture, under the evaluator's name."""
         with writing(self.folder):
-            for name, value in scores.items():
-                if isinstance(value, int | float):
-                    self.writer.add_scalar(f"{scores['evaluator']}/{name}", value, step)
+            for tag, value in named_scores(scores).items():
+                self.writer.add_scalar(tag, value, step)
             self.writer.flush()
 
     def position(self) -> dict[str, Any]:

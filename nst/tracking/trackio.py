@@ -5,9 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from nst.tracking import RunInfo, Snapshot, Tracker, picture_steps
-
-PICTURES = 10  # beside the start
+from nst.tracking import RunInfo, Snapshot, Tracker, named_scores
 
 
 class Trackio(Tracker):
@@ -33,7 +31,7 @@ class Trackio(Tracker):
     ) -> None:
         import trackio  # here, since few have it
 
-        self.run, self.turns, self.as_image = run, {0} | picture_steps(run.steps, PICTURES), trackio.Image
+        self.run, self.as_image = run, trackio.Image
         self.name = position or " ".join(filter(None, (run.group, run.name))).replace("/", " ")  # it goes by the name
         self.there: Any = trackio.init(
             project=project,
@@ -51,10 +49,7 @@ class Trackio(Tracker):
         """Log numbers at logged steps, and pictures at log-spaced ones."""
         step = snapshot.step
         values: dict[str, Any] = {**snapshot.values, "seconds": step.seconds} if snapshot.logged else {}
-        if step.index in self.turns or step.last:
-            values["picture/progress"] = self.as_image(self.run.picture(snapshot.image))
-        if step.last:
-            values["picture/content_style_result"] = self.as_image(self.run.beside_inputs(snapshot.image))
+        values |= {tag: self.as_image(picture) for tag, picture in self.run.shown(snapshot).items()}
         if values:
             self.there.log(values, step=step.index)
 
@@ -64,8 +59,7 @@ class Trackio(Tracker):
 
     def scores(self, scores: Mapping[str, Any], step: int) -> None:
         """Log the scores of the result."""
-        numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
-        self.there.log({f"{scores['evaluator']}/{name}": value for name, value in numbers.items()}, step=step)
+        self.there.log(named_scores(scores), step=step)
 
     def position(self) -> str:
         """Return the name of the run there."""

@@ -5,9 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from nst.tracking import RunInfo, Snapshot, Tracker, picture_steps
-
-PICTURES = 10  # beside the start
+from nst.tracking import RunInfo, Snapshot, Tracker, named_scores
 
 
 class WandB(Tracker):
@@ -35,7 +33,7 @@ class WandB(Tracker):
     ) -> None:
         import wandb  # here, since few have it
 
-        self.run, self.turns, self.as_image = run, {0} | picture_steps(run.steps, PICTURES), wandb.Image
+        self.run, self.as_image = run, wandb.Image
         self.there: Any = wandb.init(
             project=project,
             entity=entity,
@@ -56,10 +54,7 @@ class WandB(Tracker):
         """Log numbers at logged steps, and pictures at log-spaced ones."""
         step = snapshot.step
         values: dict[str, Any] = {**snapshot.values, "seconds": step.seconds} if snapshot.logged else {}
-        if step.index in self.turns or step.last:
-            values["picture/progress"] = self.as_image(self.run.picture(snapshot.image))
-        if step.index == 0 or step.last:
-            values["picture/content_style_result"] = self.as_image(self.run.beside_inputs(snapshot.image))
+        values |= {tag: self.as_image(picture) for tag, picture in self.run.shown(snapshot).items()}
         if values:
             self.there.log(values, step=step.index)
 
@@ -69,8 +64,7 @@ class WandB(Tracker):
 
     def scores(self, scores: Mapping[str, Any], step: int) -> None:
         """Put the scores into the summary, where runs are compared."""
-        numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
-        self.there.summary.update({f"{scores['evaluator']}/{name}": value for name, value in numbers.items()})
+        self.there.summary.update(named_scores(scores))
 
     def position(self) -> str:
         """Return the id of the run there."""
