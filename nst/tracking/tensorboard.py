@@ -4,6 +4,7 @@ import io
 import os
 import time
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from typing import Any
 
 import yaml
@@ -19,6 +20,7 @@ from nst.files import writing
 from nst.runs.notes import EVENTS
 from nst.tracking import RunInfo, Snapshot, Tracker, named_scores
 
+PATIENCE = 3.0  # seconds to wait for the next one of the clock; a clock that has been put back is not waited for
 COLUMNS = 5  # hyperparameters that the HParams tab shows unasked: those that differ, by name
 COMPARED = ("content_distance", "style_distance", "ssim")  # scores that the HParams tab shows
 CHARTS = {
@@ -60,13 +62,30 @@ class TensorBoard(Tracker):
         with writing(run.folder):
             if position is not None:
                 self._take_back(position)
-            self.writer = SummaryWriter(str(run.folder), purge_step=self.next or None)
+            self.writer = self._open()
             if position is None:
                 text = yaml.safe_dump({**run.config}, sort_keys=False, allow_unicode=True)
                 self.writer.add_text("config", f"```yaml\n{text}\n```", 0)
                 self._write_hparams()
                 self._add(custom_scalars(CHARTS))
             self.writer.flush()
+
+    def _open(self) -> SummaryWriter:
+        """Open a file of events that comes after all that are there: TensorBoard reads them in the order of names.
+
+        A name begins with the second, and ends with a number that is sorted as a text.
+        """
+        before = {path.name for path in self.folder.glob(FILES)}
+        last = max((name for name in before if not fnmatch(name, EVENTS)), default="")
+        until = time.monotonic() + PATIENCE
+        while True:
+            writer = SummaryWriter(str(self.folder), purge_step=self.next or None)
+            (made,) = (path for path in self.folder.glob(FILES) if path.name not in before)
+            if made.name > last or time.monotonic() > until:
+                return writer
+            writer.close()
+            made.unlink()
+            time.sleep(0.2)
 
     def picture(self, tag: str, picture: Image.Image, step: int) -> None:
         """Show a picture as it is."""

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +194,15 @@ def test_a_run_that_is_carried_on_with_keeps_the_text_of_its_notes(tmp_path: Pat
     TensorBoard(run_info(tmp_path, STEPS), position).close("done", "")
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [one.tensor_proto.string_val for one in events.Tensors("notes")] == [[b"Tags: paper"]]
+
+
+def test_what_follows_a_checkpoint_is_read_after_what_came_before_even_within_a_second(tmp_path: Path) -> None:
+    board = TensorBoard(run_info(tmp_path, STEPS))
+    board.close("interrupted", "")
+    (first,) = tmp_path.glob("events*")
+    later = f"events.out.tfevents.{int(time.time()) + 1}.z"  # as of a number that is sorted behind the next
+    first.rename(tmp_path / later)
+    position = {"files": {later: (tmp_path / later).stat().st_size}, "previous": None, "next": 3}
+    TensorBoard(run_info(tmp_path, STEPS), position).close("done", "")
+    assert min(path.name for path in tmp_path.glob("events*")) == later
+    assert len(list(tmp_path.glob("events*"))) == 2
