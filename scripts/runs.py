@@ -53,10 +53,6 @@ def _sorted(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Tell folders from expressions."""
     expressions = [word for word in words if not Path(word).exists() and filters.LOOKS_LIKE_ONE.search(word)]
     tops = [Path(word) for word in words if word not in expressions]
-    for top in tops:
-        name, equals, value = str(top).partition("=")
-        if equals and not top.exists() and name.isidentifier():
-            raise UserError(f"There is no folder {top}. A filter compares with two signs: '{name}=={value}'.")
     return tops or [Path("outputs")], expressions
 
 

@@ -24,6 +24,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -48,7 +49,9 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def called(tmp_path_factory: pytest.TempPathFactory) -> nst.Run:
     """The same run, from Python."""
-    return nst.run([*WORDS, "beta=0.1", f"hydra.run.dir={tmp_path_factory.mktemp('called')}/run"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", environment()["OMP_NUM_THREADS"])  # it is recorded
+        return nst.run([*WORDS, "beta=0.1", f"hydra.run.dir={tmp_path_factory.mktemp('called')}/run"])
 
 
 def files(folder: Path) -> set[str]:
@@ -91,6 +94,7 @@ def store() -> dict[str, Any]:
 @pytest.fixture
 def unchanged() -> Iterator[None]:
     """The process is after the test what it was before, with settings that no run would choose."""
+    Plugins.instance()  # they store their options when they are first imported, for whoever uses Hydra here
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.backends.cudnn.benchmark = True
     before = process()

@@ -19,7 +19,7 @@ ORDER: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
-LOOKS_LIKE_ONE = re.compile(r"[<>!=]=|[<>]|\b(in|not)\b")
+LOOKS_LIKE_ONE = re.compile(r"[<>!=]=|[<>]|\b(in|not)\b|^[\w.]+\s*=")
 SINGLE = re.compile(r"(?<![<>!=])=(?!=)")  # beta=0.1, as on the command line of a run
 NAMES = "Any knob, group and score is known, and kind, status, when, folder, tag, note, seconds and mb"
 Facts = Mapping[str, Any]

@@ -163,7 +163,7 @@ def select(runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
         if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", word):
             spans = [(int(a), int(b or a)) for a, _, b in (part.partition("-") for part in word.split(","))]
             those += [run for run in runs if (n := _number(run)) is not None and any(a <= n <= b for a, b in spans)]
-        elif not those and ("=" in word or LOOKS_LIKE_ONE.search(word)):
+        elif not those and LOOKS_LIKE_ONE.search(word):
             is_meant = matching([facts_of(run) for run in runs], word)
             those = [run for run, meant in zip(runs, is_meant, strict=True) if meant]
         if not those:

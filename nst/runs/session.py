@@ -128,10 +128,11 @@ class Session:
             raise
 
     def see(self, snapshot: Any) -> None:
-        """Hand a step to the trackers."""
+        """Hand a step to the trackers, which the helpers of a training do not have."""
         self.latest, self.done = snapshot, snapshot.step.index + 1
-        with logs.logging_for(self.folder, self.shows_progress):
-            self.trackers.step(snapshot)
+        if self.trackers is not None:
+            with logs.logging_for(self.folder, self.shows_progress):
+                self.trackers.step(snapshot)
 
     def between(self, take_content: Callable[[], dict[str, Any]] | None, at_end: bool = False) -> None:
         """Save a checkpoint if it is due, or if a signal has come, and answer that.

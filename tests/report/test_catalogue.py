@@ -280,13 +280,13 @@ def test_the_command_lists_tags_and_deletes_after_a_dry_run(
     code, out, _ = runs("style==mosaic", "--tag", "paper", "--note", "Hang it.", "--json")
     (row,) = json.loads(out)
     assert (code, row["folder"], row["tags"], row["note"]) == (0, "outputs/mine", ["paper"], "Hang it.")
+    assert runs("style=mosaic", "--json") == runs("style==mosaic", "--json")  # as it was typed
     assert "#paper" in runs()[1]
     assert runs("outputs/mine", "--untag", "paper", "--note", "")[0] == 0
     assert not (outputs / "mine" / "notes.json").exists()
     for words, piece in {
         ("outputs/mine", "--untag", "paper"): "has no tag paper",
         ("--delete",): "Say which runs",
-        ("style=wave",): "style==wave",
         ("nothing",): "no folder here",
         ("status==failed", "--delete"): "add --yes",
         ("--tag", "two words", "outputs"): "one word",
