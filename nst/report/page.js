@@ -257,6 +257,11 @@ if ($("#scrubber")) {
     stop();
     goTo(Number(slider.value));
   });
+  slider.addEventListener("change", () => {
+    if (position === positions.length - 1) chosen.delete("step");
+    else chosen.set("step", positions[position]);
+    remember();
+  });
   play.addEventListener("click", () => {
     if (timer) return stop();
     play.setAttribute("aria-pressed", "true");
@@ -266,7 +271,8 @@ if ($("#scrubber")) {
       if (position === positions.length - 1) stop();
     }, 600);
   });
-  goTo(position);
+  const asked = chosen.has("step") ? positions.indexOf(Number(chosen.get("step"))) : -1;
+  goTo(asked < 0 ? position : asked);
 }
 
 // --- other layouts of the pictures -----------------------------------------------------------------------------------

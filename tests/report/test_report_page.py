@@ -783,10 +783,11 @@ def test_choices_are_kept_in_the_address(desk: Desk) -> None:
     page.get_by_label("Colour").select_option(label="style")
     page.get_by_label("logarithmic").uncheck()
     page.locator("#effect-form [name=axis]").select_option(label="optimizer")
+    page.locator("#step").fill("1")
     page.locator(".bar a", has_text="Effect").click()
     assert re.search(r"#effect&.*across=style", page.url)
-    read = """() => [...document.querySelectorAll('select, input[type=checkbox]')].map(
-      (control) => control.type === 'checkbox' ? control.checked : control.selectedOptions[0].text)"""
+    read = """() => [...document.querySelectorAll('select, input[type=checkbox], #step-text')].map((control) =>
+      control.type === 'checkbox' ? control.checked : control.selectedOptions?.[0].text ?? control.textContent)"""
     grid = "() => [...document.querySelectorAll('caption, .cell')].map((e) => [e.id || e.textContent, e.hidden])"
     before = page.evaluate(read), page.evaluate(grid)
     sent = page.context.new_page()
@@ -796,8 +797,11 @@ def test_choices_are_kept_in_the_address(desk: Desk) -> None:
         draw_all(opened)
         assert (opened.evaluate(read), opened.evaluate(grid)) == before
         assert opened.evaluate("document.querySelector('#effect').getBoundingClientRect().top") < 400
+    assert not page.locator("#step-text").inner_text().startswith("final")
     page.get_by_label("Across").select_option(label="beta")  # as at first
+    page.locator("#step").fill(page.locator("#step").get_attribute("max") or "")
     assert "across" not in page.url
+    assert "step" not in page.url
 
 
 def test_without_scripts_everything_but_the_charts_is_there(desk: Desk) -> None:
