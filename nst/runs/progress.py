@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from nst.errors import UserError
 from nst.files import write_json
@@ -77,8 +77,11 @@ def _work(config: DictConfig) -> float:
     """Return how much a job has to do, to compare it with others: pixels times steps."""
     from nst.optimization import schedule  # here, since it needs torch
 
-    if config.task != "optimize":
-        return float(config.steps) if config.task == "train" else 1.0
+    if config.task == "train":
+        side = OmegaConf.select(config, "training.crop", default=config.size)
+        return float(config.steps * OmegaConf.select(config, "training.batch", default=1) * side**2)
+    if config.task == "apply":
+        return 1.0
     return float(sum(scale.size**2 * scale.steps for scale in schedule.scales(config)))
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import kill_and_resume
 import pytest
 from command_line import ROOT, own_loss, refused, run, script, start, wait_for_steps
+from omegaconf import open_dict
+from problems import composed
 
 from nst.runs import checkpoint
+from nst.runs import progress as about_progress
 
 TINY = ("size=32", "log_every=3", "save_every=4", "report=false", "evaluator=none")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -236,6 +239,26 @@ def test_a_training_is_given_more_steps(tmp_path: Path) -> None:
     assert "falls over all" in text
     assert "task=train" in text
     assert "init" not in text
+
+
+def test_what_is_left_of_a_sweep_counts_pixels_and_steps_whatever_the_task(tmp_path: Path) -> None:
+    typed = {
+        "single": ["size=64", "steps=10", "schedule=single"],
+        "pyramid": ["size=64", "steps=[10,20]", "schedule=pyramid", "schedule.from=32", "schedule.factor=2"],
+        "training": ["task=train", "steps=20", "training.crop=32", "training.batch=3"],
+    }
+    jobs = [(words, composed(*words)) for words in typed.values()]
+    plan = {"jobs": [{"overrides": words, "folder": name} for name, words in typed.items()]}
+    (tmp_path / "sweep.json").write_text(json.dumps(plan))
+    with open_dict(whole := composed()):
+        whole.hydra = {"sweeper": {}}
+    about_progress.begin(tmp_path, whole, jobs)
+    work = json.loads((tmp_path / "sweep.json").read_text())["progress"]["work"]
+    assert work == {
+        "single": 10 * 64**2,
+        "pyramid": 10 * 32**2 + 20 * 64**2,
+        "training": 20 * 3 * 32**2,
+    }
 
 
 @posix
