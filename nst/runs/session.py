@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -168,7 +169,8 @@ class Session:
         """Keep what more steps would go on from, in place of the checkpoint; tell whether that was done."""
         if (size := checkpoint.size(content)) > self.config.keep_state * 1e6:
             if self.config.keep_state and self.shows_progress:
-                log.info("No more steps later: that would take %.0f MB, and keep_state says less", size / 1e6)
+                megabytes = math.ceil(size / 1e6)
+                log.info("Not kept: what more steps would need later, %d MB. keep_state=%d keeps it", *[megabytes] * 2)
             return False
         try:
             self.save_checkpoint(content, checkpoint.STATE)
