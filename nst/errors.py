@@ -1,7 +1,10 @@
 """Mistakes a user can mend, told in one message that says what to do."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -22,6 +25,18 @@ class ConfigError(UserError):
         else:
             lines = [f"{len(self.problems)} mistakes in the configuration:"]
             super().__init__("\n".join([*lines, *(f"  {i}. {p}" for i, p in enumerate(self.problems, 1))]))
+
+
+@contextlib.contextmanager
+def ending_a_script() -> Iterator[None]:
+    """End with the message of a UserError, and in silence if who reads what is printed has seen enough (``| head``)."""
+    try:
+        yield
+        sys.stdout.flush()
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def nearest(word: str, valid: Iterable[object]) -> str:

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nst.errors import UserError
+from nst.errors import UserError, ending_a_script
 from nst.report.figures import DPI, DPIS, Options, inches
 from nst.report.pictures import BUDGET
 from nst.report.write import write_report
@@ -30,11 +30,8 @@ def main() -> None:
     if not paths:
         sys.exit("Error: Give the folder of a sweep or of a run. See python scripts/report.py --help.")
     budget = 0 if arguments.no_pictures else round(arguments.budget * 1e6)
-    try:
-        figures = _figures(arguments)
-        written = write_report(paths, arguments.out, arguments.title, arguments.question, budget, bundle, figures)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    figures = _figures(arguments)
+    written = write_report(paths, arguments.out, arguments.title, arguments.question, budget, bundle, figures)
     for note in written.notes[:MOST_NOTES]:
         print(f"Note: {note}", file=sys.stderr)
     if len(written.notes) > MOST_NOTES:
@@ -113,4 +110,5 @@ def _positive(text: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_a_script():
+        main()

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nst.errors import UserError
+from nst.errors import UserError, ending_a_script
 from nst.report import catalogue, filters
 from nst.runs import notes
 
@@ -28,25 +27,20 @@ from nst.runs import notes
 def main() -> None:
     """Read the command line, and list or do what it says."""
     arguments = _parse()
-    try:
-        if arguments.diff:
-            found = catalogue.differences(*arguments.diff)
-            print(json.dumps(found, indent=2) if arguments.json else catalogue.difference_table(found))
-            return
-        tops, expressions = _sorted(arguments.words)
-        changes = arguments.tag or arguments.untag or arguments.note is not None
-        if (changes or arguments.delete) and not arguments.words:
-            raise UserError("Say which runs: name their folders, or give a filter such as 'status==failed'.")
-        entries = catalogue.listed(tops, expressions, arguments.jobs)
-        if arguments.delete:
-            sys.exit(_delete(entries, arguments.dry_run, arguments.yes))
-        for entry in entries if changes else ():
-            _note(entry, arguments)
-        _show(entries, f"in {', '.join(map(str, tops))}{' is so' if expressions else ''}", arguments)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if arguments.diff:
+        found = catalogue.differences(*arguments.diff)
+        print(json.dumps(found, indent=2) if arguments.json else catalogue.difference_table(found))
+        return
+    tops, expressions = _sorted(arguments.words)
+    changes = arguments.tag or arguments.untag or arguments.note is not None
+    if (changes or arguments.delete) and not arguments.words:
+        raise UserError("Say which runs: name their folders, or give a filter such as 'status==failed'.")
+    entries = catalogue.listed(tops, expressions, arguments.jobs)
+    if arguments.delete:
+        sys.exit(_delete(entries, arguments.dry_run, arguments.yes))
+    for entry in entries if changes else ():
+        _note(entry, arguments)
+    _show(entries, f"in {', '.join(map(str, tops))}{' is so' if expressions else ''}", arguments)
 
 
 def _sorted(words: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -139,4 +133,5 @@ def _parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_a_script():
+        main()

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from calibrate import PAIRS, ROOT
 
-from nst.errors import UserError, unknown
+from nst.errors import UserError, ending_a_script, unknown
 from nst.runs import folders
 
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
@@ -118,7 +118,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with ending_a_script():
         main()
-    except UserError as mistake:
-        sys.exit(f"Error: {mistake}")

@@ -33,7 +33,8 @@ def grid(chosen: Selection, here: Sequence[tuple[str, str]], shown: Sequence[tup
     runs = [run for run, _ in shown]
     axes = [axis for axis in (chosen.rows, chosen.columns) if axis]
     wheres = [" (rows)", " (columns)"] if len(axes) == 2 else [""]
-    lines = [_values(axis) + where for axis, where in zip(axes, wheres, strict=False)]
+    here_used = [(used_by(axis, runs), where) for axis, where in zip(axes, wheres, strict=False)]
+    lines = [_values(axis) + where for axis, where in here_used if axis]
     lines += [f"{_name(key)} = {latex(value)}" for key, value in here]
     steps = sorted({step for _, step in shown if step is not None})
     text = "Results" if len(runs) > 1 else "The result"

@@ -108,7 +108,8 @@ def _words(run: Run) -> list[tuple[str, list[str]]]:
     if content and style:
         both = [*content, *style]
         found.append((f"{'+'.join(style)} on {content[0]}", both))
-    typed = [f"{key}={text}" for key, text in run.typed.items() if key not in TOLD and not key.startswith("hydra")]
+    told = {key: text for key, text in run.typed.items() if key not in TOLD and not key.startswith("hydra")}
+    typed = [f"{key}={text}" if text else f"~{key}" for key, text in told.items()]
     return [*found, *((text, [text]) for text in typed)] if config else []
 
 

@@ -341,10 +341,11 @@ def trade_off(chosen: Selection, notes: list[str]) -> Chart | None:
             if x is not None and y is not None:
                 spreads = [[mean[1]] if mean[1] else None for mean in (x, y)]
                 points[places] = Curve(places, [x[0]], [y[0]], *spreads)
-        if len(points) > 1:
+        if points:
             best = front([(curve.x[0], curve.y[0]) for curve in points.values()])
             panels.append(Panel(pair, ("content distance", "style distance"), [*points.values()], front=best))
-    return Chart(panels, look.texts, 3, points=True, joined=False, shapes=True) if panels else None
+    compare = any(len(panel.curves) > 1 for panel in panels)
+    return Chart(panels, look.texts, 3, points=True, joined=False, shapes=True) if compare else None
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,10 +125,14 @@ def _style() -> Iterator[None]:
     import matplotlib
 
     settings: Any = matplotlib.rcParams
+    fonts = logging.getLogger("fontTools")  # which tells at length what it leaves out
+    level = fonts.level
+    fonts.setLevel(logging.WARNING)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         settings.update(STYLE)
         yield
+    fonts.setLevel(level)
 
 
 def _saved(figure: Figure, kinds: Sequence[str], dpi: int) -> dict[str, bytes]:
@@ -446,13 +451,18 @@ def _legend(chart: Chart, across: int) -> tuple[dict[str, Any], int]:
     labels: list[str] = []
     for which, texts in enumerate(chart.legends):
         every = -(-len(texts) // MOST_IN_LEGEND)
-        for place, text in enumerate(texts):
+        wide = max(1.8, across * 0.9 - 0.55)
+        for limit in ((1.8, 1), (wide, 1), (wide, 3)):  # inches and lines, until they are told apart
+            if len({*(fitted := [_fitted(text, *limit) for text in texts])}) == len(texts):
+                break
+        for place, text in enumerate(fitted):
             if len(texts) > 1 and place % every == 0:
                 alone: dict[str, Any] = {"color": "0.2"} | ({} if chart.shapes else {"marker": ""}) if which else {}
                 alone |= {"linestyle": ""} if which == 0 and len(chart.legends[1]) > 1 else {}
                 look = _look(chart, (0, place) if which else (place, 0))
                 handles.append(Line2D([], [], **(look | alone)))
-                labels.append(_plain(_fitted(text, 1.8, 1)))
-    widest = max(map(_width, labels), default=0.5) + 0.55
+                labels.append(_plain(text))
+    widest = max((_width(line) for label in labels for line in label.split("\n")), default=0.5) + 0.55
     columns = 1 if across == 1 else max(1, min(len(labels), int(across * 0.9 / widest)))
-    return {"handles": handles, "labels": labels, "ncols": columns}, -(-len(labels) // columns)
+    lines = max((label.count("\n") + 1 for label in labels), default=1)
+    return {"handles": handles, "labels": labels, "ncols": columns}, -(-len(labels) // columns) * lines

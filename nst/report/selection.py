@@ -169,7 +169,8 @@ def select(runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
         if not those:
             more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
             names = ", ".join(run.name for run in runs[:NAMED])
-            raise UserError(f"--runs {word}: there is no such run. Runs: {names}{more}.")
+            what = "no run fits" if LOOKS_LIKE_ONE.search(word) else "there is no such run"
+            raise UserError(f"--runs {word}: {what}. Runs: {names}{more}.")
         found += those
     return [run for run in runs if any(run is one for one in found)] if words else list(runs)
 

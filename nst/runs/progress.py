@@ -60,7 +60,8 @@ def tell(folder: Path, begun: Mapping[str, Sequence[str]] | None = None) -> str:
     work = sum(todo.get(name, 1) for name in left) if todo else total - len(ended)
     took = (datetime.now(UTC) - datetime.fromisoformat(launched)).total_seconds()
     seconds = round(took / done * work) if done else None
-    about |= {"done": len(ended), "total": total, "current": current, "seconds_left": seconds, "updated": _now()}
+    finished = sum(statuses[name].get("status") == "done" for name in ended)
+    about |= {"done": finished, "total": total, "current": current, "seconds_left": seconds, "updated": _now()}
     if plan:
         with contextlib.suppress(UserError):  # a full disk is told by the job
             write_json(folder / sweep.PLAN, plan | {"progress": about})

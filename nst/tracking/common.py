@@ -87,7 +87,7 @@ class Trackers:
                 raise
             self.each.pop(name, None)
             with logs.logging_for(self.run.folder):
-                why = str(error) or type(error).__name__
+                why = f"{type(error).__name__}: {error}".removesuffix(": ")
                 log.warning("tracking.%s fails and is left out from here on; the run goes on: %s", name, why)
                 log.debug("How it failed:", exc_info=error)
 

@@ -367,7 +367,7 @@ def test_runs_are_chosen_by_name_number_and_filter(sweep: Path, words: tuple[str
     [
         ({"words": ["12"]}, "--runs 12: there is no such run. Runs: 0_style"),
         ({"words": ["beat>1"]}, "No run has a 'beat' to filter by. Did you mean 'beta'?"),
-        ({"words": ["beta>1"]}, "--runs beta>1: there is no such run"),
+        ({"words": ["beta>1"]}, "--runs beta>1: no run fits"),
         ({"rows": "optimizer"}, "--rows optimizer: There is no axis 'optimizer'.*Known: style, beta, seed"),
         ({"rows": "beta", "columns": "beta"}, "both beta"),
         ({"words": ["0"], "columns": "beta"}, "differ in nothing"),
