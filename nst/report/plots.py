@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINTS = 8  # of all text: as in a caption
+FINE = 720  # dots an inch for measuring text, so that they round nothing
 TALLEST = 8.5  # inches; what is higher does not fit on a page with its caption
 GAP, WIDE_GAP, LINE = 0.04, 0.14, 0.15  # between pictures, between groups of them, and for a line of text
 LABEL_SHARE, LABEL_LINES = 0.2, 3  # of the width at most for the labels of rows
@@ -204,6 +205,8 @@ def _fitted(text: str, width: float, lines: int) -> str:
             space = max(rows[-1].rfind(mark) for mark in " _-,./=") + 1
             rows[-1:] = [rows[-1][:space], rows[-1][space:]] if space > len(rows[-1]) / 3 else [rows[-1], ""]
         rows[-1] += letter
+        if len(rows) > lines:
+            break
     rows = [row.strip() for row in rows]
     if len(rows) > lines:
         rows = [*rows[: lines - 1], rows[lines - 1] + "…"]
@@ -214,13 +217,12 @@ def _fitted(text: str, width: float, lines: int) -> str:
 
 def _width(text: str) -> float:
     """Return how wide a line of text is, in inches."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
+    from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    if not text.strip():
-        return 0.0
-    path = TextPath((0, 0), _plain(text), size=POINTS, prop=FontProperties(family=STYLE["font.family"][:1]))
-    return float(path.get_extents().width) / 72
+    font = get_font(findfont(FontProperties(family=STYLE["font.family"][:1])))
+    font.set_size(POINTS, FINE)
+    font.set_text(text.strip())
+    return float(font.get_width_height()[0]) / 64 / FINE
 
 
 @dataclass(frozen=True)
@@ -453,10 +455,12 @@ def _legend(chart: Chart, across: int) -> tuple[dict[str, Any], int]:
         every = -(-len(texts) // MOST_IN_LEGEND)
         wide = max(1.8, across * 0.9 - 0.55)
         for limit in ((1.8, 1), (wide, 1), (wide, 3)):  # inches and lines, until they are told apart
-            if len({*(fitted := [_fitted(text, *limit) for text in texts])}) == len(texts):
+            fitted = [_fitted(text, *limit) for text in texts[::every]]
+            if len({*fitted}) == len(fitted):
                 break
-        for place, text in enumerate(fitted):
-            if len(texts) > 1 and place % every == 0:
+        for number, text in enumerate(fitted):
+            if len(texts) > 1:
+                place = number * every
                 alone: dict[str, Any] = {"color": "0.2"} | ({} if chart.shapes else {"marker": ""}) if which else {}
                 alone |= {"linestyle": ""} if which == 0 and len(chart.legends[1]) > 1 else {}
                 look = _look(chart, (0, place) if which else (place, 0))
