@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINTS = 8  # of all text: as in a caption
+MOST_LONG = 4  # entries of a legend that may take three lines, to be told apart
 FINE = 720  # dots an inch for measuring text, so that they round nothing
 TALLEST = 8.5  # inches; what is higher does not fit on a page with its caption
 GAP, WIDE_GAP, LINE = 0.04, 0.14, 0.15  # between pictures, between groups of them, and for a line of text
@@ -454,10 +455,9 @@ def _legend(chart: Chart, across: int) -> tuple[dict[str, Any], int]:
     for which, texts in enumerate(chart.legends):
         every = -(-len(texts) // MOST_IN_LEGEND)
         wide = max(1.8, across * 0.9 - 0.55)
-        for limit in ((1.8, 1), (wide, 1), (wide, 3)):  # inches and lines, until they are told apart
-            fitted = [_fitted(text, *limit) for text in texts[::every]]
-            if len({*fitted}) == len(fitted):
-                break
+        fitted = [_fitted(text, 1.8, 1) for text in texts[::every]]
+        if len({*fitted}) < len(fitted) <= MOST_LONG:
+            fitted = [_fitted(text, wide, 3) for text in texts[::every]]
         for number, text in enumerate(fitted):
             if len(texts) > 1:
                 place = number * every
