@@ -314,6 +314,16 @@ def test_only_the_front_is_joined_and_always_drawn(
     assert {"o", "s", "D"} <= set(markers)
 
 
+def test_a_pair_with_one_run_has_a_panel_beside_others_and_a_reader_of_the_paths_may_leave(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"style": ["swirls", "wave"], "beta": ["0.001", "0.01"]}, **TINY)
+    chart = trade_off(choose(collect([folder]), ["0,1,2"]), [])
+    assert chart is not None
+    assert {panel.title: len(panel.curves) for panel in chart.panels} == {"swirls": 2, "wave": 1}
+    command = f"{sys.executable} {ROOT / 'scripts' / 'report.py'} {folder} | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr == ""
+
+
 def test_markers_tell_a_second_knob_in_the_trade_off(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path, {"beta": ["0.001", "0.01"], "pooling": ["avg", "max"]}, **TINY)
     chart = trade_off(choose(collect([folder])), [])
