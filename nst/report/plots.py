@@ -130,11 +130,13 @@ def _style() -> Iterator[None]:
     fonts = logging.getLogger("fontTools")  # which tells at length what it leaves out
     level = fonts.level
     fonts.setLevel(logging.WARNING)
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        settings.update(STYLE)
-        yield
-    fonts.setLevel(level)
+    try:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            settings.update(STYLE)
+            yield
+    finally:
+        fonts.setLevel(level)
 
 
 def _saved(figure: Figure, kinds: Sequence[str], dpi: int) -> dict[str, bytes]:

@@ -381,11 +381,12 @@ def test_killed_at_any_step_of_any_scale_it_carries_on_to_the_same_bytes(
     assert steps == [1, 2, 3, 4, 5, 6] or (name == "lbfgsb" and len(steps) > 2)
     for number, step in enumerate(steps, 1):
         out = tmp_path / f"killed{number}"
+        # a copy with the state that is kept at the end has the checkpoint before it as well, which is taken
+        carried_from = steps[-2] if (out / checkpoint.STATE).is_file() else step
         stylized(out, *arguments)
         checkpoint.remove(out)
         assert kill_and_resume.differences(tmp_path / "whole", out) == [], step
-        # the last copy has the state that is kept, and beside it the last checkpoint, which is taken
-        assert record(out)["resumed"][0]["step"] in ((step,) if number < len(steps) else (step, steps[-2]))
+        assert record(out)["resumed"][0]["step"] == carried_from
         mine, whole = (record(folder)["scales"] for folder in (out, tmp_path / "whole"))
         for a, b in zip(mine, whole, strict=True):
             assert {key: a[key] for key in a if key != "seconds"} == {key: b[key] for key in b if key != "seconds"}

@@ -314,11 +314,25 @@ def test_only_the_front_is_joined_and_always_drawn(
     assert {"o", "s", "D"} <= set(markers)
 
 
-def test_a_pair_with_one_run_has_a_panel_beside_others_and_a_reader_of_the_paths_may_leave(tmp_path: Path) -> None:
+def test_a_pair_with_one_run_has_a_panel_beside_others(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path, {"style": ["swirls", "wave"], "beta": ["0.001", "0.01"]}, **TINY)
     chart = trade_off(choose(collect([folder]), ["0,1,2"]), [])
     assert chart is not None
     assert {panel.title: len(panel.curves) for panel in chart.panels} == {"swirls": 2, "wave": 1}
+
+
+def test_a_caption_names_the_values_that_its_grid_shows(tmp_path: Path) -> None:
+    axes = {"pooling": ["avg", "max"], "beta": ["0.001", "0.01"], "style": ["swirls", "wave"]}
+    chosen = choose(collect([make_sweep(tmp_path, axes, **TINY)]))
+    shown: list[Any] = [(run, None) for run in chosen.runs if run.config["pooling"] == "avg"]
+    caption = captions.grid(chosen, [], shown)
+    assert "(rows)" not in caption
+    assert "pooling avg" in caption[caption.index("Fixed:") :]
+    assert r"$\beta$ = 0.001, 0.01 (columns)" in caption
+
+
+def test_who_reads_the_paths_of_a_report_may_leave(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, {"beta": ["0.001", "0.01"]}, **TINY)
     command = f"{sys.executable} {ROOT / 'scripts' / 'report.py'} {folder} | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
     assert done.stderr == ""

@@ -271,4 +271,4 @@ def test_an_interrupted_sweep_says_where_it_is_and_how_to_carry_on(tmp_path: Pat
     assert process.returncode == 130
     assert "[1/2] seed=0" in error
     assert "Finish it: python run.py resume=out" in out
-    assert progress(tmp_path / "out")[2] == []
+    assert progress(tmp_path / "out") == [0, 2, []]
