@@ -264,6 +264,15 @@ def test_a_deleted_run_leaves_what_its_links_lead_to(outputs: Path, tmp_path: Pa
     assert (tmp_path / "photos" / "mine.jpg").read_text() == "dear"
 
 
+def test_what_was_taken_away_is_listed_as_it_was_typed(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"overrides": ["~tracking.tensorboard", "beta=0.1"]}))
+    text = catalogue.table(catalogue.listed([tmp_path]))
+    assert "~tracking.tensorboard" in text
+    assert "tracking.tensorboard=" not in text
+
+
 def test_the_command_lists_tags_and_deletes_after_a_dry_run(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -338,6 +338,16 @@ def test_who_reads_the_paths_of_a_report_may_leave(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_entries_of_a_legend_that_differ_at_their_ends_are_told_apart() -> None:
+    long = ", ".join(f"knob_{i} = some_value" for i in range(4))
+    lines = [f"{long}, beta = {beta}" for beta in ("0.001", "0.01")]
+    legend, rows = plots._legend(plots.Chart([], (["one"], lines), 3, points=True), int(5.5 / 0.9))
+    labels = legend["labels"]
+    assert len({*labels}) == 2
+    assert labels[0].replace("\n", "").replace(" ", "") == lines[0].replace(" ", "")
+    assert rows >= max(label.count("\n") + 1 for label in labels)
+
+
 def test_markers_tell_a_second_knob_in_the_trade_off(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path, {"beta": ["0.001", "0.01"], "pooling": ["avg", "max"]}, **TINY)
     chart = trade_off(choose(collect([folder])), [])

@@ -110,6 +110,7 @@ def test_one_that_fails_is_left_out_and_the_run_is_the_same(
     told = [message for message in caplog.messages if "the network is gone" in message]
     assert len(told) == 1
     assert "tracking.watcher fails and is left out" in told[0]
+    assert "RuntimeError: the network is gone" in told[0]
     assert [entry[0] for entry in watcher.told].count(fails) == 1
 
 
