@@ -20,8 +20,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from nst import cli, configuration
-from nst.errors import UserError, unknown
+from nst import configuration
+from nst.errors import UserError, ending_a_script, unknown
 from nst.evaluation import evaluator, learned
 from nst.files import write_json
 from nst.runs import folders as run_folders
@@ -109,7 +109,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with ending_a_script():
         sys.exit(main())
-    except UserError as mistake:
-        cli.reject(mistake)

@@ -10,6 +10,8 @@ Exits with 0 if every picture is identical, 2 if one is not, 1 after an error. d
 import sys
 
 from nst import reproduce
+from nst.errors import ending_a_script
 
 if __name__ == "__main__":
-    sys.exit(reproduce.main())
+    with ending_a_script():
+        sys.exit(reproduce.main())
